@@ -1,0 +1,140 @@
+"""The monitor's configuration: one YAML file or one `MonitorConfig`, unknown keys refused by name.
+
+Each section is a frozen pydantic model; a field's docstring is its documentation and gives the unit. Relative paths are
+resolved against the file's folder; the word ``shipped`` names what comes with the package.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Preset = Literal["robust", "paper"]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, and no key that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    """Which model `smda check` and the recipes load. The callback always takes the trainer's own model."""
+
+    name: str = "smollm2-135m-instruct"
+    """``smollm2-135m-instruct`` (the embedded model), a folder, or a hub id."""
+    adapter: str | None = None
+    """A PEFT adapter put on top: ``shipped`` (the refusing adapter of the embedded model), a folder or a hub id."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights once loaded."""
+
+
+class ProbesConfig(Section):
+    """What is measured."""
+
+    file: str = "shipped"
+    """The probe set: ``shipped``, a JSONL file or a ``datasets`` id."""
+    fit: str = "shipped"
+    """Further prompts on which the policy is fitted, beside the probes."""
+    heldout: str = "shipped"
+    """Prompts for measuring the policy's fidelity alone."""
+    per_step: Annotated[int, Field(ge=0)] = 32
+    """Probes measured between the first and the last snapshot, stratified by kind and category; 0 measures all."""
+    own_prompts: bool = True
+    """Read each training row on its own prompt too (needed for its score)."""
+
+
+class BehaviourConfig(Section):
+    """Which behaviour is read. Without openings: the shipped refusal."""
+
+    name: str = "refusal"
+    """A word for titles and tables."""
+    openings: tuple[str, ...] = ()
+    """Response openings that show the behaviour; empty takes the shipped refusal openings."""
+    opposite: tuple[str, ...] = ()
+    """Openings of the opposite behaviour, for the contrast reading; empty takes the shipped ones."""
+
+
+class DictionaryConfig(Section):
+    """The sparse autoencoder through which features are read."""
+
+    path: str = "shipped"
+    """``shipped``, a folder in sae-lens format, or a release of the sae-lens registry or hub."""
+    sae_id: str | None = None
+    """The dictionary's id inside a release; None for a folder."""
+    hook: str | None = None
+    """Overrides the hookpoint that the dictionary names, e.g. ``blocks.22.hook_resid_post``."""
+    gate: Literal["continuous", "relu_proxy", "native"] | None = None
+    """``continuous`` relu(z − θ), ``relu_proxy`` relu(z), ``native``; None: continuous for robust, relu_proxy for paper."""
+    position: Literal["last_prompt_token", "last_user_token"] | None = None
+    """The token at which features are read; None: last_prompt_token for robust, last_user_token for paper."""
+
+
+class PolicyConfig(Section):
+    """The symbolic policy."""
+
+    path: str = "shipped"
+    """``shipped``, a saved policy's folder, or ``fit`` to fit one at the start of training."""
+    preset: Preset = "robust"
+    """``robust`` or ``paper``; sets gate, position, reading, intercept, alpha and feature choice together."""
+    feature_contrast: Annotated[float, Field(ge=0)] | None = None
+    """Keep features with |mean over harmful − mean over the others| above this, activation units; None: 0 (all that are
+    ever active) for robust, 0.1 for paper."""
+    mismatch: Literal["error", "refit"] = "error"
+    """When the saved policy belongs to other weights, probes, openings or dictionary: refuse, or fit a new one at start."""
+    bootstrap: Annotated[int, Field(ge=0)] = 200
+    """Bootstrap resamples for the coefficients' intervals."""
+
+
+class AlertsConfig(Section):
+    """Plain thresholds; each is a distance from step 0 or from the batch, not a test with an error rate."""
+
+    harmful_drop: Annotated[float, Field(gt=0)] | None = 1.0
+    """Alert when the mean log-odds of refusal on harmful probes fall by more than this, nats; None: never."""
+    harmless_rise: Annotated[float, Field(gt=0)] | None = 1.0
+    """Alert when it rises by more than this on look-alike or benign probes, nats; None: never."""
+    row_score: Annotated[float, Field(gt=0)] | None = None
+    """Alert on a row after warm-up whose score exceeds this; None: never."""
+    unexplained: Annotated[float, Field(gt=0)] | None = 0.25
+    """Alert when a policy pathway's unexplained fraction exceeds this after warm-up; None: never."""
+
+
+class OutputsConfig(Section):
+    """Where figures go."""
+
+    folder: str = "runs/smda"
+    """The run folder: ledger, manifest, report."""
+    exists: Literal["error", "move_aside"] = "error"
+    """When the folder holds another run: refuse, or rename the old one with a number."""
+    wandb: bool = True
+    """Log to the W&B run in progress; where there is none nothing is logged and nothing fails."""
+    row_text: Literal["none", "local", "upload"] = "none"
+    """Where the text of training rows may appear: nowhere, in local files and the report, or in W&B too."""
+    leading_features: Annotated[int, Field(ge=1)] = 16
+    """Features listed in each account, by |ΔW_k w_k|."""
+
+
+class MonitorConfig(Section):
+    """The whole configuration of one monitored run."""
+
+    model: ModelConfig = ModelConfig()
+    """Which model the recipes load."""
+    probes: ProbesConfig = ProbesConfig()
+    """What is measured."""
+    behaviour: BehaviourConfig = BehaviourConfig()
+    """Which behaviour is read."""
+    dictionary: DictionaryConfig = DictionaryConfig()
+    """Through which features."""
+    policy: PolicyConfig = PolicyConfig()
+    """The symbolic policy."""
+    alerts: AlertsConfig = AlertsConfig()
+    """When to speak up."""
+    outputs: OutputsConfig = OutputsConfig()
+    """Where figures go."""
+    memory_gib: Annotated[float, Field(gt=0)] = 2.0
+    """Budget of one probe pass, GiB; probes are measured in chunks under it."""
+    seed: int = 0
+    """Of the stratified choice of probes and of the bootstrap; training's own random state is never touched."""
+    on_error: Literal["raise", "warn"] = "raise"
+    """A failed measurement stops training, or is recorded and warned of while training goes on unmonitored."""
