@@ -41,6 +41,8 @@ class ProbesConfig(Section):
     """Prompts for measuring the policy's fidelity alone."""
     per_step: Annotated[int, Field(ge=0)] = 32
     """Probes measured between the first and the last snapshot, stratified by kind and category; 0 measures all."""
+    overlap: Literal["error", "warn"] = "error"
+    """When a training prompt is also a probe: refuse, or say so and go on."""
     own_prompts: bool = True
     """Read each training row on its own prompt too (needed for its score)."""
 

@@ -1,0 +1,106 @@
+"""The callback: one line in `SFTTrainer(callbacks=[...])`, and the run is monitored. Wiring alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from . import setup
+from .errors import PrerequisiteError, SMDAError, describe
+from .instruments.config_file import load_config
+from .records.config import MonitorConfig
+from .run import MonitoredRun
+
+logger = logging.getLogger("smda_monitor")
+
+
+class SMDACallback(TrainerCallback):
+    """Watches a behaviour while `trl.SFTTrainer` trains, and accounts for every step row by row.
+
+    Example:
+        trainer = SFTTrainer(model, args=SFTConfig(...), train_dataset=ds, callbacks=[SMDACallback("config.yaml")])
+        trainer.train()
+
+    Args:
+        config: A YAML file, a mapping or a `MonitorConfig`.
+        rows: Your own data set with an id column, so that rows are called by your ids (matched by content). Without it
+            a row is called by its place in the trainer's prepared data set.
+        id_column: The column of `rows` that holds the id.
+
+    Raises, before the first step: `ConfigError` for a wrong argument or file, `PrerequisiteError` for a model, tokenizer or
+    trainer mode that is not accounted for. Later, `MeasurementError` where a figure cannot be taken (``on_error: raise``).
+    """
+
+    def __init__(
+        self,
+        config: str | Path | Mapping[str, Any] | MonitorConfig,
+        rows: Iterable[Mapping[str, Any]] | None = None,
+        id_column: str = "id",
+    ) -> None:
+        self.config = load_config(config)
+        self.rows = rows
+        self.id_column = id_column
+        self.run: MonitoredRun | None = None
+        self.error: str | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Checks everything, measures the first snapshot and puts the hooks on; errors here always raise."""
+        model, tokenizer = kwargs.get("model"), kwargs.get("processing_class")
+        if model is None or tokenizer is None:
+            remedy = "pass SMDACallback in SFTTrainer(callbacks=[...])."
+            raise PrerequisiteError(describe("trainer", "no model or tokenizer", "trl.SFTTrainer", remedy))
+        if self.run is not None:
+            self.run.close()
+        self.error = None
+        self.run = setup.start_run(
+            self.config, model, tokenizer, args, state, kwargs.get("optimizer"), kwargs.get("train_dataloader"),
+            self.rows, self.id_column,
+        )
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keeps the clipped gradient and the optimizer's state."""
+        self._guard(lambda run: run.before_step(kwargs["optimizer"]))
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Writes the account of the step."""
+        self._guard(lambda run: run.after_step(state.global_step))
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The last snapshot, the summary and the report."""
+        self._guard(lambda run: setup.finish_run(run, state.global_step, "finished"))
+
+    def close(self, status: str = "stopped") -> None:
+        """Ends the monitoring of a run that was interrupted (Ctrl-C, an exception): hooks go, the ledger is closed.
+
+        Does nothing after a run that ended by itself.
+        """
+        if self.run is not None and self.run.capture is not None:
+            run, self.run = self.run, None
+            setup.abandon_run(run, status)
+
+    def _guard(self, action: Callable[[MonitoredRun], object]) -> None:
+        """Runs `action`; a failure raises, or under ``on_error: warn`` is recorded and ends the monitoring alone."""
+        if self.run is None or self.error is not None:
+            return
+        try:
+            action(self.run)
+        except Exception as error:
+            self.error = f"{type(error).__name__}: {error}"
+            run = self.run
+            if self.config.on_error == "raise" or not isinstance(error, (SMDAError, ArithmeticError, OSError, RuntimeError)):
+                setup.abandon_run(run, "failed", self.error)
+                raise
+            logger.error("Monitoring has stopped, training goes on unmonitored. %s", self.error)
+            setup.abandon_run(run, "failed", self.error)

@@ -1,0 +1,78 @@
+"""The command line: ``smda check CONFIG`` before a run, ``smda report RUN`` after it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import __version__
+from .errors import SMDAError
+
+CheckCommand = Callable[[str], int]
+ReportCommand = Callable[[Path], Path]
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    check: CheckCommand | None = None,
+    report: ReportCommand | None = None,
+) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 a check that found something, 2 an error that the message
+    on standard error explains, 130 interrupted. `check` and `report` stand in for the real commands in tests.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "check":
+            return (check or _check)(options.config)
+        print(f"report: {(report or _report)(Path(options.run))}")
+        return 0
+    except SMDAError as error:
+        print(f"smda {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"smda {options.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The commands and their help."""
+    parser = argparse.ArgumentParser(
+        prog="smda",
+        description="Watches refusal while a chat model is fine-tuned: which rows move it, through which features.",
+        epilog="The monitor itself is a callback of SFTTrainer: from smda_monitor import SMDACallback.",
+    )
+    parser.add_argument("--version", action="version", version=f"smda-monitor {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    check = commands.add_parser(
+        "check",
+        help="resolve a configuration and measure once, without training",
+        description="Loads everything that CONFIG names, measures the probes once and says what a run would use.",
+    )
+    check.add_argument("config", metavar="CONFIG", help="a YAML file, e.g. configs/smollm2-135m-demo.yaml")
+    report = commands.add_parser(
+        "report",
+        help="write the HTML report of a run from its ledger",
+        description="Writes RUN/report.html from the ledger in RUN alone; nothing is measured or loaded again.",
+    )
+    report.add_argument("run", metavar="RUN", help="a run folder, e.g. runs/demo")
+    return parser
+
+
+def _check(config: str) -> int:
+    """The real ``check``, imported only when it is called."""
+    from .check import run_check
+
+    return run_check(config)
+
+
+def _report(run: Path) -> Path:
+    """The real ``report``, imported only when it is called."""
+    from .outputs.report import write_report
+
+    return write_report(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

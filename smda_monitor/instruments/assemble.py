@@ -1,0 +1,158 @@
+"""From a configuration and a live model to everything a run measures with; every mismatch is found here, before step 1."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import PrerequisiteError
+from ..maths.pathways import PolicyFrame
+from ..maths.ridge import predict
+from ..maths.score import Ruler, ruler
+from ..records.config import MonitorConfig
+from ..records.policy import Fingerprints, SymbolicPolicy
+from ..records.probes import ProbeSet
+from .behaviour import Behaviour, resolve_behaviour
+from .chat import PromptTokens, check_tokenizer, prompt_tokens
+from .config_file import resolve
+from .dictionary import Dictionary
+from .dictionary_files import load_dictionary
+from .fingerprint import model_fingerprint
+from .hookpoint import check_width, find_block
+from .plan import StepPlan, plan_step
+from .policy_files import check_fingerprints, load_policy
+from .policy_fit import FitPrompts, fit_policy
+from .probe_files import read_probes
+from .probe_reader import ProbeReader
+from .quiet import quiet
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model's instruments, before a policy is known; `reader` reads the whole dictionary."""
+
+    config: MonitorConfig
+    """With the preset's values filled in."""
+    probes: ProbeSet
+    """The probe set."""
+    encode: Callable[[str], PromptTokens]
+    """A prompt as tokens."""
+    reader: ProbeReader
+    """Reads prompts on the model."""
+    fingerprints: Fingerprints
+    """Of this model, dictionary, behaviour and probe set."""
+
+    def fit(self) -> SymbolicPolicy:
+        """A policy fitted to the model as it is now."""
+        config = self.config
+        further = _without(read_probes(config.probes.fit, "fit"), self.probes)
+        prompts = FitPrompts(self.probes, further, read_probes(config.probes.heldout, "heldout"), self.encode)
+        contrast = config.policy.feature_contrast or 0.0
+        return fit_policy(
+            self.reader, prompts, config.policy.preset, contrast, config.policy.bootstrap, config.seed,
+            self.fingerprints,
+        )
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """A bench with its symbolic policy: all that an account needs."""
+
+    bench: Bench
+    """The model's instruments."""
+    policy: SymbolicPolicy
+    """Fixed for the run."""
+    frame: PolicyFrame
+    """Its factors."""
+    ruler: Ruler
+    """Its scale from answer to refuse."""
+    reader: ProbeReader
+    """Reads the policy's features alone."""
+    plan: StepPlan
+    """What is measured at every step."""
+
+    def tokens(self, chosen: list[int]) -> list[PromptTokens]:
+        """The tokens of the probes at `chosen`."""
+        return [self.bench.encode(self.bench.probes.probes[i].prompt) for i in chosen]
+
+
+def open_bench(config: MonitorConfig, model: nn.Module, tokenizer: Any) -> Bench:
+    """Resolves `config` on `model`.
+
+    Raises `ConfigError` or `PrerequisiteError` for whatever does not fit: tokenizer, dictionary, width, hookpoint, probes.
+    """
+    config = resolve(config)
+    check_tokenizer(tokenizer)
+    probes = read_probes(config.probes.file, "probes")
+    behaviour = resolve_behaviour(config.behaviour, tokenizer, config.policy.preset)
+    device = next(model.parameters()).device
+    dictionary = load_dictionary(config.dictionary.path, config.dictionary.sae_id).to(device)
+    hook = config.dictionary.hook or dictionary.hook_name
+    find_block(model, hook)
+    check_width(dictionary, model)
+    gate, position = str(config.dictionary.gate), str(config.dictionary.position)
+    encode = partial(prompt_tokens, tokenizer, position=position)
+    reader = ProbeReader(
+        model, behaviour, dictionary, hook, gate, torch.arange(dictionary.d_sae, device=device),
+        tokenizer.pad_token_id, config.memory_gib,
+    )
+    if dictionary.threshold is None and gate == "continuous":
+        reader = replace(reader, dictionary=_calibrated(replace(reader, gate="native"), config, probes, encode))
+    found = Fingerprints(
+        model_fingerprint(model), _place(dictionary, hook, gate, position), behaviour.fingerprint, probes.fingerprint
+    )
+    return Bench(config, probes, encode, reader, found)
+
+
+def assemble(bench: Bench, policy: SymbolicPolicy | None = None) -> Instruments:
+    """The bench with `policy`, or with the policy its configuration names: loaded and checked, or fitted now."""
+    if policy is None:
+        policy = _configured_policy(bench)
+    frame = PolicyFrame.of(policy)
+    ids = torch.tensor(policy.feature_ids, device=bench.reader.feature_ids.device)
+    plan = plan_step(bench.probes, policy, frame, bench.config.probes.per_step, bench.config.seed)
+    # The probe set's rows come first in the policy's X.
+    harmful = torch.tensor([p.kind == "harmful" for p in bench.probes])
+    by = ruler(predict(policy, policy.X)[: len(harmful)], harmful)
+    return Instruments(bench, policy, frame, by, replace(bench.reader, feature_ids=ids), plan)
+
+
+def _configured_policy(bench: Bench) -> SymbolicPolicy:
+    if bench.config.policy.path == "fit":
+        return bench.fit()
+    policy = load_policy(bench.config.policy.path)
+    try:
+        check_fingerprints(policy, bench.fingerprints)
+    except PrerequisiteError:
+        if bench.config.policy.mismatch == "error":
+            raise
+        return bench.fit()
+    return policy
+
+
+def _calibrated(
+    reader: ProbeReader, config: MonitorConfig, probes: ProbeSet, encode: Callable[[str], PromptTokens]
+) -> Dictionary:
+    """A topk dictionary with the global threshold that gives its k on average over the fit set."""
+    fit_set = [*probes, *_without(read_probes(config.probes.fit, "fit"), probes)]
+    with quiet(reader.model):
+        hidden = reader.measure([encode(p.prompt) for p in fit_set]).hidden
+    z = reader.dictionary.pre_activations(hidden.to(reader.feature_ids.device))
+    return reader.dictionary.calibrated(z)
+
+
+def _place(dictionary: Dictionary, hook: str, gate: str, position: str) -> str:
+    content = "|".join((dictionary.fingerprint, hook, gate, position))
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _without(further: ProbeSet, probes: ProbeSet) -> ProbeSet:
+    """`further` less the prompts that are probes already."""
+    known = set(probes.ids)
+    return ProbeSet(tuple(p for p in further if p.id not in known))

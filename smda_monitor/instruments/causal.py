@@ -1,0 +1,91 @@
+"""The causal language model inside whatever the trainer holds, and one forward of it over prompts with opening trees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PrerequisiteError, describe
+from ..maths.opening_tree import OpeningTree
+from .chat import PromptTokens
+
+
+def inner_causal(model: nn.Module) -> nn.Module:
+    """The transformers model inside PEFT, DDP or compile wrappers. Raises `PrerequisiteError` where there is none."""
+    inner = model
+    while True:
+        for name in ("module", "_orig_mod"):
+            if isinstance(getattr(inner, name, None), nn.Module) and not hasattr(inner, "config"):
+                inner = getattr(inner, name)
+                break
+        else:
+            break
+    if hasattr(inner, "peft_config") and hasattr(inner, "get_base_model"):
+        inner = inner.get_base_model()
+    if not hasattr(inner, "get_output_embeddings") or inner.get_output_embeddings() is None:
+        remedy = "train a model of transformers' AutoModelForCausalLM."
+        raise PrerequisiteError(describe("model", type(inner).__name__, "a causal language model", remedy))
+    return inner
+
+
+@dataclass(frozen=True, slots=True)
+class TreeBatch:
+    """b prompts, padded on the left, each followed by the m inner nodes of the opening tree."""
+
+    input_ids: Tensor
+    """(b, l + m)"""
+    attention: Tensor
+    """(b, 1, l + m, l + m) additive float mask: 0 where seen, the type's minimum where not."""
+    positions: Tensor
+    """(b, l + m) position ids: 0 … within the prompt, its length − 1 + depth at a node."""
+    read: Tensor
+    """(b,) columns at which the residual stream is read."""
+    n_positions: int
+    """1 + m: the last columns whose logits are needed (the last prompt token and the nodes)."""
+
+
+def tree_batch(prompts: Sequence[PromptTokens], tree: OpeningTree, pad: int, model: nn.Module) -> TreeBatch:
+    """`prompts` as one batch on the model's device, in the type of its weights."""
+    weight = next(model.parameters())
+    dtype = weight.dtype if weight.is_floating_point() else torch.float32
+    lengths = torch.tensor([len(p.ids) for p in prompts])
+    longest, m = int(lengths.max()), len(tree.node_tokens)
+    start = longest - lengths
+    ids = torch.full((len(prompts), longest + m), pad)
+    for i, prompt in enumerate(prompts):
+        ids[i, start[i] : longest] = torch.tensor(prompt.ids)
+    ids[:, longest:] = torch.tensor(tree.node_tokens, dtype=ids.dtype)
+
+    column = torch.arange(longest)
+    positions = torch.empty_like(ids)
+    positions[:, :longest] = (column - start[:, None]).clamp(min=0)
+    positions[:, longest:] = lengths[:, None] - 1 + torch.tensor(tree.node_depths, dtype=ids.dtype)
+
+    real = column >= start[:, None]
+    sees = torch.zeros(len(prompts), longest + m, longest + m, dtype=torch.bool)
+    sees[:, :longest, :longest] = (column <= column[:, None]) & real[:, None, :]
+    sees[:, longest:, :longest] = real[:, None, :]
+    sees[:, longest:, longest:] = tree.attention()
+    # A pad token sees itself, so that no row of the mask is empty (softmax over nothing is NaN).
+    sees |= torch.eye(longest + m, dtype=torch.bool)
+    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
+    read = start + torch.tensor([p.read for p in prompts])
+    device = weight.device
+    return TreeBatch(ids.to(device), mask[:, None].to(device), positions.to(device), read.to(device), 1 + m)
+
+
+def tree_logits(causal: nn.Module, batch: TreeBatch) -> Tensor:
+    """(b, 1 + m, vocabulary) logits at the last prompt token and at every inner node."""
+    output = causal(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention,
+        position_ids=batch.positions,
+        use_cache=False,
+        logits_to_keep=batch.n_positions,
+    )
+    logits = output.logits
+    assert isinstance(logits, Tensor)
+    return logits

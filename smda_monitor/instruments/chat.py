@@ -1,0 +1,74 @@
+"""Prompts as tokens: the chat template, and the position at which features are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError, PrerequisiteError, describe
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """One prompt, ready for the model to answer."""
+
+    ids: tuple[int, ...]
+    """Token ids up to and including the generation prompt."""
+    read: int
+    """Index into `ids` of the token whose residual stream is read."""
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raises `PrerequisiteError` where the tokenizer has no chat template or no pad token."""
+    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    if not getattr(tokenizer, "chat_template", None):
+        remedy = "set tokenizer.chat_template, or use the model's instruct version."
+        raise PrerequisiteError(describe(f"tokenizer {name}", "no chat template", "one", remedy))
+    if getattr(tokenizer, "pad_token_id", None) is None:
+        remedy = "set tokenizer.pad_token to a token that never carries loss."
+        raise PrerequisiteError(describe(f"tokenizer {name}", "no pad token", "one", remedy))
+
+
+def _render(tokenizer: Any, prompt: str, generation: bool) -> list[int]:
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=generation
+    )
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def prompt_tokens(tokenizer: Any, prompt: str, position: str) -> PromptTokens:
+    """`prompt` as one user turn with the generation prompt, read at `position`.
+
+    ``last_prompt_token`` is the token after which the answer starts; ``last_user_token`` the user's end-of-turn token
+    (the paper's): the last token of the turn that is not white space.
+    """
+    ids = _render(tokenizer, prompt, generation=True)
+    if not ids:
+        raise ConfigError(describe(f"prompt {prompt!r}", "no tokens", "at least one", "remove it."))
+    if position == "last_prompt_token":
+        return PromptTokens(tuple(ids), len(ids) - 1)
+    turn = _render(tokenizer, prompt, generation=False)
+    if ids[: len(turn)] != turn:
+        remedy = "use dictionary.position: last_prompt_token with this chat template."
+        found = "a generation prompt that rewrites the user's turn"
+        raise PrerequisiteError(describe("dictionary.position last_user_token", found, "one appended to it", remedy))
+    read = len(turn) - 1
+    while read > 0 and not tokenizer.decode([turn[read]]).strip():
+        read -= 1
+    return PromptTokens(tuple(ids), read)
+
+
+def own_prompt(ids: list[int], first_label: int, probe: PromptTokens) -> PromptTokens | None:
+    """The prompt of a training row, read as `probe` is: the tokens before its first label.
+
+    None where the row has none. The user's end-of-turn token is found by its id, the last one before the answer.
+    """
+    if first_label < 1:
+        return None
+    prompt = tuple(ids[:first_label])
+    if probe.read == len(probe.ids) - 1:
+        return PromptTokens(prompt, len(prompt) - 1)
+    end_of_turn = probe.ids[probe.read]
+    if end_of_turn not in prompt:
+        return None
+    return PromptTokens(prompt, len(prompt) - 1 - prompt[::-1].index(end_of_turn))

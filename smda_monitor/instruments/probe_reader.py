@@ -1,0 +1,197 @@
+"""Reads prompts on a live model: features at the hookpoint and the behaviour's readings, from one forward per chunk.
+
+Prompts go through in chunks, sorted by length, as large as a memory budget allows; every figure comes back in the
+order of the prompts. With directions in parameter space the same pass also gives what each would do to each probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import MeasurementError, describe
+from ..maths.health import dictionary_health
+from ..maths.readings import Readings, read_openings
+from ..maths.targets import TargetGradients, TargetPlan
+from ..records.snapshot import DictionaryHealth, Snapshot
+from .behaviour import Behaviour
+from .causal import inner_causal, tree_batch, tree_logits
+from .chat import PromptTokens
+from .dictionary import Dictionary
+from .hookpoint import ResidualTap
+from .linear_tap import LinearTap
+from .parameters import TrainedParameters
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one pass over n prompts measured, rows in their order."""
+
+    X: Tensor
+    """(n, d) gated features, float32."""
+    readings: Readings
+    """Readings of the behaviour, float64."""
+    hidden: Tensor
+    """(n, d_in) residual stream at the read position, float32."""
+
+
+@dataclass(frozen=True)
+class ProbeReader:
+    """Everything that stays the same from snapshot to snapshot. All results are on the CPU, detached."""
+
+    model: nn.Module
+    """The trainer's model; it should be in eval mode (`quiet`) during a pass."""
+    behaviour: Behaviour
+    """What is read at the answer's start."""
+    dictionary: Dictionary
+    """Through which features; on the model's device."""
+    hook: str
+    """Hookpoint in TransformerLens' words."""
+    gate: str
+    """``continuous``, ``relu_proxy`` or ``native``."""
+    feature_ids: Tensor
+    """(d,) int64 the features read, in the one explicit order."""
+    pad: int
+    """Pad token id."""
+    memory_gib: float
+    """Budget of one chunk, GiB."""
+
+    def chunk_size(self, longest: int, graph: bool) -> int:
+        """Prompts of `longest` tokens per chunk under the budget, ≥ 1; a kept graph costs about eight times a plain
+        forward's memory."""
+        config = inner_causal(self.model).config.get_text_config()  # type: ignore[operator, union-attr]
+        hidden, layers = config.hidden_size, config.num_hidden_layers if graph else 4
+        inner = getattr(config, "intermediate_size", None) or 4 * hidden
+        positions = self.behaviour.tree.n_positions
+        per_prompt = (longest + positions) * layers * (14 * hidden + 6 * inner) + 8 * positions * config.vocab_size
+        return max(1, int(self.memory_gib * 2**30 // (4 * per_prompt)))
+
+    def _chunks(self, prompts: Sequence[PromptTokens], graph: bool) -> Iterator[list[int]]:
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids), reverse=True)
+        while order:
+            size = self.chunk_size(len(prompts[order[0]].ids), graph)
+            # Equal parts rather than full chunks and a remnant: the same memory bound, less padding.
+            size = -(-len(order) // -(-len(order) // size))
+            yield order[:size]
+            order = order[size:]
+
+    def _forward(self, prompts: Sequence[PromptTokens]) -> tuple[Tensor, Tensor, Readings]:
+        causal = inner_causal(self.model)
+        batch = tree_batch(prompts, self.behaviour.tree, self.pad, causal)
+        with ResidualTap(self.model, self.hook) as tap:
+            logits = tree_logits(causal, batch)
+            stream = tap.take()
+        hidden = stream[torch.arange(len(prompts), device=batch.read.device), batch.read].float()
+        X = self.dictionary.features(hidden, self.gate, self.feature_ids)  # type: ignore[arg-type]
+        return hidden, X, read_openings(logits.float(), self.behaviour.tree)
+
+    @torch.no_grad()
+    def measure(self, prompts: Sequence[PromptTokens]) -> Measurement:
+        """One forward over `prompts`. Raises `MeasurementError` for NaN or Inf, naming the first prompt's number."""
+        parts, order = [], []
+        for chunk in self._chunks(prompts, graph=False):
+            hidden, X, readings = self._forward([prompts[i] for i in chunk])
+            parts.append(_detached(hidden, X, readings))
+            order += chunk
+        return _in_order(parts, order)
+
+    def targets(
+        self,
+        prompts: Sequence[PromptTokens],
+        plan: TargetPlan,
+        parameters: TrainedParameters,
+        directions: Tensor,
+    ) -> tuple[Measurement, TargetGradients]:
+        """Measurement and gradients of the K targets of `plan` on the m `prompts`.
+
+        `directions` (n, p) are read on every probe's y too. One forward and three backwards per chunk, through
+        activations alone; gradients are on the parameters' device.
+        """
+        device = directions.device
+        gradients = torch.zeros(len(plan.names), parameters.size, device=device)
+        dots = torch.zeros(directions.shape[0], len(prompts), dtype=torch.float64)
+        parts, order = [], []
+        split = 2 + plan.n_kinds
+        for chunk in self._chunks(prompts, graph=True):
+            with torch.enable_grad(), LinearTap(parameters) as tap:
+                hidden, X, readings = self._forward([prompts[i] for i in chunk])
+                saturation = (readings.log_probability - readings.mass).detach().exp().cpu()
+                pull = plan.cotangent_X[chunk].to(X)
+                gradients[0] += tap.gradients((pull * X).sum()).sum(0)
+                mass = tap.gradients(readings.mass.sum())
+                contrast = tap.gradients(readings.contrast.sum())
+            here = TargetPlan(
+                plan.names, plan.cotangent_X[chunk], plan.cotangent_y[chunk], plan.kind_weights[:, chunk], plan.reading
+            )
+            gradients[1:split] += here.mass_weights(saturation).to(mass) @ mass
+            gradients[split:] += plan.kind_weights[:, chunk].to(contrast) @ contrast
+            factor = saturation if plan.reading == "log_probability" else torch.ones_like(saturation)
+            dots[:, chunk] = (directions @ mass.T).double().cpu() * factor
+            parts.append(_detached(hidden, X, readings))
+            order += chunk
+        return _in_order(parts, order), TargetGradients(gradients, dots)
+
+    def own(
+        self, prompts: Sequence[PromptTokens], parameters: TrainedParameters, directions: Tensor
+    ) -> tuple[Measurement, Tensor]:
+        """Measurement of n own prompts and the push (n,) of direction i on the contrast of prompt i; nats."""
+        push = torch.zeros(len(prompts), dtype=torch.float64)
+        parts, order = [], []
+        for chunk in self._chunks(prompts, graph=True):
+            with torch.enable_grad(), LinearTap(parameters) as tap:
+                hidden, X, readings = self._forward([prompts[i] for i in chunk])
+                rows = tap.gradients(readings.contrast.sum())
+            push[chunk] = (directions[chunk] * rows).double().sum(1).cpu()
+            parts.append(_detached(hidden, X, readings))
+            order += chunk
+        return _in_order(parts, order), push
+
+    def snapshot(self, step: int, probe_ids: Sequence[str], measured: Measurement) -> Snapshot:
+        """The snapshot of a measurement."""
+        readings = measured.readings
+        y = readings.mass if self.behaviour.reading == "mass" else readings.log_probability
+        return Snapshot(
+            step, tuple(probe_ids), measured.X, y, readings.mass, readings.contrast, readings.openings,
+            self.health(measured.hidden),
+        )
+
+    @torch.no_grad()
+    def health(self, hidden: Tensor) -> DictionaryHealth:
+        """Fit of the dictionary on `hidden` (n, d_in), by its native encoder."""
+        on_device = hidden.to(self.dictionary.W_enc.device)
+        activations = self.dictionary.native(on_device)
+        return dictionary_health(on_device, self.dictionary.decode(activations, on_device), activations > 0)
+
+
+def _detached(hidden: Tensor, X: Tensor, readings: Readings) -> Measurement:
+    names = ("openings", "log_probability", "mass", "contrast")
+    return Measurement(
+        X.detach().cpu(), Readings(*(getattr(readings, n).detach().cpu() for n in names)), hidden.detach().cpu()
+    )
+
+
+def _in_order(parts: list[Measurement], order: list[int]) -> Measurement:
+    back = torch.tensor(order).argsort()
+
+    def join(tensors: list[Tensor]) -> Tensor:
+        whole = torch.cat(tensors)[back]
+        if not bool(whole.isfinite().all()):
+            bad = int((~whole.isfinite().reshape(whole.shape[0], -1).all(1)).nonzero()[0])
+            remedy = "look at the loss and the learning rate: the model's activations have blown up."
+            raise MeasurementError(describe(f"snapshot, prompt number {bad}", "NaN or Inf", "finite figures", remedy))
+        return whole
+
+    readings = [part.readings for part in parts]
+    return Measurement(
+        join([part.X for part in parts]),
+        Readings(
+            join([r.openings for r in readings]),
+            join([r.log_probability for r in readings]),
+            join([r.mass for r in readings]),
+            join([r.contrast for r in readings]),
+        ),
+        join([part.hidden for part in parts]),
+    )

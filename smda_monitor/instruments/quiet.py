@@ -1,0 +1,34 @@
+"""A measurement that training cannot notice: modes, gradients and random state are as before, bit for bit."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+
+@contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Puts `model` in eval mode and restores, also after an exception: every module's own mode and the random state of
+    Python, NumPy, torch and all CUDA and MPS devices. Parameters and ``.grad`` are left to the caller not to touch."""
+    modes = [(module, module.training) for module in model.modules()]
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    mps_state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
+        if mps_state is not None:
+            torch.mps.set_rng_state(mps_state)

@@ -1,0 +1,34 @@
+"""Which trainer modes the account is exact for; every other is refused by name before the first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import PrerequisiteError, describe
+
+REFUSED = (
+    ("packing", (False, None), "packing=False"),
+    ("padding_free", (False, None), "padding_free=False"),
+    ("loss_type", ("nll", None), "loss_type='nll'"),
+    ("label_smoothing_factor", (0, 0.0, None), "label_smoothing_factor=0"),
+    ("neftune_noise_alpha", (None, 0), "neftune_noise_alpha=None"),
+    ("use_liger_kernel", (False, None), "use_liger_kernel=False"),
+    ("torch_compile", (False, None), "torch_compile=False"),
+    ("deepspeed", (None,), "deepspeed=None"),
+    ("fp16", (False, None), "fp16=False (bf16 or fp32)"),
+)
+"""(argument, values that are accounted for, what to set instead)."""
+
+
+def check_trainer_mode(args: Any) -> None:
+    """Raises `PrerequisiteError` naming the argument of `args` (SFTConfig) that is not accounted for yet."""
+    for name, accepted, instead in REFUSED:
+        value = getattr(args, name, accepted[0])
+        if value not in accepted:
+            expected = " or ".join(map(repr, accepted))
+            raise PrerequisiteError(describe(f"SFTConfig.{name}", repr(value), expected, f"set {instead}."))
+    if getattr(args, "fsdp", None):
+        raise PrerequisiteError(describe("SFTConfig.fsdp", repr(args.fsdp), "none", "train without FSDP."))
+    if getattr(args, "world_size", 1) > 1 or getattr(args, "n_gpu", 0) > 1:
+        found = f"{args.world_size} processes, {args.n_gpu} GPUs each"
+        raise PrerequisiteError(describe("processes", found, "one process on one device", "launch one process."))

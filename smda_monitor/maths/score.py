@@ -1,0 +1,56 @@
+"""The suspicion score of a training row: does it move refusal against the policy's reading of the row's own prompt?
+
+    expected_i = tanh((ŷ_i − centre) / spread)          the policy's opinion of the row's prompt, in (−1, 1)
+    score_i    = −expected_i · push_i / scale           push_i: contrast push on the own prompt, nats
+
+centre is midway between the policy's mean prediction for harmful and for the other fit prompts, spread half their
+distance. scale is the median |push| of the rows of the same step, so that early, large steps do not outweigh later ones.
+Positive: the row moves refusal against the policy. The formula is fixed and sees no label. It is ours, not the paper's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Ruler:
+    """Where the policy's predictions change from answer to refuse."""
+
+    centre: float
+    """Prediction midway between the two means; units of y."""
+    spread: float
+    """Half the distance of the means; units of y, > 0."""
+
+    def expected(self, prediction: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """tanh((ŷ − centre)/spread): 1 refuse, −1 answer."""
+        return torch.tanh((prediction - self.centre) / self.spread)
+
+
+def ruler(prediction: Float64[Tensor, " n"], harmful: Bool[Tensor, " n"]) -> Ruler:
+    """The ruler of a policy from its predictions on prompts known to be harmful or not.
+
+    Where there is only one sort, the centre is the mean and the spread the standard deviation.
+    """
+    if bool(harmful.any()) and not bool(harmful.all()):
+        high, low = float(prediction[harmful].mean()), float(prediction[~harmful].mean())
+        return Ruler((high + low) / 2, max(abs(high - low) / 2, 1e-6))
+    return Ruler(float(prediction.mean()), max(float(prediction.std(unbiased=False)), 1e-6))
+
+
+def scores(push: Float64[Tensor, " n"], prediction: Float64[Tensor, " n"], by: Ruler) -> Float64[Tensor, " n"]:
+    """The score of every row of one step; NaN where `push` is NaN, 0 throughout where no row pushes."""
+    known = push[~push.isnan()]
+    scale = float(known.abs().median()) if known.numel() else 0.0
+    if scale == 0:
+        return torch.where(push.isnan(), push, torch.zeros_like(push))
+    return -by.expected(prediction) * push / scale
+
+
+def against(push: Float64[Tensor, " n"], prediction: Float64[Tensor, " n"], by: Ruler) -> Bool[Tensor, " n"]:
+    """Whether a row moves refusal against the policy's reading of its prompt: push and opinion of opposite sign."""
+    return by.expected(prediction) * push < 0

@@ -1,0 +1,117 @@
+"""A picture with the numbers behind it: what plotly draws, and the table that a reader can take away.
+
+Text is hostile. Inside the page Jinja2 escapes it; inside a plot `label` does, because plotly reads ``<b>`` and
+``<a href>`` in any text; inside a script element `script_json` does; in a CSV, `csv_text` keeps spreadsheets from
+running a cell that begins like a formula.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..files import to_json
+from ..text import plain
+
+Cell = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One picture of the report."""
+
+    id: str
+    """Element id; letters and dashes, ours."""
+    title: str
+    """Heading."""
+    caption: str
+    """What is seen, its units, and how to read it; plain text."""
+    traces: list[dict[str, Any]]
+    """Plotly traces; colours are ours, the theme's text and grid colours are set in the page."""
+    layout: dict[str, Any]
+    """Plotly layout without theme colours."""
+    columns: list[str]
+    """Names of the numbers behind the picture."""
+    table: list[list[Cell]] = field(default_factory=list)
+    """The numbers, one list per line."""
+    height: int = 360
+    """Pixels."""
+
+    @property
+    def spec(self) -> str:
+        """Traces and layout as JSON that is safe inside a script element."""
+        return script_json({"data": self.traces, "layout": self.layout})
+
+    @property
+    def csv_link(self) -> str:
+        """A data: link to the numbers as CSV."""
+        return data_link("text/csv", csv_text(self.columns, self.table))
+
+    @property
+    def json_link(self) -> str:
+        """A data: link to the numbers as JSON, one object per line of the table."""
+        lines = [dict(zip(self.columns, line, strict=True)) for line in self.table]
+        return data_link("application/json", to_json(lines, indent=1))
+
+
+def label(text: str, limit: int = 28) -> str:
+    """`text` for a plotly label: one line, cut, and with ``& < >`` as entities, which plotly shows and does not obey."""
+    return plain(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def script_json(value: Any) -> str:
+    """Strict JSON that no HTML parser can leave: ``< > &`` are written as ``\\u003c`` and so on."""
+    return to_json(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def csv_text(columns: Sequence[str], table: Sequence[Sequence[Cell]]) -> str:
+    """CSV; NaN is an empty cell, and text that a spreadsheet would take for a formula gets a leading apostrophe."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([[_csv_cell(cell) for cell in line] for line in table])
+    return out.getvalue()
+
+
+def _csv_cell(cell: Cell) -> Cell:
+    if isinstance(cell, float) and cell != cell:
+        return None
+    if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{cell}"
+    return cell
+
+
+def data_link(mime: str, text: str) -> str:
+    """A data: URL that holds `text`; base64 leaves no character that could end an attribute."""
+    return f"data:{mime};base64,{base64.b64encode(text.encode('utf-8', 'replace')).decode('ascii')}"
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    """A plotly axis with a title that carries its unit; the title never overlaps the ticks."""
+    return {"title": {"text": title, "standoff": 10}, "automargin": True, **more}
+
+
+def step_axis(**more: Any) -> dict[str, Any]:
+    """The common x-axis: optimizer steps, whole numbers."""
+    return axis("optimizer step", tickformat="d", **more)
+
+
+WARM_UP_SHADE = "rgba(128,128,128,0.10)"
+
+
+def warm_up_shade(last_warm_up: int | None) -> list[dict[str, Any]]:
+    """Grey over the warm-up steps, whose figures carry low confidence; empty for None."""
+    if last_warm_up is None:
+        return []
+    band = {"type": "rect", "xref": "x", "yref": "paper", "x0": 0.5, "x1": last_warm_up + 0.5, "y0": 0, "y1": 1}
+    return [band | {"fillcolor": WARM_UP_SHADE, "line": {"width": 0}, "layer": "below"}]
+
+
+def legend_on_top() -> dict[str, Any]:
+    """A legend in one line over the plot, where it takes no width on a phone."""
+    # measured from the container's edge, so that long tick labels do not narrow it
+    return {"orientation": "h", "x": 0, "y": 1.02, "xref": "container", "xanchor": "left", "yanchor": "bottom"}

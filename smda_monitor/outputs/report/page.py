@@ -1,0 +1,143 @@
+"""Builds the page: reads the ledger, draws the figures, fills the template."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from ..files import to_json, write_text
+from ..ledger_reader import LedgerView, read_ledger
+from ..ranking import rank_rows
+from ..summary import refusal_of
+from ..text import duration, number, percent, plain
+from .by_step import READINGS, health_figures, parts_figure, refusal_figure, unexplained_figure
+from .figure import Figure
+from .ranked import balance_figure, coefficients_figure, drift_figure, rows_figure
+from .verdict import verdict
+
+TABLE_ROWS = 20
+"""Rows in the table under the ranking."""
+CARDS = 10
+"""Feature cards shown, by drift."""
+_HERE = Path(__file__).parent
+
+
+def write_report(folder: str | Path) -> Path:
+    """Writes ``report.html`` into the run folder from what lies there, and returns its path.
+
+    The page needs no server and no network: plotly is inside it once, and a content policy forbids every connection
+    and every script but ours. Row text is shown only where ``rows.jsonl`` exists. Raises `ConfigError` as
+    `read_ledger` does; a ledger without accounts still gives a page, which says so.
+    """
+    view = read_ledger(folder)
+    path = Path(folder) / "report.html"
+    write_text(path, render(view))
+    return path
+
+
+def render(view: LedgerView) -> str:
+    """The page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "number": _signed,
+        "percent": percent,
+        "duration": duration,
+        "plain": plain,
+        "visible": _visible,
+    }
+    return environment.get_template("template.html").render(_context(view))
+
+
+def _context(view: LedgerView) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    before, health_before = _before(view)
+    after = view.accounts[-1].refusal if view.accounts else {}
+    ranking = rank_rows(view.accounts)
+    scripts = [_plotly(), (_HERE / "figures.js").read_text(encoding="utf-8")]
+    cards = sorted(view.feature_cards, key=lambda c: -abs(c.drift) if c.drift == c.drift else 0.0)[:CARDS]
+    return {
+        "view": view,
+        "verdict": verdict(view, ranking, before, after),
+        "figures": _figures(view, before, health_before) | {"rows": [rows_figure(ranking)] if ranking.rows else []},
+        "ranking": ranking,
+        "shown_rows": ranking.rows[:TABLE_ROWS],
+        "cards": cards,
+        "strongest": max((abs(p.activation) for c in cards for p in c.top_probes), default=0.0) or 1.0,
+        "policy": view.manifest.get("policy") or {},
+        "quality": (view.manifest.get("policy") or {}).get("quality") or {},
+        "manifest_json": to_json(view.manifest, indent=2),
+        "rows_seen": len({(r.row_hash, r.row_id) for a in view.accounts for r in a.rows}),
+        "seconds": sum(a.seconds for a in view.accounts),
+        # ours, and checked to hold no closing tag: the only texts that are not escaped
+        "style": Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+        "scripts": [Markup(_inline(script)) for script in scripts],
+        "script_hashes": Markup(" ".join(_hash(_inline(script)) for script in scripts)),
+        "spec": lambda figure: Markup(figure.spec),  # made by script_json, which leaves no < in it
+    }
+
+
+def _figures(view: LedgerView, before: dict[str, float], health: dict[str, float]) -> dict[str, list[Figure]]:
+    accounts = view.accounts
+    coefficients = [coefficients_figure(view.coefficients)] if view.coefficients else []
+    if not accounts:
+        names = ("refusal", "drift", "balance", "steps", "health")
+        return {name: [] for name in names} | {"coefficients": coefficients}
+    targets = list(dict.fromkeys(b.target for a in accounts for b in a.balances))
+    pathways = [t for t in targets if t.startswith("S_")]
+    others = [t for t in targets if not t.startswith("S_")]
+    balance = []
+    if pathways:
+        balance.append(balance_figure("balance-policy", "Policy pathways", "shift of S (policy units)", pathways, accounts))
+    if others:
+        balance.append(balance_figure("balance-refusal", "Refusal", "shift (nats)", others, accounts))
+    return {
+        "refusal": [refusal_figure(reading, accounts, before) for reading in READINGS],
+        "drift": [drift_figure(accounts)] if any(a.features for a in accounts) else [],
+        "balance": balance,
+        "steps": [*(parts_figure(target, accounts) for target in pathways), unexplained_figure(accounts)],
+        "health": health_figures(accounts, health),
+        "coefficients": coefficients,
+    }
+
+
+def _before(view: LedgerView) -> tuple[dict[str, float], dict[str, float]]:
+    """Refusal and dictionary health at step 0; empty where that snapshot was not kept."""
+    if not view.snapshots or view.snapshots.steps[0] != 0:
+        return {}, {}
+    first = view.snapshots[0]
+    health = {"fvu": first.health.fvu, "l0": first.health.l0, "dead": first.health.dead}
+    return refusal_of(first, view.probes), health
+
+
+def _signed(value: float) -> str:
+    """A signed figure with a true minus sign."""
+    return number(value).replace("-", "−")
+
+
+def _visible(text: str) -> str:
+    """Text of several lines without invisible characters; each line is made plain by itself."""
+    return "\n".join(plain(line) for line in text.splitlines())
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+def _inline(script: str) -> str:
+    """A script of ours as it stands in the page: one kind of line end, since the hash is taken after parsing."""
+    text = script.replace("\r\n", "\n").replace("\r", "\n")
+    assert "</script" not in text.lower() and "<!--" not in text, "this text would end its script element early"
+    return text
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode('utf-8')).digest()).decode('ascii')}'"

@@ -1,0 +1,116 @@
+"""Where figures go: what a sink is, and the group that feeds several of them.
+
+The local ledger is the truth: its errors stop the run. Any other sink may fail without taking anything with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..records.account import StepAccount
+from ..records.alert import Alert
+from ..records.policy import SymbolicPolicy
+from ..records.probes import ProbeSet
+from ..records.snapshot import Snapshot
+
+logger = logging.getLogger("smda_monitor")
+
+
+@dataclass(frozen=True, slots=True)
+class RunHeader:
+    """What is known before the first step."""
+
+    folder: Path
+    """The run folder, prepared by `run_folder.prepare_run_folder`."""
+    probes: ProbeSet
+    """The whole probe set, also where only a part of it is measured at each step."""
+    policy: SymbolicPolicy
+    """The symbolic policy of the run."""
+    manifest: dict[str, Any]
+    """Plain JSON values: the resolved config, versions, fingerprints; whatever makes the run repeatable."""
+
+
+class Sink(Protocol):
+    """Receives a run's records in order: `start`, then any of the three in the middle, then `finish`."""
+
+    def start(self, run: RunHeader) -> None:
+        """Called once, before the first snapshot; once more by a resumed run."""
+
+    def snapshot(self, s: Snapshot) -> None:
+        """A snapshot of the probes."""
+
+    def account(self, a: StepAccount) -> None:
+        """The account of one step; steps only grow."""
+
+    def alert(self, a: Alert) -> None:
+        """An alert."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The end of the run, with its closing figures; ``summary["status"]`` is ``finished``, ``failed`` or
+        ``stopped``, and ``finished`` where it says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SinkFailure:
+    """A sink that was dropped."""
+
+    sink: str
+    """Its class."""
+    event: str
+    """What it was given when it failed: ``start``, ``snapshot``, ``account``, ``alert`` or ``finish``."""
+    error: str
+    """The exception's type and text."""
+
+
+class SinkGroup:
+    """Feeds the ledger first, then every other sink. The ledger's exceptions propagate; another sink's first exception
+    is logged once (standard error), kept in `failures` and under ``sink_failures`` in the summary, and the sink is fed
+    no more."""
+
+    def __init__(self, ledger: Sink, others: Sequence[Sink] = ()) -> None:
+        self.ledger = ledger
+        self.others = list(others)
+        self.failures: list[SinkFailure] = []
+
+    def start(self, run: RunHeader) -> None:
+        self.ledger.start(run)
+        self._feed("start", lambda sink: sink.start(run))
+
+    def snapshot(self, s: Snapshot) -> None:
+        self.ledger.snapshot(s)
+        self._feed("snapshot", lambda sink: sink.snapshot(s))
+
+    def account(self, a: StepAccount) -> None:
+        self.ledger.account(a)
+        self._feed("account", lambda sink: sink.account(a))
+
+    def alert(self, a: Alert) -> None:
+        self.ledger.alert(a)
+        self._feed("alert", lambda sink: sink.alert(a))
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        if self.failures:
+            lost = [{"sink": f.sink, "event": f.event, "error": f.error} for f in self.failures]
+            summary = {**summary, "sink_failures": lost}
+        self.ledger.finish(summary)
+        self._feed("finish", lambda sink: sink.finish(summary))
+
+    def _feed(self, event: str, give: Callable[[Sink], None]) -> None:
+        for sink in list(self.others):
+            try:
+                give(sink)
+            except Exception as error:
+                name = type(sink).__name__
+                self.others.remove(sink)
+                self.failures.append(SinkFailure(name, event, f"{type(error).__name__}: {error}"))
+                logger.error(
+                    "%s failed at %s and gets no more figures (%s: %s). Training and the local ledger go on.",
+                    name,
+                    event,
+                    type(error).__name__,
+                    error,
+                )

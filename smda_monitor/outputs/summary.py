@@ -1,0 +1,78 @@
+"""The closing figures of a run: plain numbers for ``summary.json``."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..records.account import StepAccount
+from ..records.probes import KINDS, ProbeSet
+from ..records.snapshot import Snapshot
+
+PATHWAYS = {"output": "S_Y", "feature": "S_X"}
+"""The symbolic policy's pathways and their targets."""
+
+
+def refusal_of(snapshot: Snapshot, probes: ProbeSet) -> dict[str, float]:
+    """``mass.<kind>`` and ``contrast.<kind>``: plain means over the snapshot's probes of each kind, nats.
+
+    Exact for a snapshot of the whole set, the first and the last one. Kinds without a measured probe are left out.
+    """
+    kind_of = {probe.id: probe.kind for probe in probes}
+    means: dict[str, float] = {}
+    for reading, values in (("mass", snapshot.mass), ("contrast", snapshot.contrast)):
+        for kind in KINDS:
+            chosen = [i for i, probe_id in enumerate(snapshot.probe_ids) if kind_of.get(probe_id) == kind]
+            if chosen:
+                means[f"{reading}.{kind}"] = float(values[chosen].double().mean())
+    return means
+
+
+def median_unexplained(accounts: Sequence[StepAccount]) -> tuple[dict[str, float], bool]:
+    """Median of each pathway's unexplained fraction over the accounts after warm-up, or over all where there are none;
+    and whether warm-up was left out. NaN for a pathway that no account has."""
+    settled = [a for a in accounts if not a.warm_up]
+    medians = {}
+    for name, target in PATHWAYS.items():
+        fractions = [b.unexplained_fraction for a in settled or accounts for b in a.balances if b.target == target]
+        medians[name] = statistics.median(fractions) if fractions else float("nan")
+    return medians, bool(settled)
+
+
+def summarise(
+    accounts: Sequence[StepAccount],
+    *,
+    before: Mapping[str, float],
+    after: Mapping[str, float],
+    policy_r2: float,
+    alerts: int,
+    seconds: float | None = None,
+    status: str = "finished",
+) -> dict[str, Any]:
+    """The closing figures.
+
+    `before` and `after` hold ``mass.<kind>`` and ``contrast.<kind>``, as `refusal_of` gives them. `seconds` is the whole
+    command's wall time; without it, the sum of the monitor's own over the accounts. ``refusal`` is the mass reading
+    (log-odds), ``refusal_contrast`` the other (nats); ``unexplained`` holds fractions, see `median_unexplained`.
+    """
+    medians, after_warm_up = median_unexplained(accounts)
+    monitor = sum(a.seconds for a in accounts)
+    return {
+        "status": status,
+        "steps": accounts[-1].step if accounts else 0,
+        "accounts": len(accounts),
+        "rows": len({(r.row_hash, r.row_id) for a in accounts for r in a.rows}),
+        "seconds": monitor if seconds is None else seconds,
+        "monitor_seconds": monitor,
+        "unexplained": {**medians, "after_warm_up": after_warm_up},
+        "refusal": {"before": _reading(before, "mass"), "after": _reading(after, "mass")},
+        "refusal_contrast": {"before": _reading(before, "contrast"), "after": _reading(after, "contrast")},
+        "policy_r2": policy_r2,
+        "alerts": alerts,
+    }
+
+
+def _reading(values: Mapping[str, float], reading: str) -> dict[str, float]:
+    start = f"{reading}."
+    return {name.removeprefix(start): value for name, value in values.items() if name.startswith(start)}

@@ -1,0 +1,155 @@
+"""Figures for Weights & Biases: few scalars, one table of rows, alerts, and one artifact at the end.
+
+Follows the user's own W&B run and never opens one. Without wandb, or without a run in progress, it does nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from ..records.account import StepAccount
+from ..records.alert import Alert
+from ..records.snapshot import Snapshot
+from .ledger_reader import RowText, read_row_texts
+from .sink import RunHeader
+from .text import plain
+
+POLICY_TARGETS = ("S_X", "S_Y")
+"""Targets whose measured shift and unexplained fraction are logged."""
+COLUMNS = (
+    "step", "row_id", "row_hash", "tokens", "loss", "gradient_norm", "push_S_X", "push_S_Y", "own_push", "own_mass",
+    "own_predicted", "interference", "dominant_feature", "unintended", "score",
+)  # fmt: skip
+"""Columns of the table of rows; ``prompt`` and ``response`` follow only under ``row_text="upload"``."""
+
+
+class WandbSink:
+    """A `Sink` on the W&B run in progress.
+
+    Scalars are ``smda/…`` beside ``train/global_step``; ``step=`` is never passed, because the trainer logs under its
+    own. Rows go up as ids and hashes; their text, ``rows.jsonl`` and the report only with ``row_text="upload"``. The
+    table is incremental and every flush lists all earlier ones, hence the wide `flush_every` (accounts).
+    """
+
+    def __init__(self, row_text: Literal["none", "local", "upload"] = "none", flush_every: int = 50) -> None:
+        self._upload_text = row_text == "upload"
+        self._flush_every = flush_every
+        self._folder: Path | None = None
+        self._run_id: str | None = None
+        self._table: Any = None
+        self._pending: list[StepAccount] = []
+        self._alerted: set[str] = set()
+        self._texts: dict[str, RowText] | None = None
+
+    def start(self, run: RunHeader) -> None:
+        self._folder = run.folder
+
+    def snapshot(self, s: Snapshot) -> None:
+        """Snapshots go up with the final artifact."""
+
+    def account(self, a: StepAccount) -> None:
+        run = self._run()
+        if run is None:
+            return
+        run.log({**scalars(a), "train/global_step": a.step})
+        self._pending.append(a)
+        if len(self._pending) >= self._flush_every:
+            self._flush(run)
+
+    def alert(self, a: Alert) -> None:
+        run = self._run()
+        if run is None or a.subject in self._alerted:
+            return
+        from wandb import AlertLevel
+
+        self._alerted.add(a.subject)
+        rows = ", ".join(plain(row, 80) for row in a.rows) or "none"
+        text = f"Step {a.step}: {a.title}\nRows that pushed it most: {rows}\n{a.advice}"
+        run.alert(title=plain(a.title, 200), text=text, level=AlertLevel.WARN)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        run = self._run()
+        if run is None:
+            return
+        self._flush(run)
+        self._log_artifact(run)
+
+    def _run(self) -> Any:
+        """The run in progress, read anew each time, or None. Whoever opened a run has imported wandb."""
+        if sys.modules.get("wandb") is None:
+            return None
+        import wandb
+
+        run = wandb.run
+        if run is not None and run.id != self._run_id:
+            self._run_id = run.id
+            self._table = None
+            run.define_metric("train/global_step")
+            run.define_metric("smda/*", step_metric="train/global_step")
+        return run
+
+    def _flush(self, run: Any) -> None:
+        if not self._pending:
+            return
+        import wandb
+
+        if self._table is None:
+            columns = [*COLUMNS, "prompt", "response"] if self._upload_text else list(COLUMNS)
+            self._table = wandb.Table(columns=columns, log_mode="INCREMENTAL")
+        for account in self._pending:
+            for row in account.rows:
+                cells: list[Any] = [plain(row.row_id) if name == "row_id" else _cell(row, name) for name in COLUMNS]
+                if self._upload_text:
+                    text = self._text(row.row_hash)
+                    cells += [text.prompt, text.response] if text else ["", ""]
+                self._table.add_data(*cells)
+        run.log({"smda/rows": self._table, "train/global_step": self._pending[-1].step})
+        self._pending = []
+
+    def _text(self, row_hash: str) -> RowText | None:
+        if self._texts is None:
+            self._texts = read_row_texts(self._folder) if self._folder else {}
+        return self._texts.get(row_hash)
+
+    def _log_artifact(self, run: Any) -> None:
+        if self._folder is None or not self._folder.is_dir():
+            return
+        import wandb
+
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"smda-ledger-{run.id}"), type="smda-ledger")
+        for path in artifact_files(self._folder, self._upload_text):
+            artifact.add_file(str(path), name=path.relative_to(self._folder).as_posix())
+        run.log_artifact(artifact)
+
+
+def _cell(row: Any, name: str) -> Any:
+    if name.startswith("push_"):
+        return row.push.get(name.removeprefix("push_"))
+    return getattr(row, name)
+
+
+def scalars(account: StepAccount) -> dict[str, float]:
+    """The few scalars of one account, by W&B name."""
+    values = {f"smda/refusal/{name}": value for name, value in account.refusal.items()}
+    for balance in account.balances:
+        if balance.target in POLICY_TARGETS:
+            values[f"smda/measured/{balance.target}"] = balance.measured
+            values[f"smda/unexplained/{balance.target}"] = balance.unexplained_fraction
+    values["smda/health/fvu"] = account.health.fvu
+    values["smda/health/l0"] = account.health.l0
+    values["smda/health/dead"] = account.health.dead
+    values["smda/capture_error"] = account.capture_error
+    values["smda/refit_remainder"] = account.refit_remainder
+    values["smda/seconds"] = account.seconds
+    return values
+
+
+def artifact_files(folder: Path, row_text: bool) -> list[Path]:
+    """What the final artifact holds: Parquet, manifest, policy, snapshots; with `row_text` the report and the rows' text,
+    too. Everything else in the folder (probe texts, cards) stays local."""
+    patterns = ["manifest.json", "ledger/*.parquet", "policy/**/*", "snapshots/*.safetensors"]
+    patterns += ["report.html", "rows.jsonl"] if row_text else []
+    return sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())

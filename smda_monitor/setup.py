@@ -1,0 +1,149 @@
+"""Starts and ends a monitored run: checks, instruments, run folder, sinks. Wiring, no arithmetic."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .errors import ConfigError, describe
+from .instruments.assemble import Bench, Instruments, assemble, open_bench
+from .instruments.optimizer_state import check_optimizer
+from .instruments.parameters import trained_parameters
+from .instruments.policy_files import load_policy, save_policy
+from .instruments.probe_files import overlapping
+from .instruments.row_identity import index_rows, prompt_texts
+from .instruments.trainer_mode import check_trainer_mode
+from .outputs.console import ConsoleSink
+from .outputs.ledger import Ledger
+from .outputs.report import write_report
+from .outputs.run_folder import prepare_run_folder
+from .outputs.sink import RunHeader, SinkGroup
+from .outputs.snapshots import load_snapshot, snapshot_files
+from .outputs.summary import summarise
+from .outputs.wandb_sink import WandbSink
+from .records.config import MonitorConfig
+from .records.probes import ProbeSet
+from .run import MonitoredRun
+
+logger = logging.getLogger("smda_monitor")
+PACKAGES = ("smda-monitor", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "scikit-learn", "wandb")
+
+
+def start_run(
+    config: MonitorConfig, model: nn.Module, tokenizer: Any, args: Any, state: Any, optimizer: Any, dataloader: Any,
+    rows: Iterable[Mapping[str, Any]] | None, id_column: str,
+) -> MonitoredRun:
+    """Everything that can be wrong is found before the run folder is touched; then the first snapshot is taken."""
+    check_trainer_mode(args)
+    check_optimizer(optimizer)
+    trained_parameters(model)
+    bench = open_bench(config, model, tokenizer)
+    prepared = getattr(dataloader, "dataset", None)
+    _check_overlap(bench, prepared, tokenizer)
+    folder = Path(config.outputs.folder)
+    resume = state.global_step > 0 and (folder / "manifest.json").exists()
+    # A resumed run goes on with its own policy: the weights have moved since it was fitted.
+    instruments = assemble(bench, load_policy(folder / "policy") if resume else None)
+    aside = prepare_run_folder(folder, config.outputs.exists, resume=resume)
+    if aside is not None:
+        logger.info("The earlier run was moved to %s", aside)
+    ledger = Ledger(folder, resume=resume)
+    ledger.drop_after(state.global_step)
+    if not resume:
+        save_policy(instruments.policy, folder / "policy")
+    sinks = SinkGroup(ledger, _others(instruments.bench.config, state.max_steps))
+    sinks.start(RunHeader(folder, bench.probes, instruments.policy, _manifest(instruments, args)))
+    run = MonitoredRun(
+        model, instruments, sinks, ledger, index_rows(prepared, rows, id_column, tokenizer), tokenizer,
+        float(args.max_grad_norm or 0.0), bool(args.bf16),
+    )
+    snapshots = snapshot_files(folder)
+    run.begin(state.global_step, load_snapshot(snapshots[min(snapshots)]) if resume and snapshots else None)
+    return run
+
+
+def finish_run(run: MonitoredRun, step: int, status: str) -> None:
+    """Ends a run in order: last snapshot, summary, report."""
+    run.finish(step, lambda: _summary(run, status))
+    write_report(run.ledger.folder)
+
+
+def abandon_run(run: MonitoredRun, status: str, error: str | None = None) -> None:
+    """Ends a run whose model may be unusable: no measurement, but hooks go and the ledger is closed."""
+    run.close()
+    summary = _summary(run, status)
+    try:
+        run.sinks.finish({**summary, "error": error} if error else summary)
+    except OSError as failure:
+        logger.error("The ledger could not be closed: %s", failure)
+
+
+def _summary(run: MonitoredRun, status: str) -> dict[str, Any]:
+    before, after = run.refusal()
+    return summarise(
+        run.accounts, before=before, after=after,
+        policy_r2=run.instruments.policy.quality.r2_heldout, alerts=len(run.alerts), seconds=run.seconds, status=status,
+    )
+
+
+def _others(config: MonitorConfig, max_steps: int) -> list[Any]:
+    sinks: list[Any] = [ConsoleSink(max_steps=max_steps)]
+    if config.outputs.wandb:
+        sinks.append(WandbSink(config.outputs.row_text))
+    return sinks
+
+
+def _manifest(instruments: Instruments, args: Any) -> dict[str, Any]:
+    bench = instruments.bench
+    prints = bench.fingerprints
+    return {
+        "config": bench.config.model_dump(mode="json"),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "fingerprints": {
+            "model": prints.model, "dictionary": prints.dictionary, "behaviour": prints.behaviour,
+            "probes": prints.probes,
+        },
+        "behaviour": {"openings": bench.reader.behaviour.texts, "left_out": bench.reader.behaviour.left_out},
+        "hookpoint": bench.reader.hook,
+        "measured_probes": [bench.probes.ids[i] for i in instruments.plan.chosen],
+        "training": {
+            "learning_rate": args.learning_rate, "batch_size": args.per_device_train_batch_size,
+            "accumulation": args.gradient_accumulation_steps, "max_grad_norm": args.max_grad_norm, "seed": args.seed,
+        },
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _check_overlap(bench: Bench, prepared: Any, tokenizer: Any) -> None:
+    """Known mistake 9: a training prompt that is also a probe. Both are compared as the model reads them."""
+    rendered = ProbeSet(
+        tuple(
+            replace(p, prompt=tokenizer.decode(bench.encode(p.prompt).ids, skip_special_tokens=True))
+            for p in bench.probes
+        )
+    )
+    found = overlapping(rendered, prompt_texts(prepared, tokenizer))
+    if not found:
+        return
+    names = ", ".join(sorted({probe_id for probe_id, _ in found})[:5])
+    message = describe(
+        "training data", f"{len(found)} prompts that are also probes ({names})", "no probe among the training prompts",
+        "take them out of one of the two, or set probes.overlap: warn.",
+    )
+    if bench.config.probes.overlap == "error":
+        raise ConfigError(message)
+    logger.warning(message)
+
+

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from smda_monitor import __version__
+from smda_monitor.cli import main
+from smda_monitor.errors import ConfigError, MeasurementError, PrerequisiteError
+
+
+class FakeCommand:
+    """Stands in for a real command: notes its argument, then answers or raises."""
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+        self.calls: list[object] = []
+
+    def __call__(self, argument: object) -> object:
+        self.calls.append(argument)
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--help"], ["check", "report", "SMDACallback"]),
+        (["check", "--help"], ["CONFIG", "without training"]),
+        (["report", "--help"], ["RUN", "ledger"]),
+        (["--version"], [__version__]),
+    ],
+)
+def test_help_and_version(arguments: list[str], expected: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    if arguments == ["check", "--help"]:
+        expected = ["CONFIG", "measures the probes once"]
+    assert all(part in shown for part in expected)
+
+
+@pytest.mark.parametrize("arguments", [[], ["surprise"], ["check"], ["report"], ["check", "a", "b"]])
+def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    assert "usage: smda" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_check_passes_its_argument_and_its_code_on(code: int) -> None:
+    check = FakeCommand(code)
+    assert main(["check", "my.yaml"], check=check) == code  # type: ignore[arg-type]
+    assert check.calls == ["my.yaml"]
+
+
+def test_report_prints_where_the_report_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = FakeCommand(tmp_path / "report.html")
+    assert main(["report", str(tmp_path)], report=report) == 0  # type: ignore[arg-type]
+    assert report.calls == [tmp_path]
+    assert str(tmp_path / "report.html") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [ConfigError, PrerequisiteError, MeasurementError])
+@pytest.mark.parametrize("command", ["check", "report"])
+def test_an_error_is_one_message_without_traceback(
+    kind: type[Exception], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakeCommand(kind("what: found a; expected b."))
+    assert main([command, "x"], check=fake, report=fake) == 2  # type: ignore[arg-type]
+    shown = capsys.readouterr()
+    assert shown.err == f"smda {command}: what: found a; expected b.\n"
+    assert shown.out == ""
+
+
+def test_an_interrupt_is_told_apart() -> None:
+    assert main(["check", "x"], check=FakeCommand(KeyboardInterrupt())) == 130  # type: ignore[arg-type]
+
+
+def test_a_bug_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        main(["check", "x"], check=FakeCommand(ZeroDivisionError()))  # type: ignore[arg-type]
