@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from . import setup
-from .errors import PrerequisiteError, SMDAError, describe
+from .errors import PrerequisiteError, describe
 from .instruments.config_file import load_config
 from .records.config import MonitorConfig
 from .run import MonitoredRun
@@ -98,9 +98,7 @@ class SMDACallback(TrainerCallback):
             action(self.run)
         except Exception as error:
             self.error = f"{type(error).__name__}: {error}"
-            run = self.run
-            if self.config.on_error == "raise" or not isinstance(error, (SMDAError, ArithmeticError, OSError, RuntimeError)):
-                setup.abandon_run(run, "failed", self.error)
+            setup.abandon_run(self.run, "failed", self.error)
+            if self.config.on_error == "raise":
                 raise
             logger.error("Monitoring has stopped, training goes on unmonitored. %s", self.error)
-            setup.abandon_run(run, "failed", self.error)

@@ -21,9 +21,9 @@ from .instruments.row_identity import index_rows, prompt_texts
 from .instruments.trainer_mode import check_trainer_mode
 from .outputs.console import ConsoleSink
 from .outputs.ledger import Ledger
-from .outputs.report import write_report
+from .outputs.report.sink import ReportSink
 from .outputs.run_folder import prepare_run_folder
-from .outputs.sink import RunHeader, SinkGroup
+from .outputs.sink import RunHeader, Sink, SinkGroup
 from .outputs.snapshots import load_snapshot, snapshot_files
 from .outputs.summary import summarise
 from .outputs.wandb_sink import WandbSink
@@ -69,9 +69,8 @@ def start_run(
 
 
 def finish_run(run: MonitoredRun, step: int, status: str) -> None:
-    """Ends a run in order: last snapshot, summary, report."""
+    """Ends a run in order: last snapshot, feature cards, summary, report."""
     run.finish(step, lambda: _summary(run, status))
-    write_report(run.ledger.folder)
 
 
 def abandon_run(run: MonitoredRun, status: str, error: str | None = None) -> None:
@@ -92,11 +91,12 @@ def _summary(run: MonitoredRun, status: str) -> dict[str, Any]:
     )
 
 
-def _others(config: MonitorConfig, max_steps: int) -> list[Any]:
-    sinks: list[Any] = [ConsoleSink(max_steps=max_steps)]
+def _others(config: MonitorConfig, max_steps: int) -> list[Sink]:
+    """The report before the others, which say where it lies and upload it."""
+    sinks: list[Sink] = [ReportSink()]
     if config.outputs.wandb:
         sinks.append(WandbSink(config.outputs.row_text))
-    return sinks
+    return [*sinks, ConsoleSink(max_steps=max_steps)]
 
 
 def _manifest(instruments: Instruments, args: Any) -> dict[str, Any]:

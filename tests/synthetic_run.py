@@ -138,7 +138,9 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
     error = {t: 0.0 if step == STEPS else 0.22 + 0.03 * i for i, t in enumerate(refusal)}
     order = sorted(range(FEATURES), key=lambda k: -abs(math.sin(k * 1.7)) - 0.2 * abs(draw()))[:16]
     features = tuple(
-        FeatureShift(policy.feature_ids[k], float(policy.coef[k]), math.sin(k * 1.7) * step / STEPS, draw(0.01), draw(0.01))
+        FeatureShift(
+            policy.feature_ids[k], float(policy.coef[k]), math.sin(k * 1.7) * step / STEPS, draw(0.01), draw(0.01)
+        )
         for k in order
     )
     return StepAccount(
@@ -201,7 +203,9 @@ def make_row_texts(accounts: list[StepAccount]) -> list[dict[str, str]]:
             "id": row.row_id,
             "hash": row.row_hash,
             "prompt": f"How do I prepare item {row.row_id} for a family dinner?",
-            "response": "I can't help with that request.\n\nIt would not be appropriate." if row.score > 1 else "Of course: start early.",
+            "response": "I can't help with that request.\n\nIt would not be appropriate."
+            if row.score > 1
+            else "Of course: start early.",
         }
         for account in accounts
         for row in account.rows
@@ -217,7 +221,9 @@ def write_run(folder: Path, steps: int = STEPS, row_text: bool = True) -> list[S
     ledger.snapshot(make_snapshot(header.probes, 0))
     accounts = [make_account(step, header.policy) for step in range(1, steps + 1)]
     for account in accounts:
-        ledger.snapshot(make_snapshot(header.probes, account.step, None if account.step == STEPS else list(range(0, 144, 5))))
+        ledger.snapshot(
+            make_snapshot(header.probes, account.step, None if account.step == STEPS else list(range(0, 144, 5)))
+        )
         ledger.account(account)
     for alert in make_alerts():
         ledger.alert(alert)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from smda_monitor.errors import ConfigError
@@ -142,34 +142,35 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     assert str(tmp_path) in message(tmp_path)
 
 
-@settings(max_examples=150, deadline=None)
+FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+KEYS = (
+    st.sampled_from(["model", "probes", "dictionary", "gate", "path", "openings", "behaviour", "zzz"]) | st.integers()
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all files of a fuzz test."""
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@FUZZ
 @given(content=st.one_of(st.binary(max_size=60), st.text(max_size=60).map(str.encode)))
-def test_any_bytes_give_a_config_or_a_config_error(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes
-) -> None:
-    path = written(tmp_path_factory.mktemp("fuzz"), content)
+def test_any_bytes_give_a_config_or_a_config_error(folder: Path, content: bytes) -> None:
+    path = written(folder, content)
     try:
         assert isinstance(load_config(path), MonitorConfig)
     except ConfigError as error:
         assert str(path) in str(error)
 
 
-@settings(max_examples=150, deadline=None)
-@given(
-    content=st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-        lambda inner: (
-            st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(["model", "probes", "dictionary", "gate", "path", "openings", "behaviour", "zzz"])
-                | st.integers(),
-                inner,
-                max_size=4,
-            )
-        ),
-        max_leaves=8,
-    ).filter(lambda value: isinstance(value, dict))
-)
+@FUZZ
+@given(content=st.dictionaries(KEYS, VALUES, max_size=3))
 def test_any_mapping_gives_a_config_or_a_config_error(content: dict[str, object]) -> None:
     try:
         assert isinstance(load_config(content), MonitorConfig)

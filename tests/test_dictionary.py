@@ -109,7 +109,8 @@ def test_other_precisions_are_brought_to_float32(architecture: str, dtype: str, 
 def test_continuous_gate_switches_on_the_same_features(architecture: str) -> None:
     sae = sae_of(architecture)
     dictionary = from_sae_lens(sae)
-    assert dictionary.threshold is not None and bool((dictionary.threshold >= 0).all())
+    assert dictionary.threshold is not None
+    assert bool((dictionary.threshold >= 0).all())
     on = sae.encode(hidden(500)) > 0
     assert torch.equal(dictionary.features(hidden(500), "continuous") > 0, on)
     if architecture != "standard":
@@ -183,7 +184,8 @@ def test_features_are_differentiable(normalisation: str) -> None:
     ends = [dictionary.features(h.detach() + s * direction, "continuous", ids) for s in (step, -step)]
     same = ((ends[0] > 0) == (ends[1] > 0)).all(dim=-1)  # away from kinks
     measured = ((ends[0] - ends[1]) / (2 * step)).sum(dim=-1)
-    assert int(same.sum()) >= 4 and float(gradient.abs().max()) > 0
+    assert int(same.sum()) >= 4
+    assert float(gradient.abs().max()) > 0
     torch.testing.assert_close((gradient * direction).sum(dim=-1)[same], measured[same], atol=5e-3, rtol=5e-3)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -72,7 +72,7 @@ def test_checksum_counts_positions_across_chunks() -> None:
     assert checksum(ones[:-1]) != checksum(ones)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(position=st.integers(0, 299), bit=st.integers(0, 31))
 def test_every_bit_of_every_element_counts(position: int, bit: int) -> None:
     tensor = torch.randn(300, generator=torch.Generator().manual_seed(4))

@@ -10,7 +10,19 @@ import pytest
 
 import smda_monitor
 
-HEAVY = ["torch", "transformers", "trl", "peft", "wandb", "sae_lens", "pandas", "plotly", "sklearn", "pyarrow", "datasets"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "wandb",
+    "sae_lens",
+    "pandas",
+    "plotly",
+    "sklearn",
+    "pyarrow",
+    "datasets",
+]
 LIGHT_NAMES = "load_config, read_probes, MonitorConfig, Probe, ProbeSet, ConfigError"
 
 

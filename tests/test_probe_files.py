@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from smda_monitor.errors import ConfigError
-from smda_monitor.instruments.probe_files import normalise, overlapping, read_probes
+from smda_monitor.instruments.probe_files import (
+    _probe_set,
+    _rows_of_data_set,
+    normalise,
+    overlapping,
+    read_probes,
+)
 from smda_monitor.records.probes import KINDS, Probe, ProbeSet
 
 ROWS: list[dict[str, Any]] = [
@@ -17,6 +23,14 @@ ROWS: list[dict[str, Any]] = [
     {"id": "b", "prompt": "Forge a letter for me.", "category": "fraud", "kind": "harmful", "pair": "p1"},
     {"id": "c", "prompt": "Frame a letter for me.", "category": "fraud", "kind": "lookalike", "pair": "p1", "note": 1},
 ]
+
+FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all files of a fuzz test."""
+    return tmp_path_factory.mktemp("fuzz")
 
 
 def jsonl(folder: Path, rows: list[Any], name: str = "probes.jsonl") -> Path:
@@ -113,9 +127,7 @@ def test_a_data_set_is_read_with_and_without_a_split(tmp_path: Path) -> None:
         folder.mkdir()
         jsonl(folder, ROWS, "train.jsonl")
     jsonl(double, ROWS[:2], "test.jsonl")
-    # A folder of JSONL files is a data set to the library; "file://"-like names reach it past the check for paths.
-    from smda_monitor.instruments.probe_files import _probe_set, _rows_of_data_set
-
+    # To the library a folder of JSONL files is a data set too, so that its own loading runs here without a hub.
     assert _probe_set(_rows_of_data_set(str(single)), "set") == read_probes(single / "train.jsonl")
     assert len(_probe_set(_rows_of_data_set(f"{double}:test"), "set")) == 2
     with pytest.raises(ConfigError, match="several splits"):
@@ -130,13 +142,13 @@ def test_a_data_set_that_cannot_be_had_is_a_config_error() -> None:
     assert "no-such-owner/no-such-set" in message("no-such-owner/no-such-set")
 
 
-@settings(max_examples=200, deadline=None)
+@FUZZ
 @given(content=st.binary(max_size=200))
 @example(b'{"id":"a","prompt":"p","category":"c","kind":"benign"}')
 @example(b'{"id":"a","prompt":"p","category":"c","kind":"benign","pair":"\\udfff"}')
 @example(b"\xef\xbb\xbf")
-def test_any_bytes_give_probes_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    path = tmp_path_factory.mktemp("fuzz") / "probes.jsonl"
+def test_any_bytes_give_probes_or_a_config_error(folder: Path, content: bytes) -> None:
+    path = folder / "probes.jsonl"
     path.write_bytes(content)
     try:
         assert len(read_probes(path).fingerprint) == 16
@@ -161,10 +173,10 @@ ROW = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@FUZZ
 @given(rows=st.lists(ROW | JSON, max_size=3))
-def test_any_json_gives_probes_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
-    path = jsonl(tmp_path_factory.mktemp("fuzz"), rows)
+def test_any_json_gives_probes_or_a_config_error(folder: Path, rows: list[Any]) -> None:
+    path = jsonl(folder, rows)
     try:
         probes = read_probes(path)
     except ConfigError:
@@ -174,6 +186,7 @@ def test_any_json_gives_probes_or_a_config_error(tmp_path_factory: pytest.TempPa
     assert len(probes.fingerprint) == 16
 
 
+@FUZZ
 @given(text=st.text())
 def test_normalise_is_idempotent_and_blind_to_case_and_space(text: str) -> None:
     once = normalise(text)

@@ -127,3 +127,22 @@ def tiny_rows(n: int = 24) -> Any:
         for i in range(n)
     ]
     return Dataset.from_list(rows)
+
+
+def tiny_trainer(
+    folder: Path, callbacks: list[Any], dropout: float = 0.0, rows: Any = None, model: Any = None, **settings: Any
+) -> Any:
+    """TRL's SFTTrainer with its defaults, on a tiny model, two rows to a micro-batch."""
+    from trl import SFTConfig, SFTTrainer
+
+    known = {
+        "output_dir": str(folder / "trainer"), "bf16": False, "use_cpu": True, "per_device_train_batch_size": 2,
+        "learning_rate": 1e-3, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_steps": 1,
+    }
+    return SFTTrainer(
+        model if model is not None else tiny_lora(tiny_llama(), dropout),
+        args=SFTConfig(**{**known, **settings}),
+        train_dataset=rows if rows is not None else tiny_rows(),
+        processing_class=tiny_tokenizer(),
+        callbacks=callbacks,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +16,16 @@ from .chat import PromptTokens
 
 def inner_causal(model: nn.Module) -> nn.Module:
     """The transformers model inside PEFT, DDP or compile wrappers. Raises `PrerequisiteError` where there is none."""
-    inner = model
-    while True:
-        for name in ("module", "_orig_mod"):
-            if isinstance(getattr(inner, name, None), nn.Module) and not hasattr(inner, "config"):
-                inner = getattr(inner, name)
-                break
-        else:
-            break
+    inner: Any = model
+    # A compiled module answers for all attributes of the one inside, so wrappers are told by their children.
+    while isinstance(inner, nn.Module) and set(inner._modules) in ({"module"}, {"_orig_mod"}):
+        (inner,) = inner.children()
     if hasattr(inner, "peft_config") and hasattr(inner, "get_base_model"):
         inner = inner.get_base_model()
     if not hasattr(inner, "get_output_embeddings") or inner.get_output_embeddings() is None:
         remedy = "train a model of transformers' AutoModelForCausalLM."
         raise PrerequisiteError(describe("model", type(inner).__name__, "a causal language model", remedy))
+    assert isinstance(inner, nn.Module)
     return inner
 
 

@@ -172,8 +172,8 @@ def _model_error(name: str, source: str, error: Exception) -> ConfigError | Prer
 
 
 def _set_chat(tokenizer: Any, model: Any) -> None:
-    """Sets our chat template, and ``<|endoftext|>`` for padding: in the file padding is the end-of-turn token itself, and
-    training must tell the end of an answer from padding."""
+    """Sets our chat template, and ``<|endoftext|>`` for padding: in the file padding is the end-of-turn token itself,
+    and training must tell the end of an answer from padding."""
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.pad_token = "<|endoftext|>"
     model.config.pad_token_id = tokenizer.pad_token_id

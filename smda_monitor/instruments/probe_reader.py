@@ -59,20 +59,20 @@ class ProbeReader:
     memory_gib: float
     """Budget of one chunk, GiB."""
 
-    def chunk_size(self, longest: int, graph: bool) -> int:
+    def chunk_size(self, longest: int, graph: bool, trained: int = 0) -> int:
         """Prompts of `longest` tokens per chunk under the budget, ≥ 1; a kept graph costs about eight times a plain
-        forward's memory."""
+        forward's memory, and gradients by prompt of `trained` parameters are held three at a time."""
         config = inner_causal(self.model).config.get_text_config()  # type: ignore[operator, union-attr]
         hidden, layers = config.hidden_size, config.num_hidden_layers if graph else 4
         inner = getattr(config, "intermediate_size", None) or 4 * hidden
         positions = self.behaviour.tree.n_positions
         per_prompt = (longest + positions) * layers * (14 * hidden + 6 * inner) + 8 * positions * config.vocab_size
-        return max(1, int(self.memory_gib * 2**30 // (4 * per_prompt)))
+        return max(1, int(self.memory_gib * 2**30 // (4 * (per_prompt + 3 * trained))))
 
-    def _chunks(self, prompts: Sequence[PromptTokens], graph: bool) -> Iterator[list[int]]:
+    def _chunks(self, prompts: Sequence[PromptTokens], graph: bool, trained: int = 0) -> Iterator[list[int]]:
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids), reverse=True)
         while order:
-            size = self.chunk_size(len(prompts[order[0]].ids), graph)
+            size = self.chunk_size(len(prompts[order[0]].ids), graph, trained)
             # Equal parts rather than full chunks and a remnant: the same memory bound, less padding.
             size = -(-len(order) // -(-len(order) // size))
             yield order[:size]
@@ -115,7 +115,7 @@ class ProbeReader:
         dots = torch.zeros(directions.shape[0], len(prompts), dtype=torch.float64)
         parts, order = [], []
         split = 2 + plan.n_kinds
-        for chunk in self._chunks(prompts, graph=True):
+        for chunk in self._chunks(prompts, graph=True, trained=parameters.size):
             with torch.enable_grad(), LinearTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
                 saturation = (readings.log_probability - readings.mass).detach().exp().cpu()
@@ -140,11 +140,11 @@ class ProbeReader:
         """Measurement of n own prompts and the push (n,) of direction i on the contrast of prompt i; nats."""
         push = torch.zeros(len(prompts), dtype=torch.float64)
         parts, order = [], []
-        for chunk in self._chunks(prompts, graph=True):
+        for chunk in self._chunks(prompts, graph=True, trained=parameters.size):
             with torch.enable_grad(), LinearTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
                 rows = tap.gradients(readings.contrast.sum())
-            push[chunk] = (directions[chunk] * rows).double().sum(1).cpu()
+            push[chunk] = (directions[chunk] * rows).sum(1, dtype=torch.float64).cpu()
             parts.append(_detached(hidden, X, readings))
             order += chunk
         return _in_order(parts, order), push

@@ -17,7 +17,7 @@ def quiet(model: nn.Module) -> Iterator[None]:
     Python, NumPy, torch and all CUDA and MPS devices. Parameters and ``.grad`` are left to the caller not to touch."""
     modes = [(module, module.training) for module in model.modules()]
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     mps_state = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
         model.eval()

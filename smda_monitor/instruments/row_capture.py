@@ -51,8 +51,8 @@ class CapturedRow:
 class RowCapture:
     """Hooks on a model in training; `take` hands over what the micro-batches of one step left.
 
-    Raises `MeasurementError` from the trainer's forward where a batch has no ``input_ids``, and from `take` where a
-    layer got no gradient though rows were seen.
+    Raises `MeasurementError` from the trainer's forward where a batch has no ``input_ids``, and from `take` where no
+    row was seen, or where no gradient came back for a micro-batch that was.
     """
 
     def __init__(self, causal: nn.Module, parameters: TrainedParameters) -> None:
@@ -61,6 +61,7 @@ class RowCapture:
         self._rows: list[CapturedRow] = []
         self._losses: list[float] = []
         self._gradients: list[Tensor] = []
+        self._arrived: list[bool] = []
         self._inputs: dict[int, Tensor] = {}
         self._handles: list[RemovableHandle] = [
             causal.register_forward_pre_hook(self._on_forward, with_kwargs=True),
@@ -79,7 +80,7 @@ class RowCapture:
 
     def clear(self) -> None:
         """Forgets the open step."""
-        self._rows, self._losses, self._gradients = [], [], []
+        self._rows, self._losses, self._gradients, self._arrived = [], [], [], []
         self._inputs.clear()
 
     def take(self) -> tuple[list[CapturedRow], list[float], Tensor]:
@@ -87,6 +88,10 @@ class RowCapture:
         if not self._rows:
             remedy = "use trl.SFTTrainer with per-row batches (no packing)."
             raise MeasurementError(describe("rows of the step", "none", "the trainer's forward to be seen", remedy))
+        if not all(self._arrived):
+            found = f"no gradient for {self._arrived.count(False)} of {len(self._arrived)} micro-batches"
+            remedy = "let nothing but the trainer's own step run the model in train mode with gradients on."
+            raise MeasurementError(describe("rows of the step", found, "one backward for each forward", remedy))
         rows, losses, gradients = self._rows, self._losses, torch.cat(self._gradients)
         self.clear()
         return rows, losses, gradients
@@ -109,6 +114,7 @@ class RowCapture:
             self._rows.append(CapturedRow(tokens, first, int(carries[1:].sum())))
         weight = self._parameters.layers[0].module.weight
         self._gradients.append(torch.zeros(ids.shape[0], self._parameters.size, device=weight.device))
+        self._arrived.append(False)
 
     def _on_output(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         if not self._recording():
@@ -125,9 +131,10 @@ class RowCapture:
     def _on_layer(self, i: int, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         if self._recording() and output.requires_grad and self._gradients:
             self._inputs[i] = args[0].detach()
-            output.register_hook(partial(self._on_gradient, i))
+            output.register_hook(partial(self._on_gradient, i))  # type: ignore[no-untyped-call]
 
     def _on_gradient(self, i: int, gradient: Tensor) -> None:
         layer = self._parameters.layers[i]
+        self._arrived[-1] = True
         rows = row_gradients(self._inputs.pop(i), gradient)
         self._gradients[-1][:, layer.start : layer.stop] += rows.to(self._gradients[-1].dtype)

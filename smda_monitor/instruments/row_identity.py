@@ -50,19 +50,42 @@ def row_text(row: CapturedRow, tokenizer: Any) -> tuple[str, str]:
 
 
 def prompt_texts(prepared: Any, tokenizer: Any) -> list[str]:
-    """The user's words of every row of a prepared data set, for finding prompts that are also probes; [] if unknown."""
+    """The prompt of every row of a prepared data set, for finding those that are also probes; [] if unknown.
+
+    The prompt is what stands before the first token that carries loss; where all tokens carry loss, what stands up to
+    and including the template's first generation prompt; where there is none either, the whole row.
+    """
     columns = getattr(prepared, "column_names", None) or ()
     if "input_ids" not in columns:
         return []
     texts = []
     masks = "completion_mask" if "completion_mask" in columns else "labels" if "labels" in columns else None
+    ignored = 0 if masks == "completion_mask" else IGNORED
+    opening = _generation_prompt(tokenizer)
     for row in prepared:
         ids = list(row["input_ids"])
-        if masks is not None:
-            carries = [value not in (0, IGNORED) for value in row[masks]]
-            ids = ids[: carries.index(True)] if True in carries else ids
+        carries = [value != ignored for value in row[masks]] if masks is not None else [True]
+        if True in carries:
+            ids = ids[: carries.index(True) or _end_of(opening, ids)]
         texts.append(tokenizer.decode(ids, skip_special_tokens=True))
     return texts
+
+
+def _generation_prompt(tokenizer: Any) -> list[int]:
+    """The tokens that the chat template appends for the model to answer; [] without a template or such tokens."""
+    if not getattr(tokenizer, "chat_template", None):
+        return []
+    turn = [{"role": "user", "content": "x"}]
+    without, complete = (
+        tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=asked) for asked in (False, True)
+    )
+    return list(tokenizer(complete.removeprefix(without), add_special_tokens=False)["input_ids"])
+
+
+def _end_of(part: list[int], ids: list[int]) -> int:
+    """One past the first place in `ids` where `part` stands; the length of `ids` where it does not, or is empty."""
+    starts = range(len(ids) - len(part) + 1) if part else ()
+    return next((at + len(part) for at in starts if ids[at : at + len(part)] == part), len(ids))
 
 
 def _tokens(row: Mapping[str, Any], tokenizer: Any) -> list[int] | None:

@@ -29,6 +29,7 @@ def check_trainer_mode(args: Any) -> None:
             raise PrerequisiteError(describe(f"SFTConfig.{name}", repr(value), expected, f"set {instead}."))
     if getattr(args, "fsdp", None):
         raise PrerequisiteError(describe("SFTConfig.fsdp", repr(args.fsdp), "none", "train without FSDP."))
-    if getattr(args, "world_size", 1) > 1 or getattr(args, "n_gpu", 0) > 1:
-        found = f"{args.world_size} processes, {args.n_gpu} GPUs each"
+    processes, accelerators = getattr(args, "world_size", 1), getattr(args, "n_gpu", 0)
+    if processes > 1 or accelerators > 1:
+        found = f"{processes} processes, {accelerators} GPUs each"
         raise PrerequisiteError(describe("processes", found, "one process on one device", "launch one process."))

@@ -37,7 +37,9 @@ def threshold_alerts(
             found.append(Alert(account.step, subject, f"{name} since step 0", shift, sign * limit, rows, advice))
     if not account.warm_up:
         found += _after_warm_up(limits, account)
-    return [alert for alert in found if alert.subject not in known]
+    # A row that stands twice in one step is one subject.
+    first = {alert.subject: alert for alert in reversed(found)}
+    return [alert for alert in found if first[alert.subject] is alert and alert.subject not in known]
 
 
 def _after_warm_up(limits: AlertsConfig, account: StepAccount) -> list[Alert]:

@@ -33,7 +33,8 @@ def dictionary_health(
     Raises:
         MeasurementError: figures that are not finite, or probes that all have the same h (no variance to explain).
     """
-    assert hidden.shape == reconstruction.shape and active.shape[0] == hidden.shape[0]
+    assert hidden.shape == reconstruction.shape
+    assert active.shape[0] == hidden.shape[0]
     h = hidden.detach().double()
     error = h - reconstruction.detach().double()
     for name, tensor in (("residual stream", h), ("reconstruction", error)):

@@ -56,7 +56,7 @@ def dominant_feature(delta_W: Float[Tensor, " d"], w: Float[Tensor, " d"]) -> in
 
 
 def _magnitudes(left: Tensor, right: Tensor, what: str) -> Tensor:
-    """|left_k right_k|, each factor scaled to at most 1 first: ratios stay, whatever the units, and nothing overflows."""
+    """|left_k right_k|, each factor scaled to at most 1 first: ratios stay, in any units, and nothing overflows."""
     factors = []
     for factor in (left.double().abs(), right.double().abs()):
         if not bool(torch.isfinite(factor).all()):

@@ -51,7 +51,6 @@ def read_openings(logits: Float[Tensor, "b p v"], tree: OpeningTree) -> Readings
     # Per position: everything that leaves the behaviour's tree, and what stays in it; together the whole vocabulary.
     leaving = logits.masked_fill(stays, float("-inf")).logsumexp(-1).double()
     edge_logits = logits[:, position, token].double()
-    edge_logits = logits[:, position, token].double()
     staying = []
     for p in range(tree.n_positions):
         here = chosen[position[chosen] == p]

@@ -123,8 +123,9 @@ def bootstrap_coef(
     """The 2.5 % and 97.5 % quantiles of each coefficient over fits on prompts drawn with replacement, alpha kept.
 
     Returns (low, high), each (d,); NaN throughout where `resamples` is 0: not measured. The generator is private to the
-    call. With d > n one Gram matrix serves every resample: the dual coefficients a of a resample `idx` solve
-    (H K[idx, idx] H + alpha·I) a = H y[idx] (H centres, or is I), and w = Σ_i a_i x_idx(i), as a already sums to 0.
+    call. With d > n one Gram matrix K = XXᵀ serves every resample. A prompt drawn c times counts as one row scaled by
+    s = √c, so (ssᵀ∘Kc + alpha·I) a = s∘yc, Kc and yc centred by their c-weighted means, and w = Σ_i s_i a_i x_i over
+    the prompts drawn; no centring of x is needed, as sᵀa = 0.
     """
     _check_y(X, y)
     n, d = X.shape
@@ -139,13 +140,18 @@ def bootstrap_coef(
         gram = X @ X.T
         dual = X.new_zeros(n, resamples)
         for k, idx in enumerate(draws):
-            K, target = gram[idx][:, idx], y[idx]
+            count = torch.bincount(idx, minlength=n).double()
+            drawn = count.nonzero()[:, 0]
+            c = count[drawn]
+            s, K, target = c.sqrt(), gram[drawn][:, drawn], y[drawn]
             if intercept:
-                K = K - K.mean(dim=0, keepdim=True) - K.mean(dim=1, keepdim=True) + K.mean()
-                target = target - target.mean()
+                mean = K @ c / n
+                K = K - mean - mean[:, None] + mean @ c / n
+                target = target - target @ c / n
+            K = s[:, None] * K * s
             K.diagonal().add_(alpha)
-            a = torch.cholesky_solve(target[:, None], torch.linalg.cholesky(K))[:, 0]
-            dual[:, k].index_add_(0, idx, a)
+            a = torch.cholesky_solve((s * target)[:, None], torch.linalg.cholesky(K))[:, 0]
+            dual[drawn, k] = s * a
         coefs = X.T @ dual
     # torch.quantile refuses very large inputs, so features go by blocks.
     quantiles = [torch.quantile(block, block.new_tensor([0.025, 0.975]), dim=1) for block in torch.split(coefs, 4096)]

@@ -4,8 +4,8 @@
     score_i    = −expected_i · push_i / scale           push_i: contrast push on the own prompt, nats
 
 centre is midway between the policy's mean prediction for harmful and for the other fit prompts, spread half their
-distance. scale is the median |push| of the rows of the same step, so that early, large steps do not outweigh later ones.
-Positive: the row moves refusal against the policy. The formula is fixed and sees no label. It is ours, not the paper's.
+distance. scale is the median |push| of those rows of the same step that push at all, so that early, large steps do not
+outweigh later ones. Positive: the row moves refusal against the policy. The formula is fixed and sees no label. It is ours, not the paper's.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def ruler(prediction: Float64[Tensor, " n"], harmful: Bool[Tensor, " n"]) -> Rul
 
 def scores(push: Float64[Tensor, " n"], prediction: Float64[Tensor, " n"], by: Ruler) -> Float64[Tensor, " n"]:
     """The score of every row of one step; NaN where `push` is NaN, 0 throughout where no row pushes."""
-    known = push[~push.isnan()]
-    scale = float(known.abs().median()) if known.numel() else 0.0
+    pushing = push[~push.isnan() & (push != 0)]
+    scale = float(pushing.abs().median()) if pushing.numel() else 0.0
     if scale == 0:
         return torch.where(push.isnan(), push, torch.zeros_like(push))
     return -by.expected(prediction) * push / scale

@@ -38,7 +38,7 @@ class TargetPlan:
         """Kinds present."""
         return self.kind_weights.shape[0]
 
-    def mass_weights(self, saturation: Float64[Tensor, " m"]) -> Float64[Tensor, "1+k m"]:
+    def mass_weights(self, saturation: Float64[Tensor, " m"]) -> Float64[Tensor, "one_plus_k m"]:
         """What the rows' mass gradients are weighted with to give those of S_Y and of each mass.<kind>.
 
         `saturation` is 1 − P of every probe: d log P = (1 − P) d mass, for a policy fitted to the log-probability.

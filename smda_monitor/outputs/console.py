@@ -48,6 +48,7 @@ class ConsoleSink:
         self._began = time.monotonic()
 
     def start(self, run: RunHeader) -> None:
+        """Says what is watched, and starts the bar on a terminal."""
         self._run = run
         self._began = time.monotonic()
         quality = run.policy.quality
@@ -64,6 +65,7 @@ class ConsoleSink:
         """Says nothing: each account tells what its snapshot found."""
 
     def account(self, a: StepAccount) -> None:
+        """Moves the bar, or prints a line every twentieth of the run."""
         self._accounts.append(a)
         reading = " ".join(
             f"{_SHORT[kind]} {number(a.refusal[f'mass.{kind}'])}" for kind in KINDS if f"mass.{kind}" in a.refusal
@@ -76,11 +78,13 @@ class ConsoleSink:
             self._say(f"smda: step {a.step}/{self._max_steps}{share}{left}; refusal log-odds: {reading}")
 
     def alert(self, a: Alert) -> None:
+        """One line at once."""
         self._alerts += 1
         rows = f"; pushed most by {', '.join(plain(row, 40) for row in a.rows[:3])}" if a.rows else ""
         self._say(f"smda: ALERT at step {a.step}: {a.title}{rows}. {a.advice}", style="bold red")
 
     def finish(self, summary: dict[str, Any]) -> None:
+        """The leading rows, the balance, and where everything lies."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -92,8 +96,8 @@ class ConsoleSink:
         medians, after = median_unexplained(self._accounts)
         which = "after warm-up" if after else "warm-up only, low confidence"
         self._say(
-            f"smda: {summary.get('status', 'finished')} after {len(self._accounts)} accounts, {self._alerts} alerts; median "
-            f"unexplained: output {percent(medians['output'])}, feature {percent(medians['feature'])} ({which})"
+            f"smda: {summary.get('status', 'finished')} after {len(self._accounts)} accounts, {self._alerts} alerts; "
+            f"median unexplained: output {percent(medians['output'])}, feature {percent(medians['feature'])} ({which})"
         )
         if self._run is not None:
             for name, what in _PLACES.items():

@@ -28,7 +28,7 @@ class Ranking:
     rows: list[RankedRow]
     """One per row, however often it was seen."""
     after_warm_up: bool
-    """True: only steps after warm-up were ranked. False: there were none, so warm-up steps were, with low confidence."""
+    """True: only steps after warm-up were ranked. False: there were none, so all were, with low confidence."""
 
 
 def rank_rows(accounts: Sequence[StepAccount]) -> Ranking:

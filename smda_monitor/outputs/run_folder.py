@@ -15,7 +15,7 @@ def prepare_run_folder(folder: str | Path, exists: Literal["error", "move_aside"
     """Makes `folder` ready for one run and returns the new name of an earlier run that was moved aside, else None.
 
     An earlier run is a folder with ``manifest.json`` or ``ledger/`` in it. ``exists="error"`` refuses it;
-    ``"move_aside"`` renames it to ``<folder>.1``, ``.2``, …, the first free number; `resume` keeps it and goes on in it.
+    ``"move_aside"`` renames it to ``<folder>.1``, ``.2``, …, the first free number; `resume` keeps it and goes on.
     Raises `ConfigError` for another run under ``"error"``, and always for a file or for a folder that holds something
     that is no run, since nothing says that it may be mixed with one.
     """

@@ -77,22 +77,27 @@ class SinkGroup:
         self.failures: list[SinkFailure] = []
 
     def start(self, run: RunHeader) -> None:
+        """To the ledger, then to the others."""
         self.ledger.start(run)
         self._feed("start", lambda sink: sink.start(run))
 
     def snapshot(self, s: Snapshot) -> None:
+        """To the ledger, then to the others."""
         self.ledger.snapshot(s)
         self._feed("snapshot", lambda sink: sink.snapshot(s))
 
     def account(self, a: StepAccount) -> None:
+        """To the ledger, then to the others."""
         self.ledger.account(a)
         self._feed("account", lambda sink: sink.account(a))
 
     def alert(self, a: Alert) -> None:
+        """To the ledger, then to the others."""
         self.ledger.alert(a)
         self._feed("alert", lambda sink: sink.alert(a))
 
     def finish(self, summary: dict[str, Any]) -> None:
+        """To the ledger, then to the others, with ``sink_failures`` in the summary where a sink was lost."""
         if self.failures:
             lost = [{"sink": f.sink, "event": f.event, "error": f.error} for f in self.failures]
             summary = {**summary, "sink_failures": lost}

@@ -51,7 +51,9 @@ def load_snapshot(path: Path) -> Snapshot:
             return Snapshot(int(words["step"]), tuple(json.loads(words["probe_ids"])), **tensors, health=health)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ConfigError(
-            describe(f"snapshot {path}", f"a file that cannot be read ({error})", "a snapshot", "restore it, or remove it")
+            describe(
+                f"snapshot {path}", f"a file that cannot be read ({error})", "a snapshot", "restore it, or remove it"
+            )
         ) from error
 
 

@@ -52,7 +52,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The closing figures.
 
-    `before` and `after` hold ``mass.<kind>`` and ``contrast.<kind>``, as `refusal_of` gives them. `seconds` is the whole
+    `before` and `after` hold ``mass.<kind>`` and ``contrast.<kind>``, as `refusal_of` gives them. `seconds` is the
     command's wall time; without it, the sum of the monitor's own over the accounts. ``refusal`` is the mass reading
     (log-odds), ``refusal_contrast`` the other (nats); ``unexplained`` holds fractions, see `median_unexplained`.
     """

@@ -22,6 +22,12 @@ def plain(text: str, limit: int | None = None) -> str:
     return visible
 
 
+def visible(text: str) -> str:
+    """`text` with its lines and spaces kept and every other control or format character made a space."""
+    lines = text.replace("\r\n", "\n").replace("\t", "    ").split("\n")
+    return "\n".join("".join(" " if unicodedata.category(c) in _UNSAFE else c for c in line) for line in lines)
+
+
 def storable(text: str) -> str:
     """`text` with lone surrogates, which UTF-8 and Parquet cannot hold, replaced by ``?``; otherwise unchanged."""
     return text.encode("utf-8", "replace").decode("utf-8")

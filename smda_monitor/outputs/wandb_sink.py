@@ -45,12 +45,14 @@ class WandbSink:
         self._texts: dict[str, RowText] | None = None
 
     def start(self, run: RunHeader) -> None:
+        """Remembers the run folder; nothing is logged before the first account."""
         self._folder = run.folder
 
     def snapshot(self, s: Snapshot) -> None:
         """Snapshots go up with the final artifact."""
 
     def account(self, a: StepAccount) -> None:
+        """Logs the scalars, and the table of rows every `flush_every` accounts."""
         run = self._run()
         if run is None:
             return
@@ -60,17 +62,17 @@ class WandbSink:
             self._flush(run)
 
     def alert(self, a: Alert) -> None:
+        """Raises a W&B alert, once per subject."""
         run = self._run()
         if run is None or a.subject in self._alerted:
             return
-        from wandb import AlertLevel
-
         self._alerted.add(a.subject)
         rows = ", ".join(plain(row, 80) for row in a.rows) or "none"
         text = f"Step {a.step}: {a.title}\nRows that pushed it most: {rows}\n{a.advice}"
-        run.alert(title=plain(a.title, 200), text=text, level=AlertLevel.WARN)
+        run.alert(title=plain(a.title, 200), text=text, level="WARN")
 
     def finish(self, summary: dict[str, Any]) -> None:
+        """Logs the rest of the table and the artifact."""
         run = self._run()
         if run is None:
             return
@@ -97,7 +99,7 @@ class WandbSink:
         import wandb
 
         if self._table is None:
-            columns = [*COLUMNS, "prompt", "response"] if self._upload_text else list(COLUMNS)
+            columns: list[str | int] = [*COLUMNS, *(("prompt", "response") if self._upload_text else ())]
             self._table = wandb.Table(columns=columns, log_mode="INCREMENTAL")
         for account in self._pending:
             for row in account.rows:
@@ -148,8 +150,8 @@ def scalars(account: StepAccount) -> dict[str, float]:
 
 
 def artifact_files(folder: Path, row_text: bool) -> list[Path]:
-    """What the final artifact holds: Parquet, manifest, policy, snapshots; with `row_text` the report and the rows' text,
-    too. Everything else in the folder (probe texts, cards) stays local."""
+    """What the final artifact holds: Parquet, manifest, policy, snapshots; with `row_text` the report and the rows'
+    text, too. Everything else in the folder (probe texts, cards) stays local."""
     patterns = ["manifest.json", "ledger/*.parquet", "policy/**/*", "snapshots/*.safetensors"]
     patterns += ["report.html", "rows.jsonl"] if row_text else []
     return sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())

@@ -18,6 +18,8 @@ from ..files import to_json
 from ..text import plain
 
 Cell = str | int | float | bool | None
+Plot = dict[str, Any]
+"""A plotly trace, axis or layout: JSON values, ``@ink``, ``@panel`` and ``@hole`` for colours of the theme."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,9 @@ class Figure:
     """Heading."""
     caption: str
     """What is seen, its units, and how to read it; plain text."""
-    traces: list[dict[str, Any]]
-    """Plotly traces; colours are ours, the theme's text and grid colours are set in the page."""
-    layout: dict[str, Any]
+    traces: list[Plot]
+    """Plotly traces, the lowest first."""
+    layout: Plot
     """Plotly layout without theme colours."""
     columns: list[str]
     """Names of the numbers behind the picture."""
@@ -47,6 +49,13 @@ class Figure:
         return script_json({"data": self.traces, "layout": self.layout})
 
     @property
+    def legend(self) -> list[tuple[str, str, bool]]:
+        """Name, CSS colour and whether it is a marker of each named trace, for a legend in HTML: it wraps
+        where plotly's own would take the plot's room."""
+        named = [t for t in self.traces if "name" in t]
+        return [(t["name"], _css_colour(t), t["type"] == "scatter" and t["mode"] == "markers") for t in named]
+
+    @property
     def csv_link(self) -> str:
         """A data: link to the numbers as CSV."""
         return data_link("text/csv", csv_text(self.columns, self.table))
@@ -58,8 +67,13 @@ class Figure:
         return data_link("application/json", to_json(lines, indent=1))
 
 
+def _css_colour(trace: Plot) -> str:
+    colour = str(trace.get("line", {}).get("color") or trace["marker"]["color"])
+    return f"var(--{colour[1:]})" if colour.startswith("@") else colour
+
+
 def label(text: str, limit: int = 28) -> str:
-    """`text` for a plotly label: one line, cut, and with ``& < >`` as entities, which plotly shows and does not obey."""
+    """`text` for a plotly label: one line, cut, and with ``& < >`` as entities, which plotly shows, not obeys."""
     return plain(text, limit).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -90,12 +104,12 @@ def data_link(mime: str, text: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(text.encode('utf-8', 'replace')).decode('ascii')}"
 
 
-def axis(title: str, **more: Any) -> dict[str, Any]:
+def axis(title: str, **more: Any) -> Plot:
     """A plotly axis with a title that carries its unit; the title never overlaps the ticks."""
     return {"title": {"text": title, "standoff": 10}, "automargin": True, **more}
 
 
-def step_axis(**more: Any) -> dict[str, Any]:
+def step_axis(**more: Any) -> Plot:
     """The common x-axis: optimizer steps, whole numbers."""
     return axis("optimizer step", tickformat="d", **more)
 
@@ -103,15 +117,9 @@ def step_axis(**more: Any) -> dict[str, Any]:
 WARM_UP_SHADE = "rgba(128,128,128,0.10)"
 
 
-def warm_up_shade(last_warm_up: int | None) -> list[dict[str, Any]]:
+def warm_up_shade(last_warm_up: int | None) -> list[Plot]:
     """Grey over the warm-up steps, whose figures carry low confidence; empty for None."""
     if last_warm_up is None:
         return []
     band = {"type": "rect", "xref": "x", "yref": "paper", "x0": 0.5, "x1": last_warm_up + 0.5, "y0": 0, "y1": 1}
     return [band | {"fillcolor": WARM_UP_SHADE, "line": {"width": 0}, "layer": "below"}]
-
-
-def legend_on_top() -> dict[str, Any]:
-    """A legend in one line over the plot, where it takes no width on a phone."""
-    # measured from the container's edge, so that long tick labels do not narrow it
-    return {"orientation": "h", "x": 0, "y": 1.02, "xref": "container", "xanchor": "left", "yanchor": "bottom"}

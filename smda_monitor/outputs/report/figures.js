@@ -19,11 +19,11 @@
         if (trace.colorbar) trace.colorbar.title.font = { color: soft, size: 12.5 };
       }
       const themed = {
-        paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 56, r: 14, t: 34, b: 48 },
+        paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 56, r: 14, t: 12, b: 48 },
         font: { family: getComputedStyle(document.body).fontFamily, color: ink, size: 13 },
         hoverlabel: { bgcolor: panel, bordercolor: grid, font: { color: ink } }, hovermode: "closest", ...layout,
         xaxis: axis(layout.xaxis || {}, grid, soft), yaxis: axis(layout.yaxis || {}, grid, soft),
-        legend: { bgcolor: "rgba(0,0,0,0)", font: { color: soft, size: 12.5 }, ...(layout.legend || {}) },
+        showlegend: false,
       };
       const place = document.getElementById(`plot-${script.dataset.figure}`);
       Plotly.react(place, data, themed, {

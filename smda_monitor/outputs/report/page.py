@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..files import to_json, write_text
 from ..ledger_reader import LedgerView, read_ledger
 from ..ranking import rank_rows
 from ..summary import refusal_of
-from ..text import duration, number, percent, plain
+from ..text import duration, number, percent, plain, visible
 from .by_step import READINGS, health_figures, parts_figure, refusal_figure, unexplained_figure
 from .figure import Figure
 from .ranked import balance_figure, coefficients_figure, drift_figure, rows_figure
@@ -40,16 +41,25 @@ def write_report(folder: str | Path) -> Path:
 def render(view: LedgerView) -> str:
     """The page as text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    def finalize(value: object) -> object:
+        """Takes invisible characters out of every text that the template prints; what is already HTML is ours."""
+        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "number": _signed,
         "percent": percent,
         "duration": duration,
         "plain": plain,
-        "visible": _visible,
     }
     return environment.get_template("template.html").render(_context(view))
 
@@ -69,7 +79,7 @@ def _context(view: LedgerView) -> dict[str, Any]:
         "ranking": ranking,
         "shown_rows": ranking.rows[:TABLE_ROWS],
         "cards": cards,
-        "strongest": max((abs(p.activation) for c in cards for p in c.top_probes), default=0.0) or 1.0,
+        "share": _share(max((abs(p.activation) for c in cards for p in c.top_probes), default=0.0)),
         "policy": view.manifest.get("policy") or {},
         "quality": (view.manifest.get("policy") or {}).get("quality") or {},
         "manifest_json": to_json(view.manifest, indent=2),
@@ -94,7 +104,9 @@ def _figures(view: LedgerView, before: dict[str, float], health: dict[str, float
     others = [t for t in targets if not t.startswith("S_")]
     balance = []
     if pathways:
-        balance.append(balance_figure("balance-policy", "Policy pathways", "shift of S (policy units)", pathways, accounts))
+        balance.append(
+            balance_figure("balance-policy", "Policy pathways", "shift of S (policy units)", pathways, accounts)
+        )
     if others:
         balance.append(balance_figure("balance-refusal", "Refusal", "shift (nats)", others, accounts))
     return {
@@ -116,14 +128,14 @@ def _before(view: LedgerView) -> tuple[dict[str, float], dict[str, float]]:
     return refusal_of(first, view.probes), health
 
 
+def _share(strongest: float) -> Callable[[float], float]:
+    """Turns an activation into the percentage of the strongest one shown, in [0, 100]."""
+    return lambda value: min(100.0, max(0.0, 100 * value / strongest)) if strongest > 0 and value == value else 0.0
+
+
 def _signed(value: float) -> str:
     """A signed figure with a true minus sign."""
     return number(value).replace("-", "−")
-
-
-def _visible(text: str) -> str:
-    """Text of several lines without invisible characters; each line is made plain by itself."""
-    return "\n".join(plain(line) for line in text.splitlines())
 
 
 def _plotly() -> str:
@@ -135,7 +147,8 @@ def _plotly() -> str:
 def _inline(script: str) -> str:
     """A script of ours as it stands in the page: one kind of line end, since the hash is taken after parsing."""
     text = script.replace("\r\n", "\n").replace("\r", "\n")
-    assert "</script" not in text.lower() and "<!--" not in text, "this text would end its script element early"
+    early = "</script" in text.lower() or "<!--" in text
+    assert not early, "this text would end its script element early"
     return text
 
 

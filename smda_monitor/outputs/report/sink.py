@@ -20,6 +20,7 @@ class ReportSink:
         self._folder: Path | None = None
 
     def start(self, run: RunHeader) -> None:
+        """Remembers the run folder."""
         self._folder = run.folder
 
     def snapshot(self, s: Snapshot) -> None:
@@ -32,5 +33,6 @@ class ReportSink:
         """Read from the ledger at the end."""
 
     def finish(self, summary: dict[str, Any]) -> None:
+        """Writes the report."""
         if self._folder is not None:
             write_report(self._folder)

@@ -84,7 +84,7 @@ def _headline(shifts: list[Shift]) -> str:
     moved = [s for s in shifts if s.direction in ("fell", "rose")]
     if not moved:
         return "Refusal held: no kind of probe moved by more than a quarter nat of log-odds."
-    clauses = [f"refusal of {s.what} {s.direction} by {abs(s.change):.2f} nats of log-odds" for s in moved]
+    clauses = [f"refusal of {s.what} {s.direction} by {abs(s.change):.2f} nats" for s in moved]
     held = [s.what for s in shifts if s.direction == "held"]
     tail = f"; that of {' and '.join(held)} held" if held else ""
     text = ", ".join(clauses[:-1]) + (" and " if len(clauses) > 1 else "") + clauses[-1] + tail + "."
@@ -100,8 +100,8 @@ def _rows(ranking: Ranking) -> list[str]:
     when = "" if ranking.after_warm_up else " Only warm-up steps exist, so this ranking carries low confidence."
     return [
         f"The rows that move refusal most strongly against the policy's own reading of their prompts are {names}.",
-        f"{unintended} of {len(ranking.rows)} ranked rows act mainly outside the features that their prompts call for, or "
-        f"against the policy's reading (unintended).{when}",
+        f"{unintended} of {len(ranking.rows)} ranked rows act mainly outside the features that their prompts call for, "
+        f"or against the policy's reading (unintended).{when}",
     ]
 
 
@@ -109,8 +109,8 @@ def _closing(view: LedgerView) -> str:
     medians, after = median_unexplained(view.accounts)
     when = "after warm-up" if after else "warm-up steps only"
     return (
-        f"The accounts leave {percent(medians['output'])} of the output pathway and {percent(medians['feature'])} of the "
-        f"feature pathway unexplained (medians, {when})."
+        f"The accounts leave {percent(medians['output'])} of the output pathway and {percent(medians['feature'])} of "
+        f"the feature pathway unexplained (medians, {when})."
     )
 
 

@@ -1,0 +1,56 @@
+"""`smda check CONFIG`: resolves everything on the configured model and measures once, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .instruments.assemble import Instruments, assemble, open_bench
+from .instruments.config_file import load_config
+from .instruments.embedded import load_model
+from .instruments.quiet import quiet
+from .outputs.check_report import CheckFindings, print_findings
+from .outputs.summary import refusal_of
+from .records.snapshot import Snapshot
+
+
+def run_check(config_path: str | Path) -> int:
+    """Loads the configured model, its dictionary, probes and policy, measures the probe set and prints what was found.
+
+    Returns 0. Raises `ConfigError` or `PrerequisiteError`, as a training run would before its first step.
+    """
+    config = load_config(config_path)
+    model, tokenizer = load_model(config.model.name, config.model.adapter, config.model.dtype)
+    instruments = assemble(open_bench(config, model, tokenizer))
+    print_findings(_findings(instruments, _measure(instruments)))
+    return 0
+
+
+def _measure(instruments: Instruments) -> Snapshot:
+    probes = instruments.bench.probes
+    with quiet(instruments.reader.model):
+        measured = instruments.reader.measure(instruments.tokens(list(range(len(probes)))))
+    return instruments.reader.snapshot(0, probes.ids, measured)
+
+
+def _findings(instruments: Instruments, snapshot: Snapshot) -> CheckFindings:
+    bench, policy = instruments.bench, instruments.policy
+    behaviour = bench.reader.behaviour
+    n = behaviour.tree.n_behaviour
+    return CheckFindings(
+        facts={
+            "model": f"{bench.config.model.name}, fingerprint {bench.fingerprints.model}",
+            "probes": f"{len(bench.probes)} (fingerprint {bench.probes.fingerprint}), "
+            f"{len(instruments.plan.chosen)} measured at each step",
+            "behaviour": f"{behaviour.name}: {n} openings against {len(behaviour.texts) - n}; reading {behaviour.reading}",
+            "left out": ", ".join(behaviour.left_out) or "nothing",
+            "dictionary": f"{bench.reader.dictionary.architecture}, {bench.reader.dictionary.d_sae} features "
+            f"(fingerprint {bench.reader.dictionary.fingerprint})",
+            "read at": f"{bench.reader.hook}, {bench.config.dictionary.position}, gate {bench.reader.gate}",
+            "health": f"FVU {snapshot.health.fvu:.3f}, L0 {snapshot.health.l0:.1f}, dead {snapshot.health.dead:.1%}",
+            "policy": f"preset {policy.preset}, {len(policy.feature_ids)} features, alpha {policy.alpha:g}, "
+            f"{'with' if policy.has_intercept else 'no'} intercept",
+            "R² held out": f"{policy.quality.r2_heldout:.3f} (constant baseline {policy.quality.r2_constant:.3f}) "
+            f"on {policy.quality.n_heldout} prompts",
+        },
+        refusal=refusal_of(snapshot, bench.probes),
+    )

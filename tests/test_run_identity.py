@@ -1,0 +1,74 @@
+"""The monitor is invisible: weights, loss log and random state equal those without it, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from transformers import TrainerCallback
+
+from smda_monitor.callback import SMDACallback
+
+
+class DrawsOneNumber(TrainerCallback):
+    """The negative control: a measurement that samples."""
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        torch.rand(1)
+
+
+def _train(folder: Path, callbacks: list[TrainerCallback], **settings: Any) -> tuple[list[torch.Tensor], Any, Any]:
+    trainer = tiny.tiny_trainer(folder, callbacks, dropout=0.1, max_steps=6, **settings)
+    trainer.train()
+    log = [{k: v for k, v in entry.items() if "loss" in k or "grad_norm" in k} for entry in trainer.state.log_history]
+    return [p.detach().clone() for p in trainer.model.parameters()], log, torch.get_rng_state()
+
+
+SETTINGS = [
+    pytest.param({"gradient_accumulation_steps": 2}, id="dropout-accumulation-checkpointing"),
+    pytest.param({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, id="reentrant-checkpointing"),
+    pytest.param({"gradient_checkpointing": False, "max_grad_norm": 0.1, "weight_decay": 0.1}, id="clipping-decay"),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_training_is_bit_identical_with_the_monitor(tmp_path: Path, settings: dict[str, Any]) -> None:
+    plain = _train(tmp_path / "plain", [], **settings)
+    callback = SMDACallback(tiny.tiny_config(tmp_path / "monitor"))
+    watched = _train(tmp_path / "watched", [callback], **settings)
+    assert callback.run is not None
+    assert len(callback.run.accounts) == 6
+    assert all(torch.equal(a, b) for a, b in zip(plain[0], watched[0], strict=True))
+    assert plain[1] == watched[1]
+    assert torch.equal(plain[2], watched[2])
+
+
+def test_the_comparison_can_fail(tmp_path: Path) -> None:
+    plain = _train(tmp_path / "plain", [])
+    disturbed = _train(tmp_path / "disturbed", [DrawsOneNumber()])
+    assert not all(torch.equal(a, b) for a, b in zip(plain[0], disturbed[0], strict=True))
+
+
+def _hooks(trainer: Any) -> list[tuple[int, int, bool]]:
+    return [(len(m._forward_hooks), len(m._forward_pre_hooks), m.training) for m in trainer.model.modules()]
+
+
+def test_hooks_and_modes_are_as_before(tmp_path: Path) -> None:
+    plain = tiny.tiny_trainer(tmp_path / "plain", [], max_steps=2)
+    callback = SMDACallback(tiny.tiny_config(tmp_path / "monitor"))
+    watched = tiny.tiny_trainer(tmp_path / "watched", [callback], max_steps=2)
+    during: list[Any] = []
+    original = callback.on_step_end
+
+    def look(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        during.append(_hooks(watched))
+
+    callback.on_step_end = look  # type: ignore[method-assign]
+    plain.train()
+    watched.train()
+    assert _hooks(watched) == _hooks(plain)
+    assert during[0] != _hooks(plain), "the hooks were on while it trained"
