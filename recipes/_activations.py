@@ -51,7 +51,13 @@ def read_position(model: Any, prompts: list[PromptTokens], pad: int, hooks: list
 
 @torch.no_grad()
 def token_activations(
-    model: Any, tokenizer: Any, prompts: list[PromptTokens], hook: str, new_tokens: int, rounds: int, seed: int,
+    model: Any,
+    tokenizer: Any,
+    prompts: list[PromptTokens],
+    hook: str,
+    new_tokens: int,
+    rounds: int,
+    seed: int,
     batch_size: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """Activations at `hook` of prompt tokens (without the first, whose norm is an outlier) and of sampled answers.
@@ -73,8 +79,14 @@ def token_activations(
                     chunk = prompts[start : start + batch_size]
                     ids, mask = _left_padded([list(p.ids) for p in chunk], tokenizer.pad_token_id)
                     output = model.generate(
-                        input_ids=ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=True, temperature=1.0,
-                        top_p=0.95, pad_token_id=tokenizer.pad_token_id, eos_token_id=end,
+                        input_ids=ids,
+                        attention_mask=mask,
+                        max_new_tokens=new_tokens,
+                        do_sample=True,
+                        temperature=1.0,
+                        top_p=0.95,
+                        pad_token_id=tokenizer.pad_token_id,
+                        eos_token_id=end,
                     )
                     prompt_stream, *steps = series.take()
                     first = ids.shape[1] - torch.tensor([len(p.ids) for p in chunk])
@@ -120,7 +132,6 @@ class ResidualTapSeries:
         """One (batch, tokens, d_in) per forward since the last call."""
         values, self._values = self._values, []
         return values
-
 
 
 def _left_padded(sequences: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:

@@ -67,25 +67,37 @@ def batches(tokens: Tensor, read: Tensor, size: int, read_share: float, seed: in
 
 def train(tokens: Tensor, read: Tensor, args: argparse.Namespace, hook: str, folder: Path) -> None:
     """Trains with sae-lens and saves JumpReLU weights in half precision to `folder`."""
-    from safetensors.torch import load_file, save_file
     from sae_lens import SAETrainer
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+    from safetensors.torch import load_file, save_file
 
     torch.manual_seed(args.seed)
     sae = BatchTopKTrainingSAE(
         BatchTopKTrainingSAEConfig(
-            d_in=tokens.shape[1], d_sae=args.features, k=args.k, dtype="float32", device="cpu",
-            normalize_activations="expected_average_only_in", apply_b_dec_to_input=True,
+            d_in=tokens.shape[1],
+            d_sae=args.features,
+            k=args.k,
+            dtype="float32",
+            device="cpu",
+            normalize_activations="expected_average_only_in",
+            apply_b_dec_to_input=True,
         )
     )
     sae.cfg.metadata.hook_name = hook
     sae.cfg.metadata.model_name = "HuggingFaceTB/SmolLM2-135M-Instruct"
     trainer = SAETrainer(
         SAETrainerConfig(
-            total_training_samples=args.steps * args.batch, train_batch_size_samples=args.batch, lr=args.lr,
-            lr_end=args.lr / 10, lr_warm_up_steps=args.steps // 20, lr_decay_steps=args.steps // 4, device="cpu",
-            dead_feature_window=200, n_batches_for_norm_estimate=20, logger=LoggingConfig(log_to_wandb=False),
+            total_training_samples=args.steps * args.batch,
+            train_batch_size_samples=args.batch,
+            lr=args.lr,
+            lr_end=args.lr / 10,
+            lr_warm_up_steps=args.steps // 20,
+            lr_decay_steps=args.steps // 4,
+            device="cpu",
+            dead_feature_window=200,
+            n_batches_for_norm_estimate=20,
+            logger=LoggingConfig(log_to_wandb=False),
         ),
         sae,
         batches(tokens, read, args.batch, args.read_share, args.seed),
@@ -114,7 +126,9 @@ def judge(model: Any, tokenizer: Any, folder: Path, hook: str) -> list[list[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=SHIPPED / "dictionary", help="folder of the dictionary and its card")
+    parser.add_argument(
+        "--out", type=Path, default=SHIPPED / "dictionary", help="folder of the dictionary and its card"
+    )
     parser.add_argument("--data", type=Path, help="more prompts: JSONL with a `prompt` column")
     parser.add_argument("--layer", default="auto", help="a block's number, or auto: chosen by measurement")
     parser.add_argument("--features", type=int, default=2304)
@@ -148,8 +162,11 @@ def write_card(
     chosen = [[str(layer), f"{r2:.3f}"] for layer, r2 in layers]
     text = "\n\n".join(
         [
-            header("Dictionary for SmolLM2-135M-Instruct with the refusing adapter", "recipes/build_dictionary.py",
-                   args.seed),
+            header(
+                "Dictionary for SmolLM2-135M-Instruct with the refusing adapter",
+                "recipes/build_dictionary.py",
+                args.seed,
+            ),
             f"{args.features} features at `{hook}`, trained as BatchTopK (k = {args.k:g}) with sae-lens on {n_tokens} "
             f"tokens, {args.steps} steps of {args.batch}, {args.read_share:.0%} of each batch from read positions; saved "
             "as JumpReLU in half precision. Data: the project's own prompts (probes, fit prompts, refuser and demo rows) "

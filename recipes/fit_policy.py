@@ -27,8 +27,7 @@ def card(policy: SymbolicPolicy, hook: str, seed: int) -> str:
     """README.md of the policy."""
     order = policy.coef.abs().argsort(descending=True)[:LEADING].tolist()
     rows = [
-        [str(policy.feature_ids[k])]
-        + [f"{float(t[k]):+.3f}" for t in (policy.coef, policy.coef_low, policy.coef_high)]
+        [str(policy.feature_ids[k])] + [f"{float(t[k]):+.3f}" for t in (policy.coef, policy.coef_low, policy.coef_high)]
         for k in order
     ]
     quality = policy.quality

@@ -59,8 +59,15 @@ class SMDACallback(TrainerCallback):
             self.run.close()
         self.error = None
         self.run = setup.start_run(
-            self.config, model, tokenizer, args, state, kwargs.get("optimizer"), kwargs.get("train_dataloader"),
-            self.rows, self.id_column,
+            self.config,
+            model,
+            tokenizer,
+            args,
+            state,
+            kwargs.get("optimizer"),
+            kwargs.get("train_dataloader"),
+            self.rows,
+            self.id_column,
         )
 
     def on_pre_optimizer_step(
@@ -69,9 +76,7 @@ class SMDACallback(TrainerCallback):
         """Keeps the clipped gradient and the optimizer's state."""
         self._guard(lambda run: run.before_step(kwargs["optimizer"]))
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Writes the account of the step."""
         self._guard(lambda run: run.after_step(state.global_step))
 

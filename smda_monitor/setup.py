@@ -36,8 +36,15 @@ PACKAGES = ("smda-monitor", "torch", "transformers", "trl", "peft", "accelerate"
 
 
 def start_run(
-    config: MonitorConfig, model: nn.Module, tokenizer: Any, args: Any, state: Any, optimizer: Any, dataloader: Any,
-    rows: Iterable[Mapping[str, Any]] | None, id_column: str,
+    config: MonitorConfig,
+    model: nn.Module,
+    tokenizer: Any,
+    args: Any,
+    state: Any,
+    optimizer: Any,
+    dataloader: Any,
+    rows: Iterable[Mapping[str, Any]] | None,
+    id_column: str,
 ) -> MonitoredRun:
     """Everything that can be wrong is found before the run folder is touched; then the first snapshot is taken."""
     check_trainer_mode(args)
@@ -59,13 +66,10 @@ def start_run(
         save_policy(instruments.policy, folder / "policy")
     sinks = SinkGroup(ledger, _others(instruments.bench.config, state.max_steps))
     sinks.start(RunHeader(folder, bench.probes, instruments.policy, _manifest(instruments, args)))
-    run = MonitoredRun(
-        model, instruments, sinks, ledger, index_rows(prepared, rows, id_column, tokenizer), tokenizer,
-        float(args.max_grad_norm or 0.0), bool(args.bf16),
-    )
     snapshots = snapshot_files(folder)
-    run.begin(state.global_step, load_snapshot(snapshots[min(snapshots)]) if resume and snapshots else None)
-    return run
+    first = load_snapshot(snapshots[min(snapshots)]) if resume and snapshots else None
+    names = index_rows(prepared, rows, id_column, tokenizer)
+    return MonitoredRun(instruments, sinks, ledger, names, tokenizer, args, state.global_step, first)
 
 
 def finish_run(run: MonitoredRun, step: int, status: str) -> None:
@@ -86,8 +90,13 @@ def abandon_run(run: MonitoredRun, status: str, error: str | None = None) -> Non
 def _summary(run: MonitoredRun, status: str) -> dict[str, Any]:
     before, after = run.refusal()
     return summarise(
-        run.accounts, before=before, after=after,
-        policy_r2=run.instruments.policy.quality.r2_heldout, alerts=len(run.alerts), seconds=run.seconds, status=status,
+        run.accounts,
+        before=before,
+        after=after,
+        policy_r2=run.instruments.policy.quality.r2_heldout,
+        alerts=len(run.alerts),
+        seconds=run.seconds,
+        status=status,
     )
 
 
@@ -106,15 +115,20 @@ def _manifest(instruments: Instruments, args: Any) -> dict[str, Any]:
         "config": bench.config.model_dump(mode="json"),
         "versions": {name: _version(name) for name in PACKAGES},
         "fingerprints": {
-            "model": prints.model, "dictionary": prints.dictionary, "behaviour": prints.behaviour,
+            "model": prints.model,
+            "dictionary": prints.dictionary,
+            "behaviour": prints.behaviour,
             "probes": prints.probes,
         },
         "behaviour": {"openings": bench.reader.behaviour.texts, "left_out": bench.reader.behaviour.left_out},
         "hookpoint": bench.reader.hook,
         "measured_probes": [bench.probes.ids[i] for i in instruments.plan.chosen],
         "training": {
-            "learning_rate": args.learning_rate, "batch_size": args.per_device_train_batch_size,
-            "accumulation": args.gradient_accumulation_steps, "max_grad_norm": args.max_grad_norm, "seed": args.seed,
+            "learning_rate": args.learning_rate,
+            "batch_size": args.per_device_train_batch_size,
+            "accumulation": args.gradient_accumulation_steps,
+            "max_grad_norm": args.max_grad_norm,
+            "seed": args.seed,
         },
     }
 
@@ -139,11 +153,11 @@ def _check_overlap(bench: Bench, prepared: Any, tokenizer: Any) -> None:
         return
     names = ", ".join(sorted({probe_id for probe_id, _ in found})[:5])
     message = describe(
-        "training data", f"{len(found)} prompts that are also probes ({names})", "no probe among the training prompts",
+        "training data",
+        f"{len(found)} prompts that are also probes ({names})",
+        "no probe among the training prompts",
         "take them out of one of the two, or set probes.overlap: warn.",
     )
     if bench.config.probes.overlap == "error":
         raise ConfigError(message)
     logger.warning(message)
-
-

@@ -49,7 +49,9 @@ BAD = [
     pytest.param(_corrupt("sae_weights.safetensors"), ConfigError, "sae_weights", id="corrupt dictionary"),
     pytest.param(_corrupt("cfg.json"), ConfigError, "cfg.json", id="corrupt dictionary config"),
     pytest.param(_wrong_width, ConfigError, "24", id="wrong width"),
-    pytest.param(_set("dictionary", hook="blocks.9.hook_resid_post"), ConfigError, "3 decoder blocks", id="no such hookpoint"),
+    pytest.param(
+        _set("dictionary", hook="blocks.9.hook_resid_post"), ConfigError, "3 decoder blocks", id="no such hookpoint"
+    ),
     pytest.param(_set("probes", file="no/such.jsonl"), ConfigError, "no/such.jsonl", id="missing probes"),
     pytest.param(_empty_probes, ConfigError, "empty|no prob|no row", id="empty probe set"),
     pytest.param(_set("policy", path="no-policy-here"), ConfigError, "no-policy-here", id="missing policy"),

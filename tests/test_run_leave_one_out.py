@@ -27,7 +27,8 @@ class Replayer(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = self.monitor.run
-        assert run is not None and run.capture is not None
+        assert run is not None
+        assert run.capture is not None
         if state.global_step + 1 < self.from_step:
             return
         weights = run.parameters.weights
@@ -67,7 +68,10 @@ def _state_for(optimizer: Any, weights: list[Tensor]) -> Any:
     """The optimizer's state with one group, its parameters in the order of `weights`."""
     group = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
     state = {i: copy.deepcopy(optimizer.state[w]) for i, w in enumerate(weights) if w in optimizer.state}
-    return {"state": state, "param_groups": [{**group, "fused": None, "foreach": False, "params": list(range(len(weights)))}]}
+    return {
+        "state": state,
+        "param_groups": [{**group, "fused": None, "foreach": False, "params": list(range(len(weights)))}],
+    }
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 100.0, 0.05], ids=["no clipping", "idle", "biting"])
@@ -75,8 +79,15 @@ def test_push_equals_exact_replay(tmp_path: Path, max_grad_norm: float) -> None:
     monitor = SMDACallback(tiny.tiny_config(tmp_path / "monitor"))
     replayer = Replayer(monitor, from_step=8)
     trainer = tiny.tiny_trainer(
-        tmp_path, [replayer, monitor], max_steps=10, gradient_accumulation_steps=2, max_grad_norm=max_grad_norm,
-        learning_rate=5e-4, lr_scheduler_type="constant", model=tiny.tiny_lora(tiny.tiny_llama(hidden=32)), per_device_train_batch_size=4,
+        tmp_path,
+        [replayer, monitor],
+        max_steps=10,
+        gradient_accumulation_steps=2,
+        max_grad_norm=max_grad_norm,
+        learning_rate=5e-4,
+        lr_scheduler_type="constant",
+        model=tiny.tiny_lora(tiny.tiny_llama(hidden=32)),
+        per_device_train_batch_size=4,
     )
     trainer.train()
     assert monitor.run is not None
@@ -102,7 +113,7 @@ def test_the_account_balances_and_adds_up(tmp_path: Path) -> None:
     trainer = tiny.tiny_trainer(tmp_path, [monitor], max_steps=16, weight_decay=0.1, learning_rate=5e-4)
     trainer.train()
     run = monitor.run
-    assert run is not None and run.first is not None and run.last is not None
+    assert run is not None
     for account in run.accounts:
         assert account.capture_error < 1e-5
         for balance in account.balances:

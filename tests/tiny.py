@@ -30,7 +30,9 @@ def tiny_tokenizer() -> Any:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<|pad|>", eos_token="<|end|>",
+        tokenizer_object=core,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
         additional_special_tokens=["<|user|>", "<|answer|>"],
     )
     tokenizer.chat_template = CHAT
@@ -43,11 +45,32 @@ def tiny_llama(seed: int = 0, layers: int = 3, hidden: int = 32) -> nn.Module:
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, pad_token_id=0, eos_token_id=2,
-        bos_token_id=None, tie_word_embeddings=True, initializer_range=0.2,
+        vocab_size=VOCABULARY,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        pad_token_id=0,
+        eos_token_id=2,
+        bos_token_id=None,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
     )
     return LlamaForCausalLM(config).eval()
+
+
+def tiny_gpt2(seed: int = 0, layers: int = 3, hidden: int = 32) -> nn.Module:
+    """A random GPT-2 in float32: learned positions, weights as Conv1D."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=VOCABULARY, n_embd=hidden, n_layer=layers, n_head=4, n_positions=256, initializer_range=0.2,
+        pad_token_id=0, bos_token_id=None, eos_token_id=2,
+    )  # fmt: skip
+    return GPT2LMHeadModel(config).eval()
 
 
 def tiny_lora(model: nn.Module, dropout: float = 0.0, seed: int = 1) -> nn.Module:
@@ -56,7 +79,11 @@ def tiny_lora(model: nn.Module, dropout: float = 0.0, seed: int = 1) -> nn.Modul
 
     torch.manual_seed(seed)
     config = LoraConfig(
-        r=4, lora_alpha=8, lora_dropout=dropout, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM",
+        r=4,
+        lora_alpha=8,
+        lora_dropout=dropout,
+        target_modules=["q_proj", "v_proj"],
+        task_type="CAUSAL_LM",
         init_lora_weights=False,
     )
     return get_peft_model(model, config)  # type: ignore[arg-type]
@@ -70,14 +97,21 @@ def write_dictionary(folder: Path, d_in: int = 32, d_sae: int = 48, layer: int =
     W_dec = W_dec / W_dec.norm(dim=1, keepdim=True)
     save_file(
         {
-            "W_enc": W_dec.T.contiguous(), "W_dec": W_dec, "b_enc": torch.zeros(d_sae), "b_dec": torch.zeros(d_in),
+            "W_enc": W_dec.T.contiguous(),
+            "W_dec": W_dec,
+            "b_enc": torch.zeros(d_sae),
+            "b_dec": torch.zeros(d_in),
             "threshold": torch.full((d_sae,), 0.05),
         },
         folder / "sae_weights.safetensors",
     )
     config = {
-        "architecture": "jumprelu", "d_in": d_in, "d_sae": d_sae, "dtype": "float32",
-        "apply_b_dec_to_input": False, "normalize_activations": "none",
+        "architecture": "jumprelu",
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "dtype": "float32",
+        "apply_b_dec_to_input": False,
+        "normalize_activations": "none",
         "metadata": {"hook_name": f"blocks.{layer}.hook_resid_post", "model_name": "tiny"},
     }
     (folder / "cfg.json").write_text(json.dumps(config))
@@ -90,8 +124,11 @@ def write_prompts(path: Path, n: int = 24, start: int = 0) -> Path:
     with path.open("w") as out:
         for i in range(start, start + n):
             row = {
-                "id": f"p{i:03d}", "prompt": f"{'abcdefghij'[i % 10] * (1 + i % 4)} {i * 7919 % 1000} request",
-                "category": ("fraud", "privacy")[i // 3 % 2], "kind": kinds[i % 3], "pair": None,
+                "id": f"p{i:03d}",
+                "prompt": f"{'abcdefghij'[i % 10] * (1 + i % 4)} {i * 7919 % 1000} request",
+                "category": ("fraud", "privacy")[i // 3 % 2],
+                "kind": kinds[i % 3],
+                "pair": None,
             }
             out.write(json.dumps(row) + "\n")
     return path
@@ -122,7 +159,9 @@ def tiny_rows(n: int = 24) -> Any:
         {
             "id": f"mine-{i}",
             "prompt": [{"role": "user", "content": f"question {i} " + "xyz"[i % 3] * (i % 5)}],
-            "completion": [{"role": "assistant", "content": ("No, not that. ", "Yes, here it is ")[i % 2] + str(i * i)}],
+            "completion": [
+                {"role": "assistant", "content": ("No, not that. ", "Yes, here it is ")[i % 2] + str(i * i)}
+            ],
         }
         for i in range(n)
     ]
@@ -136,8 +175,15 @@ def tiny_trainer(
     from trl import SFTConfig, SFTTrainer
 
     known = {
-        "output_dir": str(folder / "trainer"), "bf16": False, "use_cpu": True, "per_device_train_batch_size": 2,
-        "learning_rate": 1e-3, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "logging_steps": 1,
+        "output_dir": str(folder / "trainer"),
+        "bf16": False,
+        "use_cpu": True,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-3,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
     }
     return SFTTrainer(
         model if model is not None else tiny_lora(tiny_llama(), dropout),

@@ -18,7 +18,7 @@ from ..maths.score import Ruler, ruler
 from ..records.config import MonitorConfig
 from ..records.policy import Fingerprints, SymbolicPolicy
 from ..records.probes import ProbeSet
-from .behaviour import Behaviour, resolve_behaviour
+from .behaviour import resolve_behaviour
 from .chat import PromptTokens, check_tokenizer, prompt_tokens
 from .config_file import resolve
 from .dictionary import Dictionary
@@ -55,7 +55,12 @@ class Bench:
         prompts = FitPrompts(self.probes, further, read_probes(config.probes.heldout, "heldout"), self.encode)
         contrast = config.policy.feature_contrast or 0.0
         return fit_policy(
-            self.reader, prompts, config.policy.preset, contrast, config.policy.bootstrap, config.seed,
+            self.reader,
+            prompts,
+            config.policy.preset,
+            contrast,
+            config.policy.bootstrap,
+            config.seed,
             self.fingerprints,
         )
 
@@ -99,8 +104,14 @@ def open_bench(config: MonitorConfig, model: nn.Module, tokenizer: Any) -> Bench
     gate, position = str(config.dictionary.gate), str(config.dictionary.position)
     encode = partial(prompt_tokens, tokenizer, position=position)
     reader = ProbeReader(
-        model, behaviour, dictionary, hook, gate, torch.arange(dictionary.d_sae, device=device),
-        tokenizer.pad_token_id, config.memory_gib,
+        model,
+        behaviour,
+        dictionary,
+        hook,
+        gate,
+        torch.arange(dictionary.d_sae, device=device),
+        tokenizer.pad_token_id,
+        config.memory_gib,
     )
     if dictionary.threshold is None and gate == "continuous":
         reader = replace(reader, dictionary=_calibrated(replace(reader, gate="native"), config, probes, encode))

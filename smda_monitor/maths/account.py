@@ -64,8 +64,8 @@ class OwnReading:
 
 def unread(n: int, d: int) -> OwnReading:
     """The reading of `n` rows whose own prompts were not read."""
-    nothing = torch.full((n,), float("nan"), dtype=torch.float64)
-    return OwnReading(nothing, nothing, nothing[:, None].expand(n, d))
+    push, mass, X = (torch.full(shape, float("nan"), dtype=torch.float64) for shape in ((n,), (n,), (n, d)))
+    return OwnReading(push, mass, X)
 
 
 def row_entries(

@@ -5,7 +5,8 @@
 
 centre is midway between the policy's mean prediction for harmful and for the other fit prompts, spread half their
 distance. scale is the median |push| of those rows of the same step that push at all, so that early, large steps do not
-outweigh later ones. Positive: the row moves refusal against the policy. The formula is fixed and sees no label. It is ours, not the paper's.
+outweigh later ones. Positive: the row moves refusal against the policy. The formula is fixed and sees no label. It is
+ours, not the paper's.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ class Ledger:
         if resume:
             parts.tidy(self.home)
             self.drop_after(max((p.last for p in parts.live_parts(self.home, "accounts")), default=0), alerts=False)
-            _cut_unfinished_line(self.folder / "alerts.jsonl")
+            for name in ("alerts.jsonl", "rows.jsonl"):
+                _cut_unfinished_line(self.folder / name)
 
     @property
     def last_step(self) -> int:
@@ -117,10 +118,11 @@ class Ledger:
             os.fsync(handle.fileno())
 
     def row_texts(self, rows: list[dict[str, Any]]) -> None:
-        """Writes ``rows.jsonl`` (``id``, ``hash``, ``prompt``, ``response``). Only call it where the config's
-        ``outputs.row_text`` is not ``none``: training text is private."""
+        """Appends to ``rows.jsonl`` (``id``, ``hash``, ``prompt``, ``response``; the last of an id counts). Only call it
+        where the config's ``outputs.row_text`` is not ``none``: training text is private."""
         lines = ({name: row.get(name) for name in ("id", "hash", "prompt", "response")} for row in rows)
-        write_text(self.folder / "rows.jsonl", "".join(to_json(line) + "\n" for line in lines))
+        with (self.folder / "rows.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write("".join(to_json(line) + "\n" for line in lines))
 
     def feature_cards(self, cards: list[dict[str, Any]]) -> None:
         """Writes ``feature_cards.json``: feature, coefficient, drift, density, top_probes, top_tokens of each."""

@@ -1,0 +1,204 @@
+"""The account of a step, put together from figures that are known by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import inf, isnan, nan
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_pathways import example, make_policy
+from torch import Tensor
+
+from smda_monitor.maths.account import (
+    OwnReading,
+    RowFacts,
+    balances,
+    feature_shifts,
+    row_entries,
+    unread,
+)
+from smda_monitor.maths.pathways import PolicyFrame, exact_refit, feature_shift, output_shift
+from smda_monitor.maths.score import Ruler, scores
+from smda_monitor.maths.split import SplitOnTargets
+from smda_monitor.records.account import RowEntry, TargetBalance
+from smda_monitor.records.policy import SymbolicPolicy
+from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
+
+NAMES = ("S_X", "S_Y")
+BY = Ruler(0.0, 1.0)
+
+
+def t(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def split(n: int = 3, seed: int = 0) -> SplitOnTargets:
+    generator = torch.Generator().manual_seed(seed)
+    shares, push = torch.randn(2, n, 2, generator=generator, dtype=torch.float64)
+    return SplitOnTargets(shares, push, t(0.5, -0.25), t(0.0, 0.125))
+
+
+def facts(n: int = 3, tokens: int = 5) -> list[RowFacts]:
+    return [RowFacts(f"row-{i}", f"{i:016x}", tokens + i, 1.5 * i, 2.0 + i) for i in range(n)]
+
+
+def policy(coef: Tensor) -> SymbolicPolicy:
+    """A policy with the given coefficients and feature ids that are not their columns."""
+    d = len(coef)
+    made = make_policy(torch.rand(6, d, generator=torch.Generator().manual_seed(0)), t(*range(6)), True)
+    return replace(made, coef=coef, intercept=0.5, feature_ids=tuple(100 - 7 * k for k in range(d)))
+
+
+def test_balances_by_hand() -> None:
+    parts = SplitOnTargets(torch.stack([t(1.0, -2.0), t(-0.5, 4.0)]), torch.zeros(2, 2).double(), t(0.2, 0), t(0.1, -1))
+    one, two = balances(NAMES, t(0.9, 0.5), parts)
+    assert (one.target, two.target) == NAMES
+    assert (one.measured, one.shares, one.history, one.decay) == pytest.approx((0.9, 0.5, 0.2, 0.1))
+    assert one.absolute_shares == pytest.approx(1.5)
+    assert one.unexplained == pytest.approx(0.1)
+    assert one.unexplained_fraction == pytest.approx(0.1 / 1.8)
+    assert two.unexplained == pytest.approx(0.5 - (2 - 1))
+    assert two.unexplained_fraction == pytest.approx(0.5 / 7)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 6), st.integers(0, 10**6), st.floats(-5, 5))
+def test_every_balance_balances(n: int, seed: int, leftover: float) -> None:
+    parts = split(n, seed)
+    explained = parts.shares.sum(0) + parts.history + parts.decay
+    for k, found in enumerate(balances(NAMES, explained + leftover, parts)):
+        total = found.shares + found.history + found.decay + found.unexplained
+        assert total == pytest.approx(found.measured, abs=1e-12)
+        assert found.unexplained == pytest.approx(leftover, abs=1e-12)
+        assert found.absolute_shares >= abs(found.shares) - 1e-12
+        assert found.shares == pytest.approx(sum(parts.shares[:, k].tolist()))
+
+
+def test_fraction_of_nothing() -> None:
+    assert TargetBalance("S_X", 0.0, 0.0, 0.0, 0.0, 0.0).unexplained_fraction == 0
+    assert TargetBalance("S_X", 1.0, 0.0, 0.0, 0.0, 0.0).unexplained_fraction == inf
+
+
+def entries(own: OwnReading, shift: Tensor, coef: Tensor, by: Ruler = BY) -> tuple[RowEntry, ...]:
+    n = len(own.push)
+    return row_entries(7, facts(n), NAMES, split(n), shift, own, policy(coef), by)
+
+
+def test_a_row_by_hand() -> None:
+    """w = (1, −2, 0.5); own prompt (3, 0, 2): parts 3, 0, 1 of 4, so columns 0 and 2 carry 90 %."""
+    coef = t(1.0, -2.0, 0.5)
+    own = OwnReading(t(0.3, -0.6), t(-1.0, 2.0), torch.stack([t(3, 0, 2), t(0, 2, 0)]))
+    shift = torch.stack([t(0.1, 0.3, -0.2), t(0.0, 0.4, 0.2)])  # |ΔW w|: 0.1, 0.6, 0.1 and 0, 0.8, 0.1
+    one, two = entries(own, shift, coef)
+    assert (one.step, one.row_id, one.row_hash, one.tokens, one.loss, one.gradient_norm) == (
+        7, "row-0", f"{0:016x}", 5, 0.0, 2.0,
+    )  # fmt: skip
+    parts = split(2)
+    for i, entry in enumerate((one, two)):
+        assert entry.share == {"S_X": float(parts.shares[i, 0]), "S_Y": float(parts.shares[i, 1])}
+        assert entry.push == {"S_X": float(parts.push[i, 0]), "S_Y": float(parts.push[i, 1])}
+    assert one.own_predicted == pytest.approx(3 + 1 + 0.5)
+    assert two.own_predicted == pytest.approx(-4 + 0.5)
+    assert one.interference == pytest.approx(0.6 / 0.8)
+    assert two.interference == pytest.approx(0.1 / 0.9)
+    assert one.dominant_feature == two.dominant_feature == 100 - 7, "an id, not a column"
+    assert one.unintended, "its dominant feature lies outside its own prompt's"
+    assert not two.unintended, "the policy says answer, the row pushes to answer, through the prompt's own feature"
+    assert [one.own_push, one.own_mass, two.own_push, two.own_mass] == [0.3, -1.0, -0.6, 2.0]
+    expected = scores(own.push, t(4.5, -3.5), BY)
+    assert [one.score, two.score] == expected.tolist()
+
+
+def test_a_push_against_the_policy_is_unintended_whatever_the_feature() -> None:
+    coef = t(1.0, -2.0, 0.5)
+    own = OwnReading(t(0.6), t(2.0), t(0, 2, 0)[None])
+    (entry,) = entries(own, t(0.0, 0.4, 0.2)[None], coef)
+    assert entry.own_predicted < 0 < entry.own_push
+    assert entry.unintended
+    assert entry.score > 0
+
+
+def test_a_row_that_moves_nothing_has_no_dominant_feature() -> None:
+    own = OwnReading(t(0.0), t(2.0), t(0, 2, 0)[None])
+    (entry,) = entries(own, torch.zeros(1, 3).double(), t(1.0, -2.0, 0.5))
+    assert entry.dominant_feature == -1
+    assert entry.interference == 0
+    assert not entry.unintended
+
+
+def test_rows_whose_prompt_was_not_read_hold_nan() -> None:
+    coef = t(1.0, -2.0, 0.5)
+    shift = torch.stack([t(0.1, 0.3, -0.2)] * 2)
+    for entry in entries(unread(2, 3), shift, coef):
+        own = (entry.own_push, entry.own_mass, entry.own_predicted, entry.interference, entry.score)
+        assert all(isnan(v) for v in own)
+        assert not entry.unintended
+        assert entry.dominant_feature == 93, "what it moved on the probes is known"
+    mixed = unread(2, 3)
+    partly = OwnReading(mixed.push.clone(), mixed.mass.clone(), mixed.X.clone())
+    partly.push[1], partly.mass[1], partly.X[1] = 0.5, 1.0, t(1, 1, 1)
+    first, second = entries(partly, shift, coef)
+    assert isnan(first.score)
+    assert not isnan(second.score)
+
+
+def test_the_score_depends_on_push_and_prediction_alone() -> None:
+    """Names, contents, lengths, losses, gradients, targets and pathways may be anything: no label can get in."""
+    coef = t(1.0, -2.0, 0.5)
+    own = OwnReading(t(0.3, -0.6, 0.1), t(-1.0, 2.0, 0.0), torch.stack([t(3, 0, 2), t(0, 2, 0), t(1, 1, 1)]))
+    base = entries(own, torch.ones(3, 3).double(), coef)
+    other_facts = [RowFacts(f"planted-{i}", "f" * 16, 1000 - i, nan, 1e6) for i in range(3)]
+    elsewhere = replace(own, mass=t(9, 9, 9))
+    found = row_entries(
+        99, other_facts, NAMES, split(3, seed=5), -2 * torch.ones(3, 3).double(), elsewhere, policy(coef), BY
+    )
+    assert [e.score for e in found] == [e.score for e in base]
+    moved = entries(replace(own, push=own.push.flip(0)), torch.ones(3, 3).double(), coef)
+    assert [e.score for e in moved] != [e.score for e in base]
+
+
+def snapshot(step: int, X: Tensor, y: Tensor) -> Snapshot:
+    ids = tuple(f"p{i}" for i in range(len(y)))
+    return Snapshot(step, ids, X.float(), y, y, y, y[:, None], DictionaryHealth(0.1, 1.0, 0.0))
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+def test_feature_shifts_are_ranked_and_weighted(intercept: bool) -> None:
+    made, rows, delta_X, delta_y, weights = example((14, 9), intercept)
+    made = replace(made, feature_ids=tuple(50 - k for k in range(9)))
+    frame = PolicyFrame.of(made)
+    start = snapshot(0, made.X[rows], made.y[rows])
+    before = snapshot(4, start.X + 0.25, start.y + 1)
+    after = snapshot(5, before.X.double() + delta_X, before.y + delta_y)
+    shifts, left = feature_shifts(made, frame, rows, weights, start, before, after, 4)
+    moved = after.X.double() - before.X.double()
+    W_X, W_Y = feature_shift(frame, rows, moved, weights), output_shift(frame, rows, delta_y, weights)
+    size = ((W_X + W_Y) * made.coef).abs()
+    assert len(shifts) == 4
+    columns = [50 - s.feature for s in shifts]
+    assert columns == size.argsort(descending=True)[:4].tolist()
+    drift = (weights @ (after.X.double() - start.X.double())) / weights.sum()
+    for k, s in zip(columns, shifts, strict=True):
+        assert (s.coefficient, s.shift_X, s.shift_Y) == pytest.approx(
+            (float(made.coef[k]), float(W_X[k]), float(W_Y[k])), rel=1e-9
+        )
+        assert s.activation_drift == pytest.approx(float(drift[k]))
+    exact = exact_refit(made, rows, moved, delta_y)
+    first = feature_shift(frame, rows, moved) + output_shift(frame, rows, delta_y)
+    assert left == pytest.approx(float((exact - first).norm() / exact.norm()), rel=1e-6)
+    assert left > 0.01
+
+
+def test_the_output_pathway_alone_leaves_no_remainder() -> None:
+    made, rows, _, delta_y, weights = example((14, 9), True)
+    start = snapshot(0, made.X[rows], made.y[rows])
+    after = snapshot(1, start.X, start.y + delta_y)
+    shifts, left = feature_shifts(made, PolicyFrame.of(made), rows, weights, start, start, after, 20)
+    assert left < 1e-9
+    assert len(shifts) == 9, "no more than there are features"
+    assert all(s.shift_X == 0 and s.activation_drift == 0 for s in shifts)
+    _, still = feature_shifts(made, PolicyFrame.of(made), rows, weights, start, start, start, 3)
+    assert isnan(still)

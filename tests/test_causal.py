@@ -1,0 +1,201 @@
+"""Trees of openings in one forward against scoring each opening alone: Llama and GPT-2, prompts of different lengths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import alone
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from smda_monitor.errors import PrerequisiteError
+from smda_monitor.instruments.behaviour import Behaviour
+from smda_monitor.instruments.causal import inner_causal, tree_batch, tree_logits
+from smda_monitor.instruments.chat import PromptTokens
+from smda_monitor.instruments.read_behaviour import read_behaviour
+from smda_monitor.maths.opening_tree import build_tree
+from smda_monitor.maths.readings import Readings, read_openings
+
+OURS = [(10, 11, 12), (10, 11, 13), (10, 20), (30,), (31, 31)]
+OTHERS = [(10, 11, 40, 41), (50, 51), (52,)]
+TREE = build_tree(OURS, OTHERS)
+LENGTHS = (1, 9, 4, 17)
+MODELS = {"llama": tiny.tiny_llama, "gpt2": tiny.tiny_gpt2, "lora": lambda: tiny.tiny_lora(tiny.tiny_llama())}
+
+
+def prompts(seed: int = 0) -> list[PromptTokens]:
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for length in LENGTHS:
+        ids = tuple(torch.randint(60, 300, (length,), generator=generator).tolist())
+        made.append(PromptTokens(ids, length - 1))
+    return made
+
+
+@torch.no_grad()
+def logits_of(model: Any, some: list[PromptTokens], pad: int = 0) -> Tensor:
+    causal = inner_causal(model)
+    return tree_logits(causal, tree_batch(some, TREE, pad, causal))
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> Any:
+    built: Any = MODELS[request.param]()
+    return built.eval()
+
+
+def test_readings_equal_scoring_each_opening_alone(model: Any) -> None:
+    found = read_openings(logits_of(model, prompts()).float(), TREE)
+    with torch.no_grad():
+        for i, prompt in enumerate(prompts()):
+            expected = alone.readings_alone(model, prompt.ids, OURS, OTHERS)
+            assert torch.allclose(found.openings[i], expected.openings, atol=1e-5)
+            assert found.mass[i].item() == pytest.approx(expected.mass.item(), abs=1e-5)
+            assert found.log_probability[i].item() == pytest.approx(expected.log_probability.item(), abs=1e-5)
+            assert found.contrast[i].item() == pytest.approx(expected.contrast.item(), abs=1e-5)
+    assert float(found.mass.std()) > 0.1, "the prompts matter"
+    assert float(found.openings.std(0).min()) > 0.1
+
+
+def test_known_mistake_3_scores_do_not_come_from_padding(model: Any) -> None:
+    """Right-padded prompts read at the last column give other scores; ours do not know of the padding at all."""
+    some = prompts()
+    found = read_openings(logits_of(model, some).float(), TREE)
+    longest = max(LENGTHS)
+    wrong = []
+    with torch.no_grad():
+        for prompt in some:
+            padded = [*prompt.ids, *[0] * (longest - len(prompt.ids))]
+            wrong.append(alone.readings_alone(model, padded, OURS, OTHERS).mass)
+    difference = (found.mass - torch.stack(wrong)).abs()
+    shorter = torch.tensor(LENGTHS) < longest
+    assert bool((difference[shorter] > 0.01).all()), "the mistake would show"
+    assert float(difference[~shorter].max()) < 1e-5
+
+    other_pad = read_openings(logits_of(model, some, pad=299).float(), TREE)
+    assert torch.equal(other_pad.mass, found.mass), "which token pads does not matter"
+    single = torch.cat([read_openings(logits_of(model, [p]).float(), TREE).mass for p in some])
+    assert torch.allclose(single, found.mass, atol=1e-5), "nor does how much"
+
+
+def test_branches_do_not_see_each_other(model: Any) -> None:
+    causal = inner_causal(model)
+    batch = tree_batch(prompts(), TREE, 0, causal)
+    prefixes = {(10,): 1, (10, 11): 2, (31,): 3, (10, 11, 40): 4, (50,): 5}
+    sees = TREE.attention()
+    assert len(prefixes) == len(TREE.node_tokens)
+    with torch.no_grad():
+        before = tree_logits(causal, batch)
+        for node in range(len(TREE.node_tokens)):
+            ids = batch.input_ids.clone()
+            ids[:, max(LENGTHS) + node] = 77
+            moved = tree_logits(causal, type(batch)(ids, *(getattr(batch, f) for f in FIELDS)))
+            change = (moved - before).abs().amax((0, 2))
+            blind = torch.cat([torch.tensor([True]), ~sees[:, node]])
+            assert float(change[blind].max()) < 1e-6
+            assert float(change[~blind].min()) > 1e-2, "the node itself and what hangs below it do change"
+
+
+FIELDS = ("attention", "positions", "read", "n_positions")
+
+
+def test_the_batch_says_where_to_read() -> None:
+    some = [PromptTokens(p.ids, len(p.ids) // 2) for p in prompts()]
+    batch = tree_batch(some, TREE, 0, tiny.tiny_llama())
+    for i, prompt in enumerate(some):
+        assert batch.input_ids[i, batch.read[i]] == prompt.ids[prompt.read]
+        start = max(LENGTHS) - len(prompt.ids)
+        assert batch.positions[i, start : max(LENGTHS)].tolist() == list(range(len(prompt.ids)))
+        depths = [len(prompt.ids) - 1 + d for d in TREE.node_depths]
+        assert batch.positions[i, max(LENGTHS) :].tolist() == depths
+
+
+def test_one_token_openings_need_no_nodes() -> None:
+    model = tiny.tiny_llama()
+    tree = build_tree([(10,), (11,)], [(12,)])
+    with torch.no_grad():
+        found = read_openings(tree_logits(model, tree_batch(prompts(), tree, 0, model)), tree)
+        expected = [alone.readings_alone(model, p.ids, [(10,), (11,)], [(12,)]).mass for p in prompts()]
+    assert torch.allclose(found.mass, torch.stack(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_both_attentions_understand_the_mask(attention: str) -> None:
+    """A boolean 4D mask is silently wrong under eager attention; ours is additive."""
+    model: Any = tiny.tiny_llama()
+    model.set_attn_implementation(attention)
+    found = read_openings(logits_of(model, prompts()), TREE)
+    with torch.no_grad():
+        expected = [alone.readings_alone(model, p.ids, OURS, OTHERS).mass for p in prompts()]
+    assert torch.allclose(found.mass, torch.stack(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_close_and_finite(dtype: torch.dtype) -> None:
+    exact = read_openings(logits_of(tiny.tiny_llama(), prompts()), TREE)
+    found = read_openings(logits_of(tiny.tiny_llama().to(dtype), prompts()).float(), TREE)
+    assert torch.allclose(found.mass, exact.mass, atol=0.5)
+    assert torch.allclose(found.openings, exact.openings, atol=1.0)
+
+
+class Wrapper(nn.Module):
+    """As DistributedDataParallel holds a model: one child, nothing passed on."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+class Compiled(nn.Module):
+    """As torch.compile holds a model: one child, all attributes passed on."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = original
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name) if name == "_orig_mod" else getattr(super().__getattr__("_orig_mod"), name)
+
+
+def test_the_causal_model_is_found_inside_its_wrappers() -> None:
+    llama = tiny.tiny_llama()
+    peft = tiny.tiny_lora(tiny.tiny_llama())
+    inside = peft.get_base_model()  # type: ignore[operator]
+    assert inner_causal(llama) is llama
+    for wrap in (Wrapper, Compiled):
+        assert inner_causal(wrap(llama)) is llama
+        assert inner_causal(wrap(peft)) is inside
+    assert inner_causal(Wrapper(Compiled(llama))) is llama
+    assert hasattr(Compiled(llama), "config"), "a compiled model looks like the one inside"
+
+
+@pytest.mark.parametrize("wrong", [nn.Linear(2, 2), Wrapper(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))])
+def test_what_is_no_causal_model_is_named(wrong: nn.Module) -> None:
+    with pytest.raises(PrerequisiteError, match="a causal language model"):
+        inner_causal(wrong)
+
+
+def test_a_headless_model_is_refused() -> None:
+    headless = tiny.tiny_llama().get_submodule("model")
+    with pytest.raises(PrerequisiteError, match="LlamaModel"):
+        inner_causal(headless)
+
+
+def same(one: Readings, other: Readings) -> bool:
+    names = ("openings", "log_probability", "mass", "contrast")
+    return all(torch.allclose(getattr(one, n), getattr(other, n), atol=1e-5) for n in names)
+
+
+def test_read_behaviour_keeps_order_and_leaves_training_alone() -> None:
+    model = tiny.tiny_lora(tiny.tiny_llama(), dropout=0.5).train()
+    behaviour = Behaviour("refusal", ("?",) * len(TREE.sequences), (), TREE, "mass")
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    found = read_behaviour(model, behaviour, prompts(), 0, batch_size=3)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not found.mass.requires_grad
+    assert same(found, read_openings(logits_of(model.eval(), prompts()), TREE))
+    assert not same(found, read_openings(logits_of(model, prompts()[::-1]), TREE))
