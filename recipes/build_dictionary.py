@@ -168,9 +168,9 @@ def write_card(
                 args.seed,
             ),
             f"{args.features} features at `{hook}`, trained as BatchTopK (k = {args.k:g}) with sae-lens on {n_tokens} "
-            f"tokens, {args.steps} steps of {args.batch}, {args.read_share:.0%} of each batch from read positions; saved "
-            "as JumpReLU in half precision. Data: the project's own prompts (probes, fit prompts, refuser and demo rows) "
-            f"and {args.rounds} sampled answers of the model to each; the held-out prompts were not seen.",
+            f"tokens, {args.steps} steps of {args.batch}, {args.read_share:.0%} of each batch from read positions; "
+            "saved as JumpReLU in half precision. Data: the project's own prompts (probes, fit prompts, refuser and "
+            f"demo rows) and {args.rounds} sampled answers of the model to each; the held-out prompts were not seen.",
             "On the held-out prompts, native encoder (dead: active on none of these tokens):",
             table(["where", "tokens", "FVU", "L0", "dead"], health),
             "Layer chosen as the earliest whose held-out R² of a Ridge from the residual stream to the log-odds of "

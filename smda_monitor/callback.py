@@ -31,8 +31,9 @@ class SMDACallback(TrainerCallback):
             a row is called by its place in the trainer's prepared data set.
         id_column: The column of `rows` that holds the id.
 
-    Raises, before the first step: `ConfigError` for a wrong argument or file, `PrerequisiteError` for a model, tokenizer or
-    trainer mode that is not accounted for. Later, `MeasurementError` where a figure cannot be taken (``on_error: raise``).
+    Raises, before the first step: `ConfigError` for a wrong argument or file, `PrerequisiteError` for a model,
+    tokenizer or trainer mode that is not accounted for. Later, `MeasurementError` where a figure cannot be taken
+    (``on_error: raise``).
     """
 
     def __init__(

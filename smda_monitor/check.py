@@ -41,7 +41,7 @@ def _findings(instruments: Instruments, snapshot: Snapshot) -> CheckFindings:
             "model": f"{bench.config.model.name}, fingerprint {bench.fingerprints.model}",
             "probes": f"{len(bench.probes)} (fingerprint {bench.probes.fingerprint}), "
             f"{len(instruments.plan.chosen)} measured at each step",
-            "behaviour": f"{behaviour.name}: {n} openings against {len(behaviour.texts) - n}; reading {behaviour.reading}",
+            "behaviour": f"{behaviour.name}: {n} openings against {len(behaviour.texts) - n}; y is {behaviour.reading}",
             "left out": ", ".join(behaviour.left_out) or "nothing",
             "dictionary": f"{bench.reader.dictionary.architecture}, {bench.reader.dictionary.d_sae} features "
             f"(fingerprint {bench.reader.dictionary.fingerprint})",

@@ -86,7 +86,7 @@ MODES = [
 @pytest.mark.parametrize(("settings", "words"), MODES)
 def test_a_mode_not_accounted_for_is_named(tmp_path: Path, settings: dict[str, Any], words: str) -> None:
     trainer = tiny.tiny_trainer(tmp_path, [SMDACallback(tiny.tiny_config(tmp_path / "m"))], max_steps=1, **settings)
-    with pytest.raises(PrerequisiteError, match=f"(?s){words}.*What to do"):
+    with pytest.raises(PrerequisiteError, match=rf"(?s){words}.*What to do"):
         trainer.train()
     assert trainer.state.global_step == 0
 
@@ -94,7 +94,7 @@ def test_a_mode_not_accounted_for_is_named(tmp_path: Path, settings: dict[str, A
 def test_full_fine_tuning_is_named(tmp_path: Path) -> None:
     callback = SMDACallback(tiny.tiny_config(tmp_path / "m"))
     trainer = tiny.tiny_trainer(tmp_path, [callback], model=tiny.tiny_llama(), max_steps=1)
-    with pytest.raises(PrerequisiteError, match="embed_tokens.*LoRA"):
+    with pytest.raises(PrerequisiteError, match=r"embed_tokens.*LoRA"):
         trainer.train()
 
 

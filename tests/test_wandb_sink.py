@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,12 @@ def monitored_run(home: Path, row_text: str, steps: int = 5, flush_every: int = 
         sinks.finish({})
         assert sinks.failures == []
     (path,) = home.glob("wandb/offline-run-*/*.wandb")
-    return list(records(path))
+    for _ in range(600):  # wandb's own process may still be writing when finish() has returned
+        found = list(records(path))
+        if found and found[-1].WhichOneof("record_type") == "exit":
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{path} never got its last record")
 
 
 def everything_written(home: Path) -> str:

@@ -1,0 +1,1 @@
+"""Storey 3: what reads models, optimizers, training rows and the user's files."""

@@ -1,4 +1,4 @@
-"""From a configuration and a live model to everything a run measures with; every mismatch is found here, before step 1."""
+"""From a configuration and a live model to all that a run measures with; a mismatch is found here, before step 1."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Instruments:
 def open_bench(config: MonitorConfig, model: nn.Module, tokenizer: Any) -> Bench:
     """Resolves `config` on `model`.
 
-    Raises `ConfigError` or `PrerequisiteError` for whatever does not fit: tokenizer, dictionary, width, hookpoint, probes.
+    Raises `ConfigError` or `PrerequisiteError` for what does not fit: tokenizer, dictionary, width, hookpoint, probes.
     """
     config = resolve(config)
     check_tokenizer(tokenizer)

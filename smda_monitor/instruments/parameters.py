@@ -55,7 +55,8 @@ def trained_parameters(model: nn.Module) -> TrainedParameters:
     Raises `PrerequisiteError` naming the first trained parameter that is not the weight of a Linear layer without bias
     (LoRA's matrices are), or where nothing trains.
     """
-    owners = {id(m.weight): (name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.bias is None}
+    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.bias is None]
+    owners = {id(m.weight): (name, m) for name, m in linear}
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     layers: list[TrainedLinear] = []
     start = 0

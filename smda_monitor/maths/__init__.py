@@ -1,0 +1,1 @@
+"""Storey 2: pure functions on tensors. They know neither trainer, nor disk, nor W&B."""

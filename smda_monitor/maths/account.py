@@ -121,7 +121,7 @@ def feature_shifts(
 ) -> tuple[tuple[FeatureShift, ...], float]:
     """The `leading` features by |ΔW_k w_k| of the account, and the exact refit's remainder.
 
-    Shifts are weighted by stratum; the remainder compares the unweighted first order with the refit on the measured rows.
+    Shifts are weighted by stratum; the remainder compares first order and refit on the measured rows without weights.
     """
     delta_X, delta_y = after.X.double() - before.X.double(), after.y - before.y
     shift_X = feature_shift(frame, rows, delta_X, weights)

@@ -126,6 +126,6 @@ def push_direction(
     step: StepMap, update: Float64[Tensor, " p"], total: Float64[Tensor, " p"], row: Float64[Tensor, " p"],
     max_norm: float,
 ) -> Float64[Tensor, " p"]:
-    """δ_i = u(c·G) − u(c_i'·(G − g_i)) for one row; `update` is u(c·G), `total` the unclipped G, `row` the unclipped g_i."""
+    """δ_i = u(c·G) − u(c_i'·(G − g_i)): `update` is u(c·G), `total` the unclipped G, `row` the row's unclipped g_i."""
     rest = total - row
     return update - step.update(clip_factor(float(rest.norm()), max_norm) * rest)

@@ -64,7 +64,7 @@ def prefix_free(sequences: Sequence[tuple[int, ...]]) -> list[int]:
 def build_tree(behaviour: Sequence[tuple[int, ...]], opposite: Sequence[tuple[int, ...]]) -> OpeningTree:
     """The tree of two prefix-free sets of token sequences.
 
-    Raises `ValueError` where a sequence is empty or one of all k is a prefix of another (probability would count twice).
+    Raises `ValueError` where a sequence is empty or one of all is a prefix of another (probability would count twice).
     """
     sequences = tuple(map(tuple, [*behaviour, *opposite]))
     if not behaviour or any(not s for s in sequences):

@@ -3,8 +3,8 @@
     share_i(τ) = ⟨u_i, ½(∇τ_before + ∇τ_after)⟩       adds up, with history and decay, to the step's first order
     push_i(τ)  = ⟨δ_i, ∇τ_after⟩                       what the step would have lacked without row i
 
-The trapezoid average takes the shares' error from some percent to some hundredths of a percent; the push is taken at the
-step's end, where the row was present.
+The trapezoid average takes the shares' error from some percent to some hundredths of a percent; the push is taken at
+the step's end, where the row was present.
 """
 
 from __future__ import annotations

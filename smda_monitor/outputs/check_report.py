@@ -26,8 +26,8 @@ def print_findings(findings: CheckFindings, console: Console | None = None) -> N
     """Two tables: what was resolved, and the behaviour by probe kind."""
     console = console or Console()
     facts = Table(show_header=False, box=None)
-    for name, value in findings.facts.items():
-        facts.add_row(escape(name), escape(plain(value)))
+    for name, fact in findings.facts.items():
+        facts.add_row(escape(name), escape(plain(fact)))
     console.print(facts)
     readings = Table(title="behaviour by probe kind")
     for column in ("kind", "log-odds (mass)", "contrast, nats"):

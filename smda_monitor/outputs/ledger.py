@@ -118,8 +118,8 @@ class Ledger:
             os.fsync(handle.fileno())
 
     def row_texts(self, rows: list[dict[str, Any]]) -> None:
-        """Appends to ``rows.jsonl`` (``id``, ``hash``, ``prompt``, ``response``; the last of an id counts). Only call it
-        where the config's ``outputs.row_text`` is not ``none``: training text is private."""
+        """Appends to ``rows.jsonl`` (``id``, ``hash``, ``prompt``, ``response``; the last of an id counts). Only call
+        it where the config's ``outputs.row_text`` is not ``none``: training text is private."""
         lines = ({name: row.get(name) for name in ("id", "hash", "prompt", "response")} for row in rows)
         with (self.folder / "rows.jsonl").open("a", encoding="utf-8") as handle:
             handle.write("".join(to_json(line) + "\n" for line in lines))

@@ -66,7 +66,7 @@ class RowEntry:
     share: dict[str, float]
     """By target: the row's part of the step; adds up over rows."""
     push: dict[str, float]
-    """By target: the step with the row minus the step without it, exact in parameter space, first order to the target."""
+    """By target: the step with the row minus the step without it; exact in parameter space, then first order."""
     own_push: float
     """The row's push on the contrast reading of its own prompt, nats; NaN where own prompts are not read."""
     own_mass: float

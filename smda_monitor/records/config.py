@@ -68,7 +68,7 @@ class DictionaryConfig(Section):
     hook: str | None = None
     """Overrides the hookpoint that the dictionary names, e.g. ``blocks.22.hook_resid_post``."""
     gate: Literal["continuous", "relu_proxy", "native"] | None = None
-    """``continuous`` relu(z − θ), ``relu_proxy`` relu(z), ``native``; None: continuous for robust, relu_proxy for paper."""
+    """``continuous`` relu(z − θ), ``relu_proxy`` relu(z), ``native``; None: continuous, or relu_proxy under paper."""
     position: Literal["last_prompt_token", "last_user_token"] | None = None
     """The token at which features are read; None: last_prompt_token for robust, last_user_token for paper."""
 
@@ -84,7 +84,7 @@ class PolicyConfig(Section):
     """Keep features with |mean over harmful − mean over the others| above this, activation units; None: 0 (all that are
     ever active) for robust, 0.1 for paper."""
     mismatch: Literal["error", "refit"] = "error"
-    """When the saved policy belongs to other weights, probes, openings or dictionary: refuse, or fit a new one at start."""
+    """When the saved policy belongs to other weights, probes, openings or dictionary: refuse, or fit anew at start."""
     bootstrap: Annotated[int, Field(ge=0)] = 200
     """Bootstrap resamples for the coefficients' intervals."""
 

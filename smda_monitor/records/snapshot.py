@@ -30,7 +30,7 @@ class Snapshot:
     X: Tensor
     """(n, d) gated feature activations, columns in the order of the policy's ``feature_ids``; float32."""
     y: Tensor
-    """(n,) the reading the symbolic policy is fitted to: log-odds, or log-probability under the paper preset; float64."""
+    """(n,) the reading that the policy is fitted to: log-odds, or log-probability under the paper preset; float64."""
     mass: Tensor
     """(n,) log-odds of the summed probability of the behaviour's openings; natural log; float64."""
     contrast: Tensor

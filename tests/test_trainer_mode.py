@@ -1,0 +1,74 @@
+"""Trainer modes that the account is not exact for are refused by the argument's name, with what to set instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from smda_monitor.errors import PrerequisiteError
+from smda_monitor.instruments.trainer_mode import REFUSED, check_trainer_mode
+
+WRONG: dict[str, Any] = {
+    "packing": True,
+    "padding_free": True,
+    "loss_type": "dft",
+    "label_smoothing_factor": 0.1,
+    "neftune_noise_alpha": 5.0,
+    "use_liger_kernel": True,
+    "torch_compile": True,
+    "deepspeed": "zero3.json",
+    "fp16": True,
+}
+"""One value of each argument that changes what a row's gradient means."""
+
+
+def test_every_refused_argument_has_a_case() -> None:
+    assert {name for name, _, _ in REFUSED} == set(WRONG)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_each_is_refused_by_name(name: str) -> None:
+    with pytest.raises(PrerequisiteError, match=rf"SFTConfig\.{name}: found ") as error:
+        check_trainer_mode(SimpleNamespace(**{name: WRONG[name]}))
+    message = str(error.value)
+    assert repr(WRONG[name]) in message
+    assert f"What to do: set {name}=" in message
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_its_accepted_values_pass(name: str) -> None:
+    (accepted,) = (values for argument, values, _ in REFUSED if argument == name)
+    for value in accepted:
+        check_trainer_mode(SimpleNamespace(**{name: value}))
+
+
+@pytest.mark.parametrize("value", [True, "full_shard", ["full_shard"]])
+def test_fsdp(value: Any) -> None:
+    with pytest.raises(PrerequisiteError, match=r"SFTConfig\.fsdp: found "):
+        check_trainer_mode(SimpleNamespace(fsdp=value))
+    for off in (None, False, "", []):
+        check_trainer_mode(SimpleNamespace(fsdp=off))
+
+
+@pytest.mark.parametrize("args", [{"world_size": 2}, {"n_gpu": 2}, {"world_size": 2, "n_gpu": 4}])
+def test_more_than_one_device(args: dict[str, int]) -> None:
+    with pytest.raises(PrerequisiteError, match=f"processes: found {args.get('world_size', 1)} processes"):
+        check_trainer_mode(SimpleNamespace(**args))
+    check_trainer_mode(SimpleNamespace(world_size=1, n_gpu=1))
+
+
+def test_trls_defaults_pass_and_their_names_are_real(tmp_path: Path) -> None:
+    from trl import SFTConfig
+
+    args = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none")
+    check_trainer_mode(args)
+    for name, accepted, _ in REFUSED:
+        assert getattr(args, name) in accepted, "an argument that TRL renamed would pass unseen"
+    assert not args.fsdp
+    for setting in ({"packing": True}, {"loss_type": "dft"}, {"neftune_noise_alpha": 5.0}, {"padding_free": True}):
+        wrong = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", **setting)
+        with pytest.raises(PrerequisiteError, match=rf"SFTConfig\.{next(iter(setting))}"):
+            check_trainer_mode(wrong)
