@@ -34,9 +34,7 @@ def readings_alone(
     ours = torch.stack([opening_alone(model, prompt, o) for o in behaviour])
     others = torch.stack([opening_alone(model, prompt, o) for o in opposite])
     p = ours.exp().sum()
-    return ReadingsAlone(
-        torch.cat([ours, others]), p.log(), p.log() - torch.log1p(-p), ours.mean() - others.mean()
-    )
+    return ReadingsAlone(torch.cat([ours, others]), p.log(), p.log() - torch.log1p(-p), ours.mean() - others.mean())
 
 
 def hidden_alone(model: Any, prompt: Sequence[int], layer: int, read: int) -> Tensor:

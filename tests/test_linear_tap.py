@@ -52,10 +52,7 @@ def test_every_row_alone(dropout: float) -> None:
     with LinearTap(parameters) as tap:
         found = tap.gradients(function(model(input_ids=ids(), use_cache=False).logits).sum())
     expected = torch.stack(
-        [
-            flat_gradient(function(model(input_ids=row[None], use_cache=False).logits).sum(), parameters)
-            for row in ids()
-        ]
+        [flat_gradient(function(model(input_ids=row[None], use_cache=False).logits).sum(), parameters) for row in ids()]
     )
     assert found.shape == (ROWS, parameters.size)
     assert worst(found, expected) < 1e-5

@@ -21,6 +21,10 @@ def adapted(base: Callable[[], Any] = tiny.tiny_llama, **lora: Any) -> nn.Module
     return get_peft_model(base(), config)
 
 
+def untied() -> nn.Module:
+    return tiny.tiny_llama(tied=False)
+
+
 GPT2 = {"base": tiny.tiny_gpt2, "target_modules": ["c_attn"], "fan_in_fan_out": True}
 
 
@@ -61,7 +65,10 @@ def test_flatten_copies() -> None:
         pytest.param(tiny.tiny_llama, r"model\.embed_tokens\.weight", id="full fine-tuning"),
         pytest.param(lambda: adapted(bias="lora_only", **GPT2), r"c_attn\.base_layer\.bias", id="bias"),
         pytest.param(lambda: adapted(use_dora=True), "lora_magnitude_vector", id="DoRA"),
-        pytest.param(lambda: adapted(modules_to_save=["lm_head"]), r"lm_head", id="modules_to_save"),
+        pytest.param(
+            lambda: adapted(untied, modules_to_save=["lm_head"]), r"lm_head\.modules_to_save", id="a saved head"
+        ),
+        pytest.param(lambda: adapted(untied, target_modules=["lm_head"]), r"lm_head\.lora_A", id="LoRA on the head"),
         pytest.param(lambda: adapted(target_modules=["embed_tokens"]), "lora_embedding_A", id="LoRA on embeddings"),
         pytest.param(lambda: nn.Sequential(nn.Linear(2, 2)), r"0\.(weight|bias)", id="a bias"),
     ],

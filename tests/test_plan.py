@@ -21,9 +21,7 @@ N, FURTHER, D = 30, 8, 5
 
 def probe_set(kinds: tuple[str, ...] = ("harmful", "lookalike", "benign")) -> ProbeSet:
     topics = ("fraud", "privacy", "malware")
-    return ProbeSet(
-        tuple(Probe(f"p{i}", f"prompt {i}", topics[i % 5 % 3], kinds[i % len(kinds)]) for i in range(N))
-    )
+    return ProbeSet(tuple(Probe(f"p{i}", f"prompt {i}", topics[i % 5 % 3], kinds[i % len(kinds)]) for i in range(N)))
 
 
 def fitted(ids: tuple[str, ...], seed: int = 0, preset: str = "robust") -> SymbolicPolicy:

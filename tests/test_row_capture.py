@@ -90,7 +90,7 @@ SETTINGS = {
         "completion_only_loss": False,
         "max_grad_norm": 0.0,
     },
-    "no checkpointing, dropped remnant": {"gradient_checkpointing": False, "per_device_train_batch_size": 3},
+    "no checkpointing, three to a batch": {"gradient_checkpointing": False, "per_device_train_batch_size": 3},
 }
 
 

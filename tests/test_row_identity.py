@@ -28,7 +28,9 @@ def assistant(text: str) -> dict[str, str]:
 def raw(form: str) -> list[dict[str, Any]]:
     pairs = list(zip(QUESTIONS, ANSWERS, strict=True))
     if form == "prompt-completion":
-        return [{"id": f"mine-{i}", "prompt": [user(q)], "completion": [assistant(a)]} for i, (q, a) in enumerate(pairs)]
+        return [
+            {"id": f"mine-{i}", "prompt": [user(q)], "completion": [assistant(a)]} for i, (q, a) in enumerate(pairs)
+        ]
     return [{"id": f"mine-{i}", "messages": [user(q), assistant(a)]} for i, (q, a) in enumerate(pairs)]
 
 

@@ -39,7 +39,7 @@ def tiny_tokenizer() -> Any:
     return tokenizer
 
 
-def tiny_llama(seed: int = 0, layers: int = 3, hidden: int = 32) -> nn.Module:
+def tiny_llama(seed: int = 0, layers: int = 3, hidden: int = 32, tied: bool = True) -> nn.Module:
     """A random Llama in float32."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -55,7 +55,7 @@ def tiny_llama(seed: int = 0, layers: int = 3, hidden: int = 32) -> nn.Module:
         pad_token_id=0,
         eos_token_id=2,
         bos_token_id=None,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         initializer_range=0.2,
     )
     return LlamaForCausalLM(config).eval()

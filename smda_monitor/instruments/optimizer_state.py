@@ -53,8 +53,14 @@ def read_adamw(optimizer: Any, parameters: TrainedParameters) -> AdamWState:
         taken = int(state["step"]) if "step" in state else 0
         segments.append(
             AdamWSegment(
-                layer.start, layer.stop, float(group["lr"]), float(beta1), float(beta2), float(group["eps"]),
-                float(group["weight_decay"]), taken + 1,
+                layer.start,
+                layer.stop,
+                float(group["lr"]),
+                float(beta1),
+                float(beta2),
+                float(group["eps"]),
+                float(group["weight_decay"]),
+                taken + 1,
             )
         )
     flatten = parameters.flatten

@@ -53,22 +53,26 @@ def trained_parameters(model: nn.Module) -> TrainedParameters:
     """The layers whose weights train.
 
     Raises `PrerequisiteError` naming the first trained parameter that is not the weight of a Linear layer without bias
-    (LoRA's matrices are), or where nothing trains.
+    (LoRA's matrices are) or belongs to the output head, whose own forward TRL's fused head never calls, or where
+    nothing trains.
     """
     linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.bias is None]
     owners = {id(m.weight): (name, m) for name, m in linear}
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    apart = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    if isinstance(head, nn.Module):
+        apart |= {id(p) for p in head.parameters()}
     layers: list[TrainedLinear] = []
     start = 0
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if id(parameter) not in owners or id(parameter) in embeddings:
+        if id(parameter) not in owners or id(parameter) in apart:
             remedy = (
-                "train with LoRA on Linear layers: SFTTrainer(peft_config=LoraConfig(target_modules=[...])) without "
-                "DoRA, bias or modules_to_save."
+                "train with LoRA on the blocks' Linear layers: SFTTrainer(peft_config=LoraConfig(target_modules=[...])) "
+                "without DoRA, bias or modules_to_save."
             )
-            expected = "weights of Linear layers without bias (LoRA) alone"
+            expected = "weights of Linear layers without bias (LoRA) below the output head alone"
             raise PrerequisiteError(describe("trained parameters", name, expected, remedy))
         owner, module = owners[id(parameter)]
         layers.append(TrainedLinear(owner, module, start))

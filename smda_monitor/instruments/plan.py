@@ -36,8 +36,14 @@ class StepPlan:
         """The measured probes of a snapshot of the whole set."""
         at = [snapshot.probe_ids.index(self.probes.ids[i]) for i in self.chosen]
         return Snapshot(
-            snapshot.step, tuple(snapshot.probe_ids[i] for i in at), snapshot.X[at], snapshot.y[at], snapshot.mass[at],
-            snapshot.contrast[at], snapshot.openings[at], snapshot.health,
+            snapshot.step,
+            tuple(snapshot.probe_ids[i] for i in at),
+            snapshot.X[at],
+            snapshot.y[at],
+            snapshot.mass[at],
+            snapshot.contrast[at],
+            snapshot.openings[at],
+            snapshot.health,
         )
 
     def refusal(self, snapshot: Snapshot) -> tuple[dict[str, float], dict[str, float]]:

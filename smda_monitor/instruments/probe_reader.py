@@ -154,7 +154,13 @@ class ProbeReader:
         readings = measured.readings
         y = readings.mass if self.behaviour.reading == "mass" else readings.log_probability
         return Snapshot(
-            step, tuple(probe_ids), measured.X, y, readings.mass, readings.contrast, readings.openings,
+            step,
+            tuple(probe_ids),
+            measured.X,
+            y,
+            readings.mass,
+            readings.contrast,
+            readings.openings,
             self.health(measured.hidden),
         )
 

@@ -21,9 +21,7 @@ class RowNames:
         return self.by_hash.get(row.hash, f"unknown-{row.hash}")
 
 
-def index_rows(
-    prepared: Any, rows: Iterable[Mapping[str, Any]] | None, id_column: str, tokenizer: Any
-) -> RowNames:
+def index_rows(prepared: Any, rows: Iterable[Mapping[str, Any]] | None, id_column: str, tokenizer: Any) -> RowNames:
     """The index of the trainer's `prepared` data set, and of the user's own `rows` with an id column.
 
     A user's row is matched by its content: its messages, or prompt and completion, under the tokenizer's chat template.

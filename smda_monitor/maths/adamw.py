@@ -94,9 +94,7 @@ class StepMap:
         """The map at `state`."""
         lr, beta1, beta2, t = (state.spread(name) for name in ("lr", "beta1", "beta2", "t"))
         decay = -lr * state.spread("weight_decay") * state.theta
-        return cls(
-            lr, beta1, beta2, state.spread("eps"), 1 - beta1**t, 1 - beta2**t, state.m, state.v, decay
-        )
+        return cls(lr, beta1, beta2, state.spread("eps"), 1 - beta1**t, 1 - beta2**t, state.m, state.v, decay)
 
     def preconditioner(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """D = 1/(√(v_t/bc2) + ε) with v_t after `gradient`, the clipped gradient of the whole step."""
@@ -123,7 +121,10 @@ def clip_factor(norm: float, max_norm: float) -> float:
 
 
 def push_direction(
-    step: StepMap, update: Float64[Tensor, " p"], total: Float64[Tensor, " p"], row: Float64[Tensor, " p"],
+    step: StepMap,
+    update: Float64[Tensor, " p"],
+    total: Float64[Tensor, " p"],
+    row: Float64[Tensor, " p"],
     max_norm: float,
 ) -> Float64[Tensor, " p"]:
     """δ_i = u(c·G) − u(c_i'·(G − g_i)): `update` is u(c·G), `total` the unclipped G, `row` the row's unclipped g_i."""

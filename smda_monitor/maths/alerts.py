@@ -57,9 +57,7 @@ def _after_warm_up(limits: AlertsConfig, account: StepAccount) -> list[Alert]:
             if row.score > limits.row_score:
                 advice = "Read the row: it moves refusal against what the policy expects of its own prompt."
                 subject = f"row {row.row_id}"
-                found.append(
-                    Alert(account.step, subject, "score", row.score, limits.row_score, (row.row_id,), advice)
-                )
+                found.append(Alert(account.step, subject, "score", row.score, limits.row_score, (row.row_id,), advice))
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ..records.account import StepAccount
 from ..records.alert import Alert
 from ..records.snapshot import Snapshot
-from .ledger_reader import RowText, read_row_texts
+from .ledger_reader import read_row_texts
 from .sink import RunHeader
 from .text import plain
 
@@ -42,7 +42,6 @@ class WandbSink:
         self._table: Any = None
         self._pending: list[StepAccount] = []
         self._alerted: set[str] = set()
-        self._texts: dict[str, RowText] | None = None
 
     def start(self, run: RunHeader) -> None:
         """Remembers the run folder; nothing is logged before the first account."""
@@ -101,20 +100,16 @@ class WandbSink:
         if self._table is None:
             columns: list[str | int] = [*COLUMNS, *(("prompt", "response") if self._upload_text else ())]
             self._table = wandb.Table(columns=columns, log_mode="INCREMENTAL")
+        texts = read_row_texts(self._folder) if self._upload_text and self._folder else {}  # it grows during the run
         for account in self._pending:
             for row in account.rows:
                 cells: list[Any] = [plain(row.row_id) if name == "row_id" else _cell(row, name) for name in COLUMNS]
                 if self._upload_text:
-                    text = self._text(row.row_hash)
+                    text = texts.get(row.row_hash)
                     cells += [text.prompt, text.response] if text else ["", ""]
                 self._table.add_data(*cells)
         run.log({"smda/rows": self._table, "train/global_step": self._pending[-1].step})
         self._pending = []
-
-    def _text(self, row_hash: str) -> RowText | None:
-        if self._texts is None:
-            self._texts = read_row_texts(self._folder) if self._folder else {}
-        return self._texts.get(row_hash)
 
     def _log_artifact(self, run: Any) -> None:
         if self._folder is None or not self._folder.is_dir():

@@ -1,0 +1,342 @@
+"""One pass over prompts against reading each prompt alone, with autograd for every target's gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import alone
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from smda_monitor.errors import MeasurementError
+from smda_monitor.instruments.behaviour import Behaviour
+from smda_monitor.instruments.chat import PromptTokens
+from smda_monitor.instruments.dictionary_files import read_dictionary
+from smda_monitor.instruments.parameters import TrainedParameters, trained_parameters
+from smda_monitor.instruments.probe_reader import Measurement, ProbeReader
+from smda_monitor.maths.opening_tree import build_tree
+from smda_monitor.maths.targets import TargetPlan, plan_targets
+
+OURS, OTHERS = [(10, 11, 12), (10, 20), (30,)], [(10, 11, 40), (50, 51)]
+LAYER, D_SAE = 1, 48
+FEATURES = [40, 3, 17, 0, 29, 11, 5]
+"""Not in order, and not all: columns follow this list."""
+KINDS = ["harmful", "benign", "lookalike", "benign", "harmful", "lookalike"]
+LENGTHS = [5, 12, 3, 9, 12, 1]
+M = len(KINDS)
+
+
+def prompts() -> list[PromptTokens]:
+    generator = torch.Generator().manual_seed(0)
+    ids = [tuple(torch.randint(60, 300, (n,), generator=generator).tolist()) for n in LENGTHS]
+    return [PromptTokens(i, (len(i) - 1) // 2 if j % 2 else len(i) - 1) for j, i in enumerate(ids)]
+
+
+def small(reader: ProbeReader, chunk: int, graph: bool, trained: int = 0) -> ProbeReader:
+    """`reader` with a budget that just holds `chunk` of the longest prompts."""
+    low, high = 0.0, 64.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        fits = replace(reader, memory_gib=middle).chunk_size(max(LENGTHS), graph, trained) >= chunk
+        low, high = (low, middle) if fits else (middle, high)
+    return replace(reader, memory_gib=high)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A tiny model with LoRA and its reader, and the same without any of our code."""
+
+    reader: ProbeReader
+    parameters: TrainedParameters
+    W_enc: Tensor
+    threshold: float
+
+    @property
+    def model(self) -> Any:
+        return self.reader.model
+
+    def features_alone(self, prompt: PromptTokens, layer: int = LAYER) -> Tensor:
+        """relu(h W − θ) of the chosen columns, float32."""
+        hidden = alone.hidden_alone(self.model, prompt.ids, layer, prompt.read)
+        return torch.relu(hidden @ self.W_enc - self.threshold)[FEATURES]
+
+    def readings_alone(self, prompt: PromptTokens) -> alone.ReadingsAlone:
+        return alone.readings_alone(self.model, prompt.ids, OURS, OTHERS)
+
+    def y_alone(self, prompt: PromptTokens, reading: str) -> Tensor:
+        value: Tensor = getattr(self.readings_alone(prompt), reading)
+        return value
+
+    def gradient(self, scalar: Tensor) -> Tensor:
+        found = torch.autograd.grad(scalar, self.parameters.weights, allow_unused=True)
+        zeros = [torch.zeros_like(w) for w in self.parameters.weights]
+        return torch.cat([(z if g is None else g).reshape(-1) for g, z in zip(found, zeros, strict=True)])
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    from safetensors.torch import load_file
+
+    folder = tiny.write_dictionary(tmp_path_factory.mktemp("dictionary"), d_sae=D_SAE, layer=LAYER)
+    model = tiny.tiny_lora(tiny.tiny_llama()).eval()
+    behaviour = Behaviour("refusal", ("?",) * 5, (), build_tree(OURS, OTHERS), "mass")
+    hook = f"blocks.{LAYER}.hook_resid_post"
+    reader = ProbeReader(
+        model, behaviour, read_dictionary(folder), hook, "continuous", torch.tensor(FEATURES), 0, memory_gib=1.0
+    )
+    weights = load_file(Path(folder) / "sae_weights.safetensors")
+    return Bench(reader, trained_parameters(model), weights["W_enc"], float(weights["threshold"][0]))
+
+
+def plan(reading: str) -> TargetPlan:
+    generator = torch.Generator().manual_seed(1)
+    C = torch.randn(M, len(FEATURES), generator=generator, dtype=torch.float64)
+    g = torch.randn(M, generator=generator, dtype=torch.float64)
+    return plan_targets(KINDS, 1 + torch.rand(M, generator=generator, dtype=torch.float64), C, g, reading)
+
+
+def directions(bench: Bench, n: int) -> Tensor:
+    return torch.randn(n, bench.parameters.size, generator=torch.Generator().manual_seed(2))
+
+
+def close(one: Measurement, other: Measurement, tolerance: float = 1e-5) -> bool:
+    pairs = [(one.X, other.X), (one.hidden, other.hidden)]
+    names = ("openings", "log_probability", "mass", "contrast")
+    pairs += [(getattr(one.readings, n), getattr(other.readings, n)) for n in names]
+    return all(torch.allclose(a, b, atol=tolerance, rtol=tolerance) for a, b in pairs)
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+# measure
+
+
+def test_every_figure_is_that_of_the_prompt_alone(bench: Bench) -> None:
+    found = bench.reader.measure(prompts())
+    with torch.no_grad():
+        for j, prompt in enumerate(prompts()):
+            expected = bench.readings_alone(prompt)
+            assert found.readings.mass[j].item() == pytest.approx(expected.mass.item(), abs=1e-5)
+            assert found.readings.contrast[j].item() == pytest.approx(expected.contrast.item(), abs=1e-5)
+            probability = expected.log_probability.item()
+            assert found.readings.log_probability[j].item() == pytest.approx(probability, abs=1e-5)
+            assert torch.allclose(found.readings.openings[j], expected.openings, atol=1e-5)
+            hidden = alone.hidden_alone(bench.model, prompt.ids, LAYER, prompt.read)
+            assert torch.allclose(found.hidden[j], hidden, atol=1e-5)
+            assert torch.allclose(found.X[j], bench.features_alone(prompt), atol=1e-5)
+    assert found.X.dtype == torch.float32
+    assert found.readings.mass.dtype == torch.float64
+    assert 0.1 < float((found.X > 0).float().mean()) < 0.9, "features switch"
+
+
+def test_known_mistake_1_the_block_is_read_and_not_the_one_below(bench: Bench) -> None:
+    found = bench.reader.measure(prompts())
+    with torch.no_grad():
+        below = torch.stack([bench.features_alone(p, LAYER - 1) for p in prompts()])
+    assert float((found.X - below).abs().max()) > 0.1
+
+
+def test_known_mistake_4_columns_follow_the_list_of_ids(bench: Bench) -> None:
+    found = bench.reader.measure(prompts()).X
+    order = sorted(range(len(FEATURES)), key=FEATURES.__getitem__)
+    ascending = replace(bench.reader, feature_ids=torch.tensor(sorted(FEATURES)))
+    assert torch.equal(ascending.measure(prompts()).X, found[:, order])
+    whole = replace(bench.reader, feature_ids=torch.arange(D_SAE)).measure(prompts()).X
+    assert torch.allclose(whole[:, FEATURES], found, atol=1e-6)
+    assert not torch.equal(found[:, order], found), "the order matters"
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4])
+def test_neither_chunks_nor_order_matter(bench: Bench, chunk: int) -> None:
+    whole = bench.reader.measure(prompts())
+    reader = small(bench.reader, chunk, graph=False)
+    assert reader.chunk_size(max(LENGTHS), graph=False) == chunk
+    assert close(reader.measure(prompts()), whole)
+    back = reader.measure(prompts()[::-1])
+    assert torch.allclose(back.readings.mass.flip(0), whole.readings.mass, atol=1e-5)
+    assert torch.allclose(back.X.flip(0), whole.X, atol=1e-5)
+    assert float(whole.readings.mass.diff().abs().min()) > 1e-3, "the prompts differ"
+
+
+def test_chunks_are_no_larger_than_the_budget_allows(bench: Bench) -> None:
+    reader = replace(bench.reader, memory_gib=1e-9)
+    assert reader.chunk_size(10, graph=True) == reader.chunk_size(10_000, graph=False) == 1
+    sizes = [replace(bench.reader, memory_gib=2.0**k).chunk_size(50, graph=True) for k in range(-12, 6)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+    one = replace(bench.reader, memory_gib=0.25)
+    assert one.chunk_size(50, graph=False) > one.chunk_size(50, graph=True) > one.chunk_size(500, graph=True)
+    assert one.chunk_size(50, graph=True) > one.chunk_size(50, graph=True, trained=10**6) >= 1
+    for chunk in (1, 2, 4, 6):
+        tight = small(bench.reader, chunk, graph=True, trained=bench.parameters.size)
+        parts = list(tight._chunks(prompts(), graph=True, trained=bench.parameters.size))
+        assert sorted(i for part in parts for i in part) == list(range(M))
+        for part in parts:
+            longest = max(LENGTHS[i] for i in part)
+            assert len(part) <= tight.chunk_size(longest, graph=True, trained=bench.parameters.size)
+
+
+def test_measuring_leaves_no_trace(bench: Bench) -> None:
+    before = [p.detach().clone() for p in bench.model.parameters()]
+    found, _ = bench.reader.targets(prompts(), plan("mass"), bench.parameters, directions(bench, 1))
+    bench.reader.own(prompts(), bench.parameters, directions(bench, M))
+    assert not found.X.requires_grad
+    assert not found.readings.mass.requires_grad
+    assert all(p.grad is None for p in bench.model.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, bench.model.parameters(), strict=True))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in bench.model.modules())
+
+
+# targets
+
+
+@pytest.mark.parametrize("reading", ["mass", "log_probability"])
+@pytest.mark.parametrize("chunk", [6, 2])
+def test_gradients_of_every_target_are_autograds(bench: Bench, reading: str, chunk: int) -> None:
+    here = plan(reading)
+    reader = small(bench.reader, chunk, graph=True, trained=bench.parameters.size)
+    measured, found = reader.targets(prompts(), here, bench.parameters, directions(bench, 0))
+    assert close(measured, bench.reader.measure(prompts()))
+    weight = {kind: row for kind, row in zip(("harmful", "lookalike", "benign"), here.kind_weights, strict=True)}
+    readings = [bench.readings_alone(p) for p in prompts()]
+    expected: dict[str, Tensor] = {
+        "S_X": sum_of((here.cotangent_X[j] * bench.features_alone(p)).sum() for j, p in enumerate(prompts())),
+        "S_Y": sum_of(here.cotangent_y[j] * getattr(r, reading) for j, r in enumerate(readings)),
+    }
+    for kind, row in weight.items():
+        for name in ("mass", "contrast"):
+            expected[f"{name}.{kind}"] = sum_of(row[j] * getattr(r, name) for j, r in enumerate(readings))
+    assert list(here.names) == [*expected][:2] + [f"{n}.{k}" for n in ("mass", "contrast") for k in weight]
+    for k, name in enumerate(here.names):
+        truth = bench_gradient(bench, expected[name])
+        assert relative(found.gradients[k], truth) < 2e-5, name
+        other = found.gradients[(k + 1) % len(here.names)]
+        assert relative(other, truth) > 0.1, "targets differ"
+
+
+def sum_of(values: Any) -> Tensor:
+    return torch.stack(list(values)).sum()
+
+
+def bench_gradient(bench: Bench, scalar: Tensor) -> Tensor:
+    weights = bench.parameters.weights
+    found = torch.autograd.grad(scalar, weights, allow_unused=True, retain_graph=True)
+    return torch.cat(
+        [(torch.zeros_like(w) if g is None else g).reshape(-1) for g, w in zip(found, weights, strict=True)]
+    )
+
+
+@pytest.mark.parametrize("reading", ["mass", "log_probability"])
+@pytest.mark.parametrize("chunk", [6, 2])
+def test_dots_are_directional_derivatives_of_y(bench: Bench, reading: str, chunk: int) -> None:
+    along = directions(bench, 3)
+    reader = small(bench.reader, chunk, graph=True, trained=bench.parameters.size)
+    _, found = reader.targets(prompts(), plan(reading), bench.parameters, along)
+    assert found.dots.shape == (3, M)
+    truth = torch.stack([bench.gradient(bench.y_alone(p, reading)) for p in prompts()])
+    expected = along.double() @ truth.double().T
+    assert relative(found.dots, expected) < 2e-5
+    assert torch.allclose(found.dots, expected, atol=1e-4 * float(expected.abs().max()))
+    # S_Y follows from the dots alone.
+    assert torch.allclose(
+        found.dots @ plan(reading).cotangent_y, along.double() @ found.gradients[1].double(), rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize("reading", ["mass", "log_probability"])
+def test_the_derivative_is_what_a_small_step_does(bench: Bench, reading: str) -> None:
+    """Central differences in float64, so that no derivative is trusted at all."""
+    along = directions(bench, 1)
+    _, found = bench.reader.targets(prompts(), plan(reading), bench.parameters, along)
+    model = tiny.tiny_lora(tiny.tiny_llama()).double().eval()
+    layers = trained_parameters(model).layers
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for layer in layers:
+                part = along[0, layer.start : layer.stop].reshape(layer.module.weight.shape).double()
+                layer.module.weight.add_(part, alpha=1e-5 * (sign if sign == 1 else -2))
+            read = [alone.readings_alone(model, p.ids, OURS, OTHERS) for p in prompts()]
+            values.append(torch.stack([getattr(r, reading) for r in read]))
+    difference = (values[0] - values[1]) / 2e-5
+    assert relative(found.dots[0], difference) < 1e-4
+
+
+def test_a_layer_above_the_hookpoint_does_not_move_features(bench: Bench) -> None:
+    _, found = bench.reader.targets(prompts(), plan("mass"), bench.parameters, directions(bench, 0))
+    above = [layer for layer in bench.parameters.layers if f".layers.{LAYER + 1}." in layer.name]
+    assert above
+    for layer in above:
+        assert not bool(found.gradients[0, layer.start : layer.stop].any())
+        assert bool(found.gradients[1, layer.start : layer.stop].any())
+
+
+# own prompts
+
+
+@pytest.mark.parametrize("chunk", [6, 2])
+def test_own_push_is_each_direction_on_its_own_prompt(bench: Bench, chunk: int) -> None:
+    along = directions(bench, M)
+    reader = small(bench.reader, chunk, graph=True, trained=bench.parameters.size)
+    measured, push = reader.own(prompts(), bench.parameters, along)
+    assert close(measured, bench.reader.measure(prompts()))
+    truth = torch.stack([bench.gradient(bench.readings_alone(p).contrast) for p in prompts()])
+    expected = (along.double() * truth.double()).sum(1)
+    assert relative(push, expected) < 2e-5
+    assert relative(push.flip(0), expected) > 0.1
+    assert push.dtype == torch.float64
+
+
+# snapshots and failures
+
+
+def test_a_snapshot_holds_what_was_measured(bench: Bench) -> None:
+    measured = bench.reader.measure(prompts())
+    ids = [f"p{j}" for j in range(M)]
+    found = bench.reader.snapshot(4, ids, measured)
+    assert (found.step, found.probe_ids) == (4, tuple(ids))
+    assert torch.equal(found.y, measured.readings.mass)
+    assert torch.equal(found.contrast, measured.readings.contrast)
+    paper = replace(bench.reader, behaviour=replace(bench.reader.behaviour, reading="log_probability"))
+    assert torch.equal(paper.snapshot(4, ids, measured).y, measured.readings.log_probability)
+    h = measured.hidden.double()
+    z = h @ bench.W_enc.double()
+    active = z > bench.threshold
+    decoded = torch.where(active, z, torch.zeros_like(z)) @ bench.W_enc.double().T
+    fvu = (h - decoded).square().sum() / (h - h.mean(0)).square().sum()
+    assert found.health.fvu == pytest.approx(float(fvu), rel=1e-4)
+    assert found.health.l0 == pytest.approx(float(active.sum(1).double().mean()))
+    assert found.health.dead == pytest.approx(float((~active.any(0)).double().mean()))
+
+
+@pytest.mark.parametrize("gate", ["relu_proxy", "native"])
+def test_the_gate_is_the_one_asked_for(bench: Bench, gate: str) -> None:
+    found = replace(bench.reader, gate=gate).measure(prompts())
+    z = (found.hidden @ bench.W_enc)[:, FEATURES]
+    expected = torch.relu(z) if gate == "relu_proxy" else torch.where(z > bench.threshold, z, torch.zeros_like(z))
+    assert torch.allclose(found.X, expected, atol=1e-5)
+    assert not torch.allclose(found.X, bench.reader.measure(prompts()).X, atol=1e-3)
+
+
+@pytest.mark.parametrize("way", ["measure", "targets", "own"])
+def test_nan_is_named_with_its_prompt(bench: Bench, way: str) -> None:
+    broken: Any = tiny.tiny_lora(tiny.tiny_llama()).eval()
+    rare = prompts()[3].ids[0]
+    assert [rare in p.ids for p in prompts()] == [j == 3 for j in range(M)]
+    with torch.no_grad():
+        broken.get_input_embeddings().weight[rare] = float("nan")
+    reader = replace(bench.reader, model=broken, behaviour=replace(bench.reader.behaviour))
+    parameters = trained_parameters(broken)
+    with pytest.raises(MeasurementError, match=r"prompt number 3: found NaN or Inf.*learning rate"):
+        if way == "measure":
+            reader.measure(prompts())
+        elif way == "targets":
+            reader.targets(prompts(), plan("mass"), parameters, directions(bench, 1))
+        else:
+            reader.own(prompts(), parameters, directions(bench, M))
