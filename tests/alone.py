@@ -1,4 +1,4 @@
-"""References that share nothing with the package: one prompt and one opening at a time, no padding, no tree, no mask."""
+"""References that share nothing with the package: one prompt, one opening at a time, no padding, no tree, no mask."""
 
 from __future__ import annotations
 

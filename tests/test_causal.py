@@ -1,4 +1,4 @@
-"""Trees of openings in one forward against scoring each opening alone: Llama and GPT-2, prompts of different lengths."""
+"""A tree of openings in one forward against scoring each opening alone: Llama and GPT-2, prompts of all lengths."""
 
 from __future__ import annotations
 

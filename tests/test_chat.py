@@ -79,7 +79,7 @@ def test_pad_token_number_0_is_one() -> None:
 def test_a_template_that_rewrites_the_turn_is_refused_for_the_papers_position() -> None:
     tokenizer = with_template("{% if add_generation_prompt %}!{% endif %}{{ messages[0]['content'] }}")
     assert prompt_tokens(tokenizer, "hello", "last_prompt_token").read == 5
-    with pytest.raises(PrerequisiteError, match="rewrites the user's turn.*last_prompt_token"):
+    with pytest.raises(PrerequisiteError, match=r"rewrites the user's turn.*last_prompt_token"):
         prompt_tokens(tokenizer, "hello", "last_user_token")
 
 

@@ -110,7 +110,7 @@ def test_prefix_free_keeps_what_carries_the_probability(sequences: Sequences) ->
     ],
 )
 def test_what_is_no_prefix_free_set_is_refused(behaviour: Sequences, opposite: Sequences) -> None:
-    with pytest.raises(ValueError, match="at least one token|not prefix-free"):
+    with pytest.raises(ValueError, match=r"at least one token|not prefix-free"):
         build_tree(behaviour, opposite)
 
 

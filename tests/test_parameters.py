@@ -69,7 +69,9 @@ def test_flatten_copies() -> None:
             lambda: adapted(untied, modules_to_save=["lm_head"]), r"lm_head\.modules_to_save", id="a saved head"
         ),
         pytest.param(lambda: adapted(untied, target_modules=["lm_head"]), r"lm_head\.lora_A", id="LoRA on the head"),
-        pytest.param(lambda: adapted(target_modules=["embed_tokens"]), "lora_embedding_A", id="LoRA on embeddings"),
+        pytest.param(
+            lambda: adapted(untied, target_modules=["embed_tokens"]), "lora_embedding_A", id="LoRA on embeddings"
+        ),
         pytest.param(lambda: nn.Sequential(nn.Linear(2, 2)), r"0\.(weight|bias)", id="a bias"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -324,19 +325,21 @@ def test_the_gate_is_the_one_asked_for(bench: Bench, gate: str) -> None:
     assert not torch.allclose(found.X, bench.reader.measure(prompts()).X, atol=1e-3)
 
 
-@pytest.mark.parametrize("way", ["measure", "targets", "own"])
+WAYS: dict[str, Callable[[ProbeReader, TrainedParameters, Tensor], object]] = {
+    "measure": lambda reader, _, __: reader.measure(prompts()),
+    "targets": lambda reader, parameters, along: reader.targets(prompts(), plan("mass"), parameters, along),
+    "own": lambda reader, parameters, along: reader.own(prompts(), parameters, along),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_nan_is_named_with_its_prompt(bench: Bench, way: str) -> None:
     broken: Any = tiny.tiny_lora(tiny.tiny_llama()).eval()
     rare = prompts()[3].ids[0]
     assert [rare in p.ids for p in prompts()] == [j == 3 for j in range(M)]
     with torch.no_grad():
         broken.get_input_embeddings().weight[rare] = float("nan")
-    reader = replace(bench.reader, model=broken, behaviour=replace(bench.reader.behaviour))
-    parameters = trained_parameters(broken)
+    reader, parameters = replace(bench.reader, model=broken), trained_parameters(broken)
+    along = directions(bench, M)
     with pytest.raises(MeasurementError, match=r"prompt number 3: found NaN or Inf.*learning rate"):
-        if way == "measure":
-            reader.measure(prompts())
-        elif way == "targets":
-            reader.targets(prompts(), plan("mass"), parameters, directions(bench, 1))
-        else:
-            reader.own(prompts(), parameters, directions(bench, M))
+        WAYS[way](reader, parameters, along)

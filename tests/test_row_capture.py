@@ -124,7 +124,7 @@ def test_gradients_and_losses_are_those_of_each_row_alone(trained: tuple[Watch, 
         for i, (total, tokens) in enumerate(counted):
             expected = flat(torch.autograd.grad(total / in_window, weights))
             assert relative(step.gradients[i], expected) < 1e-5
-            assert step.losses[i] == pytest.approx(float(total) / tokens, rel=1e-5)
+            assert step.losses[i] == pytest.approx(total.item() / tokens, rel=1e-5)
             assert step.rows[i].tokens == tokens
         assert relative(step.gradients[0], step.gradients[1]) > 0.1, "rows differ"
 

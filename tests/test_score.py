@@ -24,7 +24,7 @@ PUSHES = st.lists(st.floats(-5, 5).filter(lambda x: x == 0 or abs(x) > 1e-3), mi
 
 
 def test_by_hand() -> None:
-    # Opinions tanh(1), tanh(-2), tanh(0), tanh(0.5); the median |push| of 0.4, 0.2, 3, 0.1 is the lower middle one, 0.2.
+    # Opinions tanh(1), tanh(-2), 0, tanh(0.5); the median |push| of 0.4, 0.2, 3, 0.1 is the lower middle one, 0.2.
     found = scores(t(-0.4, 0.2, 3.0, 0.1), t(1.0, -5.0, -1.0, 0.0), BY)
     expected = [tanh(1) * 0.4 / 0.2, tanh(2) * 0.2 / 0.2, 0.0, -tanh(0.5) * 0.1 / 0.2]
     assert found.tolist() == pytest.approx(expected)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_adamw import steps
+from test_adamw import CASES, Case, built
 from torch import Tensor
 
 from smda_monitor.maths.adamw import AdamWSegment, AdamWState, StepMap, clip_factor
@@ -122,9 +122,9 @@ def test_rows_in_float32_are_split_in_float64() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(steps(), st.integers(0, 10**6))
-def test_laws(case: tuple[AdamWState, Tensor, float], seed: int) -> None:
-    state, rows, max_norm = case
+@given(CASES, st.integers(0, 10**6))
+def test_laws(case: Case, seed: int) -> None:
+    state, rows, max_norm = built(case)
     rows = rows + 1e-3 * random(*rows.shape, seed=seed)  # never a step without gradient
     p = rows.shape[1]
     before, after = random(K, p, seed=seed + 1), random(K, p, seed=seed + 2)

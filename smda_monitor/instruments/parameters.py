@@ -69,7 +69,7 @@ def trained_parameters(model: nn.Module) -> TrainedParameters:
             continue
         if id(parameter) not in owners or id(parameter) in apart:
             remedy = (
-                "train with LoRA on the blocks' Linear layers: SFTTrainer(peft_config=LoraConfig(target_modules=[...])) "
+                "train with LoRA on the blocks' linear layers: SFTTrainer(peft_config=LoraConfig(target_modules=...)), "
                 "without DoRA, bias or modules_to_save."
             )
             expected = "weights of Linear layers without bias (LoRA) below the output head alone"
