@@ -89,6 +89,7 @@ def test_nodes_see_their_ancestors_alone(sets: tuple[Sequences, Sequences]) -> N
 def test_prefix_free_keeps_what_carries_the_probability(sequences: Sequences) -> None:
     kept = prefix_free(sequences)
     assert kept == sorted(set(kept))
+    assert all(sequences.index(sequences[i]) == i for i in kept), "of equals the first"
     chosen = [sequences[i] for i in kept]
     assert not any(starts(a, b) for a in chosen for b in chosen if a is not b)
     assert len(set(chosen)) == len(chosen)

@@ -129,6 +129,22 @@ def test_gradients_and_losses_are_those_of_each_row_alone(trained: tuple[Watch, 
         assert relative(step.gradients[0], step.gradients[1]) > 0.1, "rows differ"
 
 
+def test_known_mistake_8_the_loss_is_over_the_tokens_that_the_trainer_counts(trained: tuple[Watch, Any, str]) -> None:
+    watch, trainer, name = trained
+    step, labels = watch.steps[0], labels_of(trainer)
+    model = tiny.tiny_lora(tiny.tiny_llama())
+    for row, found in zip(step.rows, step.losses, strict=True):
+        (own, tokens), (whole, length) = (
+            row_loss(model, row.ids, labels[tuple(row.ids)]),
+            row_loss(model, row.ids, row.ids),
+        )
+        assert found == pytest.approx(own.item() / tokens, rel=1e-5)
+        if "all tokens" in name:
+            assert tokens == length == len(row.ids) - 1
+        else:
+            assert abs(found - whole.item() / length) > 1e-2, "all tokens would give another loss"
+
+
 def test_the_clipped_sum_is_what_the_optimizer_sees(trained: tuple[Watch, Any, str]) -> None:
     watch, trainer, name = trained
     limit = trainer.args.max_grad_norm

@@ -35,8 +35,9 @@ class TreeBatch:
 
     input_ids: Tensor
     """(b, l + m)"""
-    attention: Tensor
-    """(b, 1, l + m, l + m) additive float mask: 0 where seen, the type's minimum where not."""
+    attention: Tensor | dict[str, Tensor]
+    """(b, 1, l + m, l + m) additive float mask: 0 where seen, the type's minimum where not; one by type of layer where
+    a prompt is longer than the window of the model's sliding layers."""
     positions: Tensor
     """(b, l + m) position ids: 0 … within the prompt, its length − 1 + depth at a node."""
     read: Tensor
@@ -69,10 +70,26 @@ def tree_batch(prompts: Sequence[PromptTokens], tree: OpeningTree, pad: int, mod
     sees[:, longest:, longest:] = tree.attention()
     # A pad token sees itself, so that no row of the mask is empty (softmax over nothing is NaN).
     sees |= torch.eye(longest + m, dtype=torch.bool)
-    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
     read = start + torch.tensor([p.read for p in prompts])
     device = weight.device
-    return TreeBatch(ids.to(device), mask[:, None].to(device), positions.to(device), read.to(device), 1 + m)
+    mask = _attention(model, sees, positions, dtype, device)
+    return TreeBatch(ids.to(device), mask, positions.to(device), read.to(device), 1 + m)
+
+
+def _attention(
+    model: Any, sees: Tensor, positions: Tensor, dtype: torch.dtype, device: torch.device
+) -> Tensor | dict[str, Tensor]:
+    """What each token sees as additive masks; transformers narrows no 4D mask to a sliding layer's window by itself."""
+
+    def additive(seen: Tensor) -> Tensor:
+        return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[:, None].to(device)
+
+    config = model.config.get_text_config()
+    window, types = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    if not window or int(positions.max()) < window or (types and "sliding_attention" not in types):
+        return additive(sees)
+    near = additive(sees & (positions[:, :, None] - positions[:, None, :] < window))
+    return {"full_attention": additive(sees), "sliding_attention": near} if types else near
 
 
 def tree_logits(causal: nn.Module, batch: TreeBatch) -> Tensor:

@@ -63,7 +63,7 @@ class ProbeReader:
         """Prompts of `longest` tokens per chunk under the budget, ≥ 1; a kept graph costs about eight times a plain
         forward's memory, and gradients by prompt of `trained` parameters are held three at a time."""
         config = inner_causal(self.model).config.get_text_config()  # type: ignore[operator, union-attr]
-        hidden, layers = config.hidden_size, config.num_hidden_layers if graph else 4
+        hidden, layers = config.hidden_size, max(4, config.num_hidden_layers) if graph else 4
         inner = getattr(config, "intermediate_size", None) or 4 * hidden
         positions = self.behaviour.tree.n_positions
         per_prompt = (longest + positions) * layers * (14 * hidden + 6 * inner) + 8 * positions * config.vocab_size
