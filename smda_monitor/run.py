@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import MeasurementError, describe
+from .instruments.answer_tap import AnswerTap
 from .instruments.assemble import Instruments
 from .instruments.causal import inner_causal
 from .instruments.feature_cards import feature_cards
@@ -24,6 +25,7 @@ from .instruments.row_identity import RowNames, row_text
 from .maths.account import RowFacts, balances, feature_shifts, row_entries
 from .maths.adamw import AdamWState
 from .maths.alerts import threshold_alerts
+from .maths.answers import read_answers
 from .maths.pathways import output_shift
 from .maths.split import StepSplit, on_targets, split_step
 from .maths.targets import TargetGradients
@@ -92,6 +94,7 @@ class MonitoredRun:
         self._start = instruments.plan.part(first)
         self.monitor_seconds = self.seconds
         self.capture: RowCapture | None = RowCapture(inner_causal(self.model), self.parameters)
+        self._answers = AnswerTap(self.model, instruments.reader.hook) if instruments.policy.answers else None
 
     @property
     def seconds(self) -> float:
@@ -153,6 +156,8 @@ class MonitoredRun:
         if self.capture is not None:
             self.capture.remove()
             self.capture = None
+        if self._answers is not None:
+            self._answers.remove()
 
     def _whole(self, step: int) -> Snapshot:
         probes, reader = self.instruments.bench.probes, self.instruments.reader
@@ -184,6 +189,7 @@ class MonitoredRun:
         shifts, remainder = feature_shifts(policy, frame, plan.rows, plan.weights, *snapshots, leading)
         row_shift = output_shift(frame, plan.rows, found.dots, plan.weights)
         own = read_own_prompts(self.instruments, self.parameters, rows, split.push)
+        answers = read_answers(policy.answers, self._answers.take()) if policy.answers and self._answers else None
         refusal, errors = plan.refusal(after)
         return StepAccount(
             step=step,
@@ -192,7 +198,7 @@ class MonitoredRun:
             clip_factor=split.clip_factor,
             capture_error=split.capture_error,
             balances=balances(names, plan.targets.measure(self._before, after), targets),
-            rows=row_entries(step, facts, names, targets, row_shift, own, policy, self.instruments.ruler),
+            rows=row_entries(step, facts, names, targets, row_shift, own, policy, self.instruments.ruler, answers),
             features=shifts,
             refit_remainder=remainder,
             refusal=refusal,

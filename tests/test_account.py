@@ -110,6 +110,11 @@ def test_a_row_by_hand() -> None:
     assert [one.own_push, one.own_mass, two.own_push, two.own_mass] == [0.3, -1.0, -0.6, 2.0]
     expected = scores(own.push, t(4.5, -3.5), BY)
     assert [one.score, two.score] == expected.tolist()
+    assert isnan(one.answer_reading)
+    reading = t(-0.7, 0.2)
+    read = row_entries(7, facts(2), NAMES, split(2), shift, own, policy(coef), BY, reading)
+    assert [entry.answer_reading for entry in read] == reading.tolist()
+    assert [entry.score for entry in read] == scores(own.push, t(4.5, -3.5), BY, reading).tolist()
 
 
 def test_a_push_against_the_policy_is_unintended_whatever_the_feature() -> None:

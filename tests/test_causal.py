@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import alone
@@ -14,13 +15,14 @@ from smda_monitor.errors import PrerequisiteError
 from smda_monitor.instruments.behaviour import Behaviour
 from smda_monitor.instruments.causal import inner_causal, tree_batch, tree_logits
 from smda_monitor.instruments.chat import PromptTokens
-from smda_monitor.instruments.read_behaviour import read_behaviour
+from smda_monitor.instruments.read_behaviour import check_reading, read_behaviour
 from smda_monitor.maths.opening_tree import build_tree
 from smda_monitor.maths.readings import Readings, read_openings
 
 OURS = [(10, 11, 12), (10, 11, 13), (10, 20), (30,), (31, 31)]
 OTHERS = [(10, 11, 40, 41), (50, 51), (52,)]
 TREE = build_tree(OURS, OTHERS)
+BEHAVIOUR = Behaviour("refusal", ("?",) * len(TREE.sequences), (), TREE, "mass")
 LENGTHS = (1, 9, 4, 17)
 MODELS = {"llama": tiny.tiny_llama, "gpt2": tiny.tiny_gpt2, "lora": lambda: tiny.tiny_lora(tiny.tiny_llama())}
 
@@ -91,14 +93,11 @@ def test_branches_do_not_see_each_other(model: Any) -> None:
         for node in range(len(TREE.node_tokens)):
             ids = batch.input_ids.clone()
             ids[:, max(LENGTHS) + node] = 77
-            moved = tree_logits(causal, type(batch)(ids, *(getattr(batch, f) for f in FIELDS)))
+            moved = tree_logits(causal, replace(batch, input_ids=ids))
             change = (moved - before).abs().amax((0, 2))
             blind = torch.cat([torch.tensor([True]), ~sees[:, node]])
             assert float(change[blind].max()) < 1e-6
             assert float(change[~blind].min()) > 1e-2, "the node itself and what hangs below it do change"
-
-
-FIELDS = ("attention", "positions", "read", "n_positions")
 
 
 def test_the_batch_says_where_to_read() -> None:
@@ -130,6 +129,40 @@ def test_both_attentions_understand_the_mask(attention: str) -> None:
     with torch.no_grad():
         expected = [alone.readings_alone(model, p.ids, OURS, OTHERS).mass for p in prompts()]
     assert torch.allclose(found.mass, torch.stack(expected), atol=1e-5)
+
+
+def sliding(family: str) -> Any:
+    """A model whose layers (Mistral: all, Qwen2: the last two) see a window of six tokens."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
+    window = {
+        "sliding_window": 6,
+        **({"use_sliding_window": True, "max_window_layers": 1} if family == "qwen2" else {}),
+    }
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return auto.from_config(AutoConfig.for_model(family, **sizes, **heads, **window, **tokens)).eval()
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2"])
+def test_prompts_longer_than_a_sliding_window(family: str) -> None:
+    """transformers takes a 4D mask as it is and forgets the window; the prompts here are shorter and longer than it."""
+    model = sliding(family)
+    found = read_openings(logits_of(model, prompts()), TREE)
+    with torch.no_grad():
+        expected = torch.stack([alone.readings_alone(model, p.ids, OURS, OTHERS).mass for p in prompts()])
+        assert torch.allclose(found.mass, expected, atol=1e-5)
+        batch = tree_batch(prompts(), TREE, 0, model)
+        masks = batch.attention if isinstance(batch.attention, dict) else {"sliding_attention": batch.attention}
+        assert set(masks) == ({"sliding_attention"} if family == "mistral" else {"sliding_attention", "full_attention"})
+        whole = tree_batch(prompts(), TREE, 0, tiny.tiny_llama()).attention
+        forgetful = tree_logits(model, replace(batch, attention=whole))
+    assert float((read_openings(forgetful, TREE).mass - expected).abs().max()) > 0.01
+    short = tree_batch([p for p in prompts() if len(p.ids) < 4], TREE, 0, model)
+    assert isinstance(short.attention, Tensor), "within the window there is one mask"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -190,12 +223,51 @@ def same(one: Readings, other: Readings) -> bool:
 
 def test_read_behaviour_keeps_order_and_leaves_training_alone() -> None:
     model = tiny.tiny_lora(tiny.tiny_llama(), dropout=0.5).train()
-    behaviour = Behaviour("refusal", ("?",) * len(TREE.sequences), (), TREE, "mass")
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    found = read_behaviour(model, behaviour, prompts(), 0, batch_size=3)
+    found = read_behaviour(model, BEHAVIOUR, prompts(), 0, batch_size=3)
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     assert not found.mass.requires_grad
     assert same(found, read_openings(logits_of(model.eval(), prompts()), TREE))
     assert not same(found, read_openings(logits_of(model, prompts()[::-1]), TREE))
+
+
+class Unmasked(nn.Module):
+    """A causal model that hears of no mask, as recurrent ones, or that cannot take one."""
+
+    def __init__(self, inside: Any, error: Exception | None = None) -> None:
+        super().__init__()
+        self.inside, self.error, self.config = inside, error, inside.config
+
+    def get_output_embeddings(self) -> Any:
+        return self.inside.get_output_embeddings()
+
+    def forward(self, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        if attention_mask is not None and self.error is not None:
+            raise self.error
+        return self.inside(**kwargs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_follows_the_mask_passes_the_check(model: Any, dtype: torch.dtype) -> None:
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    check_reading(model.to(dtype), BEHAVIOUR, prompts(), 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    model.to(torch.float32)
+
+
+def test_a_model_that_does_not_is_refused() -> None:
+    with pytest.raises(PrerequisiteError, match=r"Unmasked: found readings that differ by .* nats.*attention layers"):
+        check_reading(Unmasked(tiny.tiny_llama()), BEHAVIOUR, prompts(), 0)
+    error = ValueError("too many values to unpack")
+    with pytest.raises(PrerequisiteError, match=r"Unmasked: found ValueError \(too many values.*4D attention mask"):
+        check_reading(Unmasked(tiny.tiny_llama(), error), BEHAVIOUR, prompts(), 0)
+
+
+def test_the_check_leaves_nan_to_the_measurement() -> None:
+    broken: Any = tiny.tiny_llama()
+    with torch.no_grad():
+        broken.lm_head.weight.fill_(float("nan"))
+    check_reading(broken, BEHAVIOUR, prompts(), 0)

@@ -194,8 +194,12 @@ def batch(side: str = "right", seed: int = 0) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def bench(dropout: float = 0.0) -> tuple[Any, TrainedParameters, RowCapture]:
-    model: Any = tiny.tiny_lora(tiny.tiny_llama(), dropout)
+QV = ("q_proj", "v_proj")
+ALL = (*QV, "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def bench(dropout: float = 0.0, targets: tuple[str, ...] = QV) -> tuple[Any, TrainedParameters, RowCapture]:
+    model: Any = tiny.tiny_lora(tiny.tiny_llama(), dropout, targets=targets)
     model.train()
     parameters = trained_parameters(model)
     return model, parameters, RowCapture(inner_causal(model), parameters)
@@ -225,8 +229,9 @@ def test_padding_on_either_side(side: str) -> None:
 
 @pytest.mark.parametrize("reentrant", [None, True, False])
 def test_dropout_is_the_trainers_own(reentrant: bool | None) -> None:
-    """With dropout a row alone is another draw, but the rows' sum is the gradient, also where a forward is replayed."""
-    model, parameters, capture = bench(dropout=0.3)
+    """With dropout a row alone is another draw, but the rows' sum is the gradient, also where a forward is replayed, be
+    it before a layer's backward or, for a block's last layer, after it."""
+    model, parameters, capture = bench(dropout=0.3, targets=ALL)
     if reentrant is not None:
         inner_causal(model).gradient_checkpointing_enable({"use_reentrant": reentrant})  # type: ignore[operator]
         model.enable_input_require_grads()

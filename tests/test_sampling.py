@@ -157,9 +157,7 @@ def test_weights_on_constructed_truth() -> None:
 
 def estimate(values: np.ndarray, strata: list[str], chosen: list[int]) -> tuple[float, float]:
     measured = torch.from_numpy(values[chosen])
-    return weighted_mean_and_error(
-        measured, stratum_weights(strata, chosen), [strata[i] for i in chosen], strata
-    )
+    return weighted_mean_and_error(measured, stratum_weights(strata, chosen), [strata[i] for i in chosen], strata)
 
 
 @laws

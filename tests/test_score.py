@@ -24,10 +24,13 @@ PUSHES = st.lists(st.floats(-5, 5).filter(lambda x: x == 0 or abs(x) > 1e-3), mi
 
 
 def test_by_hand() -> None:
-    # Opinions tanh(1), tanh(-2), 0, tanh(0.5); the median |push| of 0.4, 0.2, 3, 0.1 is the lower middle one, 0.2.
-    found = scores(t(-0.4, 0.2, 3.0, 0.1), t(1.0, -5.0, -1.0, 0.0), BY)
-    expected = [tanh(1) * 0.4 / 0.2, tanh(2) * 0.2 / 0.2, 0.0, -tanh(0.5) * 0.1 / 0.2]
-    assert found.tolist() == pytest.approx(expected)
+    # Opinions tanh(1), tanh(-2), 0, tanh(0.5); the mean |push| of 0.4, 0.2, 3, 0.4 is 1.
+    push, prediction = t(-0.4, 0.2, 3.0, 0.4), t(1.0, -5.0, -1.0, 0.0)
+    found = scores(push, prediction, BY)
+    assert found.tolist() == pytest.approx([tanh(1) * 0.2, tanh(2) * 0.1, 0.0, -tanh(0.5) * 0.2])
+    taught = scores(push, prediction, BY, t(-0.9, 0.8, 0.5, -0.1))
+    expected = [tanh(1) * (0.9 + 0.2), tanh(2) * (0.8 + 0.1), 0.0, -tanh(0.5) * (-0.1 + 0.2)]
+    assert taught.tolist() == pytest.approx(expected)
     assert against(t(-0.4, 0.2, 3.0, 0.1), t(1.0, -5.0, -1.0, 0.0), BY).tolist() == [True, True, False, False]
 
 
@@ -55,14 +58,14 @@ def test_rows_that_were_not_read_have_no_score_and_set_no_scale() -> None:
 
 def test_rows_that_do_not_push_do_not_hide_one_that_does() -> None:
     found = scores(t(0.0, 0.0, 0.0, 2.0), t(1.0, 1.0, 1.0, -3.0), BY)
-    assert found.tolist() == pytest.approx([0, 0, 0, tanh(1)])
+    assert found.tolist() == pytest.approx([0, 0, 0, tanh(1) / 2])
     assert not bool(scores(t(0.0, 0.0), t(1.0, -4.0), BY).any())
     empty = torch.zeros(0, dtype=torch.float64)
     assert scores(empty, empty, BY).numel() == 0
 
 
-def test_it_sees_push_and_prediction_alone() -> None:
-    assert list(inspect.signature(scores).parameters) == ["push", "prediction", "by"]
+def test_it_sees_push_prediction_and_reading_alone() -> None:
+    assert list(inspect.signature(scores).parameters) == ["push", "prediction", "by", "reading"]
     assert list(inspect.signature(ruler).parameters) == ["prediction", "harmful"], "of the fit prompts, not of rows"
 
 
@@ -83,9 +86,10 @@ def test_laws(values: list[float], seed: int, by: float) -> None:
     assert torch.allclose(scores(push, by * prediction + 3, units), found, **close), "units of the prediction"
     assert torch.equal(found > 0, against(push, prediction, BY))
     if bool(push.any()):
-        assert bool((found.abs() <= push.abs() / push[push != 0].abs().median() + 1e-12).all())
-        at_scale = push.abs() == push[push != 0].abs().median()
-        assert bool(at_scale.any())
+        assert bool((found.abs() <= push.abs() / push[push != 0].abs().mean() / 2 + 1e-12).all())
+    reading = torch.randn(len(values), generator=generator, dtype=torch.float64)
+    both = scores(push, prediction, BY, reading)
+    assert torch.allclose(both - found, -BY.expected(prediction) * reading, **close), "two witnesses add up"
 
 
 def test_ruler_lies_midway_between_the_two_sorts() -> None:

@@ -73,8 +73,10 @@ def tiny_gpt2(seed: int = 0, layers: int = 3, hidden: int = 32) -> nn.Module:
     return GPT2LMHeadModel(config).eval()
 
 
-def tiny_lora(model: nn.Module, dropout: float = 0.0, seed: int = 1) -> nn.Module:
-    """LoRA r=4 on q and v with both matrices random, so that every gradient is alive."""
+def tiny_lora(
+    model: nn.Module, dropout: float = 0.0, seed: int = 1, targets: tuple[str, ...] = ("q_proj", "v_proj")
+) -> nn.Module:
+    """LoRA r=4, on q and v unless told, with both matrices random, so that every gradient is alive."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
@@ -82,7 +84,7 @@ def tiny_lora(model: nn.Module, dropout: float = 0.0, seed: int = 1) -> nn.Modul
         r=4,
         lora_alpha=8,
         lora_dropout=dropout,
-        target_modules=["q_proj", "v_proj"],
+        target_modules=list(targets),
         task_type="CAUSAL_LM",
         init_lora_weights=False,
     )

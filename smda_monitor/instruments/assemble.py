@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from ..errors import PrerequisiteError
+from ..maths.answers import fit_answers
 from ..maths.pathways import PolicyFrame
 from ..maths.ridge import predict
 from ..maths.score import Ruler, ruler
 from ..records.config import MonitorConfig
-from ..records.policy import Fingerprints, SymbolicPolicy
+from ..records.policy import AnswerRuler, Fingerprints, SymbolicPolicy
 from ..records.probes import ProbeSet
 from .behaviour import resolve_behaviour
 from .chat import PromptTokens, check_tokenizer, prompt_tokens
@@ -31,6 +32,7 @@ from .policy_fit import FitPrompts, fit_policy
 from .probe_files import read_probes
 from .probe_reader import ProbeReader
 from .quiet import quiet
+from .reference_answers import read_reference_answers, reference_means
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Bench:
     """The probe set."""
     encode: Callable[[str], PromptTokens]
     """A prompt as tokens."""
+    tokenizer: Any
+    """The model's."""
     reader: ProbeReader
     """Reads prompts on the model."""
     fingerprints: Fingerprints
@@ -54,7 +58,7 @@ class Bench:
         further = _without(read_probes(config.probes.fit, "fit"), self.probes)
         prompts = FitPrompts(self.probes, further, read_probes(config.probes.heldout, "heldout"), self.encode)
         contrast = config.policy.feature_contrast or 0.0
-        return fit_policy(
+        policy = fit_policy(
             self.reader,
             prompts,
             config.policy.preset,
@@ -63,6 +67,16 @@ class Bench:
             config.seed,
             self.fingerprints,
         )
+        return replace(policy, answers=self._answer_ruler())
+
+    def _answer_ruler(self) -> AnswerRuler | None:
+        """From the reference answers; the shipped ones are of the shipped refusal alone."""
+        behaviour = self.config.behaviour
+        if behaviour.answers is None or (behaviour.answers == "shipped" and behaviour.openings):
+            return None
+        answers = read_reference_answers(behaviour.answers)
+        means = reference_means(self.reader.model, self.tokenizer, self.reader.hook, answers.rows)
+        return fit_answers(means, torch.tensor(answers.shows))
 
 
 @dataclass(frozen=True)
@@ -118,7 +132,7 @@ def open_bench(config: MonitorConfig, model: nn.Module, tokenizer: Any) -> Bench
     found = Fingerprints(
         model_fingerprint(model), _place(dictionary, hook, gate, position), behaviour.fingerprint, probes.fingerprint
     )
-    return Bench(config, probes, encode, reader, found)
+    return Bench(config, probes, encode, tokenizer, reader, found)
 
 
 def assemble(bench: Bench, policy: SymbolicPolicy | None = None) -> Instruments:

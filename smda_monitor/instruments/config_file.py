@@ -25,6 +25,7 @@ _PATHS = (
     ("probes", "file"),
     ("probes", "fit"),
     ("probes", "heldout"),
+    ("behaviour", "answers"),
     ("dictionary", "path"),
     ("policy", "path"),
 )

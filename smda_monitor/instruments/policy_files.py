@@ -15,51 +15,25 @@ import tempfile
 from dataclasses import asdict, fields
 from math import isfinite
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from ..errors import ConfigError, MeasurementError, PrerequisiteError, describe
 from ..maths.pathways import GAP_LIMIT
 from ..maths.ridge import optimality_gap
-from ..records.policy import Fingerprints, PolicyQuality, SymbolicPolicy
-
-SCHEMA = 1
-"""Version of the two files' layout."""
+from ..records.policy import AnswerRuler, Fingerprints, SymbolicPolicy
+from .policy_header import SCHEMA, PolicyHeader
 
 SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "smollm2-135m-instruct" / "policy"
 """The folder that the word ``shipped`` stands for."""
 
 TENSORS = dict.fromkeys(("coef", "y", "coef_low", "coef_high"), torch.float64) | {"X": torch.float32}
-"""The policy's tensors and their types on disk; ``feature_ids`` (int64) comes beside them."""
+"""The policy's tensors and their types on disk; ``feature_ids`` (int64) comes beside them, and `ANSWERS` where there is
+an answer ruler (float64, (d_in,))."""
 
-
-class _Quality(BaseModel, extra="forbid", strict=True, frozen=True):
-    r2_fit: float | None
-    r2_heldout: float | None
-    r2_constant: float | None
-    n_heldout: int = Field(ge=0)
-
-    def record(self) -> PolicyQuality:
-        figures = (float("nan") if x is None else x for x in (self.r2_fit, self.r2_heldout, self.r2_constant))
-        return PolicyQuality(next(figures), next(figures), next(figures), self.n_heldout)
-
-
-class _Header(BaseModel, extra="forbid", strict=True, frozen=True):
-    """policy.json; None stands for NaN, which JSON has not."""
-
-    schema_version: Literal[1]
-    preset: Literal["robust", "paper"]
-    alpha: float
-    intercept: float
-    has_intercept: bool
-    fit_ids: list[str]
-    quality: _Quality
-    fingerprints: Fingerprints
-    notes: dict[str, str]
-    tensors_sha256: str
+ANSWERS = "answer_direction"
 
 
 def save_policy(policy: SymbolicPolicy, folder: str | Path) -> None:
@@ -131,6 +105,7 @@ def load_policy(folder: str | Path) -> SymbolicPolicy:
         coef_high=tensors["coef_high"],
         quality=header.quality.record(),
         fingerprints=header.fingerprints,
+        answers=_answers(tensors.get(ANSWERS), header.answer_offset),
         notes=header.notes,
     )
     if problem := _problem(policy):
@@ -178,6 +153,9 @@ def _problem(policy: SymbolicPolicy) -> tuple[str, str, str] | None:
         return "alpha", str(policy.alpha), "a finite number above 0"
     if not isfinite(policy.intercept) or (policy.intercept != 0 and not policy.has_intercept):
         return "intercept", str(policy.intercept), "a finite number, and 0 where has_intercept is false"
+    answers = policy.answers
+    if answers is not None and not (bool(answers.direction.isfinite().all()) and isfinite(answers.offset)):
+        return "answer ruler", "NaN or Inf", "finite values"
     if not (gap := optimality_gap(policy)) <= GAP_LIMIT:
         return "optimality gap of coef", f"{gap:.2g}", f"at most {GAP_LIMIT:g}: coef fitted on this X, y and alpha"
     return None
@@ -187,7 +165,10 @@ def _write(policy: SymbolicPolicy, folder: Path) -> None:
     from safetensors.torch import save
 
     tensors = {name: getattr(policy, name).detach().cpu().contiguous().clone() for name in TENSORS}
-    data = save(tensors | {"feature_ids": torch.tensor(policy.feature_ids, dtype=torch.int64)})
+    tensors["feature_ids"] = torch.tensor(policy.feature_ids, dtype=torch.int64)
+    if policy.answers is not None:
+        tensors[ANSWERS] = policy.answers.direction.detach().cpu().contiguous().clone()
+    data = save(tensors)
     header = {
         "schema_version": SCHEMA,
         "preset": policy.preset,
@@ -197,6 +178,7 @@ def _write(policy: SymbolicPolicy, folder: Path) -> None:
         "fit_ids": policy.fit_ids,
         "quality": {k: v if isfinite(v) else None for k, v in asdict(policy.quality).items()},
         "fingerprints": asdict(policy.fingerprints),
+        "answer_offset": None if policy.answers is None else policy.answers.offset,
         "notes": policy.notes,
         "tensors_sha256": hashlib.sha256(data).hexdigest(),
     }
@@ -210,6 +192,10 @@ def _write(policy: SymbolicPolicy, folder: Path) -> None:
             os.fsync(file.fileno())
 
 
+def _answers(direction: Tensor | None, offset: float | None) -> AnswerRuler | None:
+    return None if direction is None or offset is None else AnswerRuler(direction, offset)
+
+
 def _read(path: Path, remedy: str) -> bytes:
     try:
         return path.read_bytes()
@@ -218,9 +204,9 @@ def _read(path: Path, remedy: str) -> bytes:
         raise ConfigError(describe(str(path), found, "a saved policy's file", remedy)) from error
 
 
-def _header(path: Path, raw: bytes, remedy: str) -> _Header:
+def _header(path: Path, raw: bytes, remedy: str) -> PolicyHeader:
     try:
-        return _Header.model_validate_json(raw)
+        return PolicyHeader.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors()[0]
         what = ", ".join([str(path), ".".join(str(part) for part in first["loc"])]).removesuffix(", ")
@@ -236,7 +222,7 @@ def _tensors(path: Path, data: bytes, remedy: str) -> dict[str, Tensor]:
     except (SafetensorError, ValueError, KeyError) as error:
         raise ConfigError(describe(str(path), f"unreadable ({error})", "a safetensors file", remedy)) from error
     names = {*TENSORS, "feature_ids"}
-    if set(tensors) != names:
+    if set(tensors) - {ANSWERS} != names:
         raise ConfigError(describe(f"{path}, tensors", sorted(tensors), sorted(names), remedy))
     ids = tensors["feature_ids"]
     if ids.ndim != 1 or ids.dtype != torch.int64:

@@ -1,17 +1,21 @@
-"""The behaviour alone, without a dictionary: for cards and recipes."""
+"""The behaviour alone, without a dictionary: for cards and recipes, and to hold the tree against plain forwards."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..errors import PrerequisiteError, describe
 from ..maths.readings import Readings, read_openings
 from .behaviour import Behaviour
 from .causal import inner_causal, tree_batch, tree_logits
 from .chat import PromptTokens
 from .quiet import quiet
+
+ROUNDING, HALF_ROUNDING = 0.02, 0.5
+"""Largest difference of two ways to score an opening that is a rounding error, nats: float32, and half precision."""
 
 
 @torch.no_grad()
@@ -31,3 +35,38 @@ def read_behaviour(
         torch.cat([p.mass for p in parts]).cpu(),
         torch.cat([p.contrast for p in parts]).cpu(),
     )
+
+
+@torch.no_grad()
+def check_reading(model: nn.Module, behaviour: Behaviour, prompts: Sequence[PromptTokens], pad: int) -> None:
+    """Holds the tree's longest and last opening against the same ones alone in a plain forward, on the shortest and the
+    longest of `prompts`.
+
+    Raises `PrerequisiteError` where they differ by more than rounding: the model does not follow a 4D attention mask
+    (layers that are not attention, say), and its readings would be wrong without any other sign.
+    """
+    causal = inner_causal(model)
+    sequences = behaviour.tree.sequences
+    openings = sorted({max(range(len(sequences)), key=lambda o: len(sequences[o])), len(sequences) - 1})
+    ends = [min(prompts, key=lambda p: len(p.ids)), max(prompts, key=lambda p: len(p.ids))]
+    name, remedy = type(causal).__name__, "use a model of attention layers that follow an attention mask."
+    try:
+        found = read_behaviour(model, behaviour, ends, pad).openings[:, openings]
+    except (RuntimeError, TypeError, ValueError) as error:
+        expected = "a model that takes a 4D attention mask"
+        raise PrerequisiteError(describe(name, f"{type(error).__name__} ({error})", expected, remedy)) from error
+    with quiet(model):
+        alone = torch.stack([torch.stack([_alone(causal, p, sequences[o]) for o in openings]) for p in ends])
+    gap = float((found - alone).abs().max())
+    limit = ROUNDING if next(causal.parameters()).dtype == torch.float32 else HALF_ROUNDING
+    # NaN is left to the measurement, which names the prompt.
+    if gap > limit:
+        what = f"readings that differ by {gap:.2g} nats from those of an opening alone"
+        raise PrerequisiteError(describe(name, what, f"at most {limit:g}", remedy))
+
+
+def _alone(causal: nn.Module, prompt: PromptTokens, opening: Sequence[int]) -> Tensor:
+    """Log-probability of `opening` after `prompt` by one plain forward; a float64 scalar on the CPU."""
+    ids = torch.tensor([[*prompt.ids, *opening[:-1]]], device=next(causal.parameters()).device)
+    logits: Tensor = causal(input_ids=ids, use_cache=False).logits[0, len(prompt.ids) - 1 :]
+    return logits.double().cpu().log_softmax(-1).gather(1, torch.tensor(opening)[:, None]).sum()

@@ -77,10 +77,11 @@ def row_entries(
     own: OwnReading,
     policy: SymbolicPolicy,
     by: Ruler,
+    answers: Float64[Tensor, " n"] | None = None,
 ) -> tuple[RowEntry, ...]:
-    """One entry per row. `row_shift` is ΔW_Y of each row's push; `own` its own prompt."""
+    """One entry per row. `row_shift` is ΔW_Y of each row's push, `own` its own prompt, `answers` what it answers."""
     predicted = predict(policy, own.X)
-    score = scores(own.push, predicted, by)
+    score = scores(own.push, predicted, by, answers)
     opposed = against(own.push, predicted, by)
     entries = []
     for i, fact in enumerate(facts):
@@ -103,6 +104,7 @@ def row_entries(
                 interference=interference(row_shift[i], policy.coef, intended) if read else float("nan"),
                 dominant_feature=policy.feature_ids[column] if column >= 0 else -1,
                 unintended=read and (bool(opposed[i]) or (column >= 0 and not bool(intended[column]))),
+                answer_reading=float("nan") if answers is None else float(answers[i]),
                 score=float(score[i]),
             )
         )

@@ -1,12 +1,13 @@
-"""The suspicion score of a training row: does it move refusal against the policy's reading of the row's own prompt?
+"""The suspicion score of a training row: does it teach, and move, refusal against the policy's reading of its prompt?
 
-    expected_i = tanh((ŷ_i − centre) / spread)          the policy's opinion of the row's prompt, in (−1, 1)
-    score_i    = −expected_i · push_i / scale           push_i: contrast push on the own prompt, nats
+    expected_i = tanh((ŷ_i − centre) / spread)                       the policy's opinion of the row's prompt, (−1, 1)
+    score_i    = −expected_i · (reading_i + push_i / (2·scale))      two witnesses against it
 
-centre is midway between the policy's mean prediction for harmful and for the other fit prompts, spread half their
-distance. scale is the median |push| of those rows of the same step that push at all, so that early, large steps do not
-outweigh later ones. Positive: the row moves refusal against the policy. The formula is fixed and sees no label. It is
-ours, not the paper's.
+reading_i is what the row's answer shows (`answers`, about ±1; left out without reference answers), push_i its contrast
+push on its own prompt, nats. centre is midway between the policy's mean prediction for harmful and for the
+other probes, spread half their distance. scale is the mean |push| of those rows of the same step that push at all, so
+that early, large steps do not outweigh later ones. Positive: against the policy. The formula is fixed and sees no label
+of a row. It is ours, not the paper's.
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ def ruler(prediction: Float64[Tensor, " n"], harmful: Bool[Tensor, " n"]) -> Rul
     return Ruler(float(prediction.mean()), max(float(prediction.std(unbiased=False)), 1e-6))
 
 
-def scores(push: Float64[Tensor, " n"], prediction: Float64[Tensor, " n"], by: Ruler) -> Float64[Tensor, " n"]:
-    """The score of every row of one step; NaN where `push` is NaN, 0 throughout where no row pushes."""
-    pushing = push[~push.isnan() & (push != 0)]
-    scale = float(pushing.abs().median()) if pushing.numel() else 0.0
-    if scale == 0:
-        return torch.where(push.isnan(), push, torch.zeros_like(push))
-    return -by.expected(prediction) * push / scale
+def scores(
+    push: Float64[Tensor, " n"],
+    prediction: Float64[Tensor, " n"],
+    by: Ruler,
+    reading: Float64[Tensor, " n"] | None = None,
+) -> Float64[Tensor, " n"]:
+    """The score of every row of one step; NaN where `push` is NaN. Without `reading` the push is the only witness."""
+    pushing = push[~push.isnan() & (push != 0)].abs()
+    relative = push / pushing.mean() if pushing.numel() else push
+    witness = relative / 2 if reading is None else reading + relative / 2
+    return -by.expected(prediction) * witness
 
 
 def against(push: Float64[Tensor, " n"], prediction: Float64[Tensor, " n"], by: Ruler) -> Bool[Tensor, " n"]:

@@ -27,6 +27,7 @@ _ROW_SCALARS = (
     ("interference", "float"),
     ("dominant_feature", "int"),
     ("unintended", "bool"),
+    ("answer_reading", "float"),
     ("score", "float"),
 )
 _ACCOUNT_SCALARS = (

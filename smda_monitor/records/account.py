@@ -80,9 +80,12 @@ class RowEntry:
     """Feature id with the largest |ΔW_k w_k| of the row's output-probability pathway; −1 where it moved none."""
     unintended: bool
     """The dominant feature lies outside I, or the push on the own prompt goes against the policy's reading of it."""
+    answer_reading: float
+    """What the row's own answer shows, read from its hidden states in the trainer's forward: about +1 the behaviour,
+    −1 not; NaN where the policy has no reference answers."""
     score: float
-    """Suspicion: higher means the row moves refusal more strongly against the policy's reading of its own prompt.
-    Formula: `smda_monitor.maths.score`."""
+    """Suspicion: higher means the row teaches or moves refusal more strongly against the policy's reading of its own
+    prompt. Formula: `smda_monitor.maths.score`."""
 
 
 @dataclass(frozen=True, slots=True)

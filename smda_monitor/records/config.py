@@ -56,6 +56,9 @@ class BehaviourConfig(Section):
     """Response openings that show the behaviour; empty takes the shipped refusal openings."""
     opposite: tuple[str, ...] = ()
     """Openings of the opposite behaviour, for the contrast reading; empty takes the shipped ones."""
+    answers: str | None = "shipped"
+    """Reference answers that do and do not show the behaviour, to read what a row teaches: ``shipped`` (with the
+    shipped refusal openings alone), a JSONL file with prompt, response and kind (``harmful`` shows it), or null."""
 
 
 class DictionaryConfig(Section):

@@ -36,6 +36,17 @@ class PolicyQuality:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerRuler:
+    """Reads from an answer's hidden states whether it shows the behaviour, in any wording: a·direction + offset, with a
+    the mean residual stream over the answer's first tokens at the policy's hookpoint."""
+
+    direction: Tensor
+    """(d_in,) per activation unit; float64."""
+    offset: float
+    """Added, so that reference answers that show the behaviour lie around +1 and the others around −1."""
+
+
+@dataclass(frozen=True, slots=True)
 class SymbolicPolicy:
     """min_w ‖y − Xw − b‖² + alpha‖w‖², with the data it was fitted on (needed for every policy shift)."""
 
@@ -66,5 +77,7 @@ class SymbolicPolicy:
     """Held-out fidelity beside the constant baseline."""
     fingerprints: Fingerprints
     """What the policy is bound to."""
+    answers: AnswerRuler | None = None
+    """For the score of training rows; None where the behaviour has no reference answers."""
     notes: dict[str, str] = field(default_factory=dict)
     """Free text saved along: versions, recipe, date."""

@@ -1,0 +1,73 @@
+"""The mean residual stream over each training row's answer, from the trainer's own forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..maths.answers import answer_mean
+from .causal import inner_causal
+from .hookpoint import find_block
+from .row_capture import IGNORED
+
+
+class AnswerTap:
+    """Hooks on a model in training: every forward leaves one mean per row, until `take`. Nothing is added to the graph.
+
+    A block that checkpointing runs again is not recorded twice: that happens outside the model's forward.
+    """
+
+    def __init__(self, model: nn.Module, hook: str) -> None:
+        causal = inner_causal(model)
+        block, parsed = find_block(model, hook)
+        self._causal = causal
+        self._answer: Tensor | None = None
+        self._means: list[Tensor] = []
+        at_block = (
+            block.register_forward_pre_hook(self._before_block, with_kwargs=True)
+            if parsed.kind == "pre"
+            else block.register_forward_hook(self._after_block)
+        )
+        self._handles: list[RemovableHandle] = [
+            causal.register_forward_pre_hook(self._open, with_kwargs=True),
+            causal.register_forward_hook(self._close),
+            at_block,
+        ]
+
+    def remove(self) -> None:
+        """Takes the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def take(self) -> Tensor:
+        """(n, d_in) float64 on the CPU, one per row since the last call."""
+        means, self._means = self._means, []
+        return torch.cat(means)
+
+    def _open(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if not (self._causal.training and torch.is_grad_enabled()):
+            return
+        labels = kwargs.get("labels")
+        if labels is not None:
+            self._answer = labels != IGNORED
+        else:
+            ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
+            self._answer = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+
+    def _close(self, *_: Any) -> None:
+        self._answer = None
+
+    def _before_block(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._keep(args[0] if args else kwargs["hidden_states"])
+
+    def _after_block(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        self._keep(output[0] if isinstance(output, (tuple, list)) else output)
+
+    def _keep(self, hidden: Tensor) -> None:
+        if self._answer is not None:
+            self._means.append(answer_mean(hidden.detach().float(), self._answer).double().cpu())

@@ -1,0 +1,93 @@
+"""Reference answers that do and do not show a behaviour, and their hidden states."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError, describe
+from ..maths.answers import answer_mean
+from .causal import inner_causal
+from .hookpoint import ResidualTap
+from .quiet import quiet
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceAnswers:
+    """Answers that do and do not show a behaviour."""
+
+    rows: tuple[tuple[str, str], ...]
+    """(prompt, response) of every row."""
+    shows: tuple[bool, ...]
+    """Whether the response shows the behaviour."""
+
+
+def read_reference_answers(source: str) -> ReferenceAnswers:
+    """``shipped`` or a JSONL file with prompt, response and kind; kind ``harmful`` means that the behaviour shows.
+
+    Raises `ConfigError` where the file is missing, a line is not such a row, or all rows are of one sort.
+    """
+    shipped = files("smda_monitor").joinpath("data", "refuser_rows.jsonl")
+    path = shipped if source == "shipped" else Path(source).expanduser()
+    rows, shows = [], []
+    try:
+        for line in path.read_text("utf-8").splitlines():
+            row = json.loads(line)
+            rows.append((str(row["prompt"]), str(row["response"])))
+            shows.append(row["kind"] == "harmful")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(describe(f"behaviour.answers {source}", error, "a JSONL file", "check the path")) from error
+    except (ValueError, KeyError, TypeError) as error:
+        expected = "prompt, response and kind in each line"
+        found = f"line {len(shows) + 1}: {type(error).__name__}: {error}"
+        raise ConfigError(describe(f"behaviour.answers {source}", found, expected, "mend the line")) from error
+    if len(set(shows)) < 2:
+        found = f"{len(rows)} rows of one sort"
+        expected = "rows with kind 'harmful' and others"
+        raise ConfigError(describe(f"behaviour.answers {source}", found, expected, "add the other sort"))
+    return ReferenceAnswers(tuple(rows), tuple(shows))
+
+
+@torch.no_grad()
+def reference_means(
+    model: nn.Module, tokenizer: Any, hook: str, rows: Sequence[tuple[str, str]], batch_size: int = 16
+) -> Tensor:
+    """(n, d_in) mean residual stream over the answers of `rows`, tokenised as a trainer does with the chat template;
+    float64 on the CPU."""
+    causal = inner_causal(model)
+    device = next(causal.parameters()).device
+    means = []
+    with quiet(model), ResidualTap(model, hook) as tap:
+        for start in range(0, len(rows), batch_size):
+            ids, mask, answer = _batch(tokenizer, rows[start : start + batch_size])
+            causal(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, logits_to_keep=1)
+            means.append(answer_mean(tap.take().float(), answer.to(device)).double().cpu())
+    return torch.cat(means)
+
+
+def _batch(tokenizer: Any, rows: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Right-padded ids, their mask, and which tokens are the answer."""
+
+    def tokens(messages: list[dict[str, str]], generation: bool) -> list[int]:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    pairs = []
+    for prompt, response in rows:
+        user, reply = {"role": "user", "content": prompt}, {"role": "assistant", "content": response}
+        pairs.append((len(tokens([user], True)), tokens([user, reply], False)))
+    longest = max(len(ids) for _, ids in pairs)
+    shape = (len(pairs), longest)
+    ids, mask = torch.full(shape, tokenizer.pad_token_id), torch.zeros(shape, dtype=torch.long)
+    answer = torch.zeros(shape, dtype=torch.bool)
+    for i, (cut, whole) in enumerate(pairs):
+        ids[i, : len(whole)], mask[i, : len(whole)] = torch.tensor(whole), 1
+        answer[i, cut : len(whole)] = True
+    return ids, mask, answer

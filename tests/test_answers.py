@@ -1,0 +1,121 @@
+"""Reading an answer: which tokens are averaged, the fitted ruler, and the tap in the trainer's own forward."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+from transformers import TrainerCallback
+
+from smda_monitor.callback import SMDACallback
+from smda_monitor.errors import ConfigError
+from smda_monitor.instruments.answer_tap import AnswerTap
+from smda_monitor.instruments.reference_answers import read_reference_answers, reference_means
+from smda_monitor.maths.answers import ANSWER_TOKENS, answer_mean, fit_answers, read_answers
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(0, 40), st.integers(0, 10), st.integers(0, 10**6))
+def test_mean_over_the_answers_first_tokens(rows: int, length: int, start: int, seed: int) -> None:
+    hidden = torch.randn(rows, start + length + 3, 5, generator=torch.Generator().manual_seed(seed))
+    answer = torch.zeros(rows, hidden.shape[1], dtype=torch.bool)
+    answer[:, start : start + length] = True
+    found = answer_mean(hidden, answer)
+    taken = hidden[:, start : start + min(length, ANSWER_TOKENS)]
+    expected = taken.mean(1) if length else torch.zeros(rows, 5)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_a_planted_direction_is_found_in_unseen_answers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(30, generator=generator, dtype=torch.float64)
+    shows = torch.rand(400, generator=generator) < 0.4
+    noise = 3 * torch.randn(400, 30, generator=generator, dtype=torch.float64)
+    means = 7 + noise + torch.where(shows, 1.0, -1.0).double()[:, None] * direction
+    ruler = fit_answers(means[:300], shows[:300])
+    reading = read_answers(ruler, means[300:])
+    assert roc_auc_score(shows[300:].numpy(), reading.numpy()) > 0.9
+    assert float(reading[shows[300:]].mean()) > 0.4
+    assert float(reading[~shows[300:]].mean()) < -0.4
+    shuffled = fit_answers(means[:300], shows[:300][torch.randperm(300, generator=generator)])
+    other = read_answers(shuffled, means[300:])
+    assert roc_auc_score(shows[300:].numpy(), other.numpy()) < 0.8, "the labels made the difference"
+
+
+class Recorder(TrainerCallback):
+    """Keeps what the tap read of each step's rows."""
+
+    def __init__(self, hook: str) -> None:
+        self.hook = hook
+        self.steps: list[torch.Tensor] = []
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.tap = AnswerTap(kwargs["model"], self.hook)
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.steps.append(self.tap.take())
+
+
+@pytest.mark.parametrize("kind", ["pre", "post"])
+def test_the_trainers_forward_reads_what_a_forward_of_its_own_reads(tmp_path: Path, kind: str) -> None:
+    """With checkpointing and accumulation on, each row is read once; lr 0 keeps the model where it was."""
+    hook = f"blocks.1.hook_resid_{kind}"
+    recorder = Recorder(hook)
+    rows = tiny.tiny_rows(8)
+    trainer = tiny.tiny_trainer(
+        tmp_path, [recorder], rows=rows, max_steps=2, gradient_accumulation_steps=2, learning_rate=0.0,
+        train_sampling_strategy="sequential",
+    )  # fmt: skip
+    trainer.train()
+    recorder.tap.remove()
+    texts = [(row["prompt"][0]["content"], row["completion"][0]["content"]) for row in rows]
+    alone = reference_means(trainer.model, trainer.processing_class, hook, texts, batch_size=3)
+    read = torch.cat(recorder.steps)
+    assert read.shape == alone.shape
+    assert torch.allclose(read, alone, atol=1e-5)
+    assert float((read[0] - read[1]).abs().max()) > 1e-2
+
+
+def test_a_run_with_reference_answers_scores_by_both_witnesses(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    with answers.open("w") as out:
+        for i in range(12):
+            row = {
+                "prompt": f"ask {i}",
+                "response": ("No, not so", "Yes, like so")[i % 2],
+                "kind": ("harmful", "benign")[i % 2],
+            }
+            out.write(json.dumps(row) + "\n")
+    config = tiny.tiny_config(tmp_path / "m")
+    config["behaviour"]["answers"] = str(answers)
+    callback = SMDACallback(config)
+    tiny.tiny_trainer(tmp_path, [callback], max_steps=2, per_device_train_batch_size=4).train()
+    assert callback.run is not None
+    rows = callback.run.accounts[0].rows
+    refusing = [r.answer_reading for r in rows if int(r.row_id.removeprefix("row-")) % 2 == 0]
+    helping = [r.answer_reading for r in rows if int(r.row_id.removeprefix("row-")) % 2 == 1]
+    assert min(refusing) > max(helping), "rows that answer No against rows that answer Yes"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        pytest.param("not json\n", "line 1", id="not JSON"),
+        pytest.param('{"prompt": "a", "response": "b"}\n', "line 1.*kind", id="no kind"),
+        pytest.param('{"prompt": "a", "response": "b", "kind": "benign"}\n', "one sort", id="one sort"),
+    ],
+)
+def test_bad_reference_answers_are_named(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=words):
+        read_reference_answers(str(path))
+    with pytest.raises(ConfigError, match="nowhere"):
+        read_reference_answers(str(tmp_path / "nowhere.jsonl"))
