@@ -122,7 +122,7 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
                 interference=min(1.0, abs(draw(0.25)) + (0.5 if planted else 0.1)),
                 dominant_feature=policy.feature_ids[position % 6],
                 unintended=planted or position == 9,
-                answer_reading=draw(0.7),
+                answer_reading=own if planted else -own,
                 score=own - 0.2 + abs(draw(0.05)),
             )
         )
