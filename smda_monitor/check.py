@@ -8,8 +8,8 @@ from .instruments.assemble import Instruments, assemble, open_bench
 from .instruments.config_file import load_config
 from .instruments.embedded import load_model
 from .instruments.quiet import quiet
+from .maths.by_kind import readings_by_kind
 from .outputs.check_report import CheckFindings, print_findings
-from .outputs.summary import refusal_of
 from .records.snapshot import Snapshot
 
 
@@ -52,5 +52,5 @@ def _findings(instruments: Instruments, snapshot: Snapshot) -> CheckFindings:
             "R² held out": f"{policy.quality.r2_heldout:.3f} (constant baseline {policy.quality.r2_constant:.3f}) "
             f"on {policy.quality.n_heldout} prompts",
         },
-        refusal=refusal_of(snapshot, bench.probes),
+        refusal=readings_by_kind(snapshot, bench.probes)[0],
     )

@@ -22,16 +22,16 @@ from .instruments.parameters import trained_parameters
 from .instruments.quiet import quiet
 from .instruments.row_capture import CapturedRow, RowCapture
 from .instruments.row_identity import RowNames, row_text
-from .maths.account import RowFacts, balances, feature_shifts, row_entries
+from .maths.account import RowFacts, balances, feature_shifts, mean_drift, row_entries
 from .maths.adamw import AdamWState
 from .maths.alerts import threshold_alerts
 from .maths.answers import read_answers
+from .maths.by_kind import readings_by_kind
 from .maths.pathways import output_shift
 from .maths.split import StepSplit, on_targets, split_step
 from .maths.targets import TargetGradients
 from .outputs.ledger import Ledger
 from .outputs.sink import SinkGroup
-from .outputs.summary import refusal_of
 from .records.account import WARM_UP_STEPS, StepAccount
 from .records.alert import Alert
 from .records.snapshot import Snapshot
@@ -104,7 +104,7 @@ class MonitoredRun:
     def refusal(self) -> tuple[dict[str, float], dict[str, float]]:
         """Refusal by reading and kind on the whole set, at the first and at the latest snapshot of it."""
         probes = self.instruments.bench.probes
-        return refusal_of(self.first, probes), refusal_of(self.last, probes)
+        return readings_by_kind(self.first, probes)[0], readings_by_kind(self.last, probes)[0]
 
     def before_step(self, optimizer: Any) -> None:
         """The gradient is whole and clipped: keep it, and the optimizer's state."""
@@ -144,7 +144,7 @@ class MonitoredRun:
         try:
             self.last = self._whole(step)
             self.sinks.snapshot(self.last)
-            drift = (self.instruments.plan.part(self.last).X - self._start.X).double()
+            drift = self.last.X.double() - self.first.X.double()
             self.ledger.feature_cards(feature_cards(self.instruments, self.last, drift, self._tokenizer))
         finally:
             self.close()
@@ -185,12 +185,12 @@ class MonitoredRun:
         plan, policy, frame = self.instruments.plan, self.instruments.policy, self.instruments.frame
         names, leading = plan.targets.names, self.instruments.bench.config.outputs.leading_features
         targets = on_targets(split, gradients, self._gradients, found.gradients)
-        snapshots = (self._start, self._before, after)
-        shifts, remainder = feature_shifts(policy, frame, plan.rows, plan.weights, *snapshots, leading)
+        shifts, remainder = feature_shifts(policy, frame, plan.rows, plan.weights, self._before, after, leading)
+        drift = mean_drift(self._start, after, plan.weights)
         row_shift = output_shift(frame, plan.rows, found.dots, plan.weights)
         own = read_own_prompts(self.instruments, self.parameters, rows, split.push)
         answers = read_answers(policy.answers, self._answers.take()) if policy.answers and self._answers else None
-        refusal, errors = plan.refusal(after)
+        refusal, errors = readings_by_kind(after, plan.probes)
         return StepAccount(
             step=step,
             warm_up=step <= WARM_UP_STEPS,
@@ -200,6 +200,7 @@ class MonitoredRun:
             balances=balances(names, plan.targets.measure(self._before, after), targets),
             rows=row_entries(step, facts, names, targets, row_shift, own, policy, self.instruments.ruler, answers),
             features=shifts,
+            drift=tuple(drift.tolist()),
             refit_remainder=remainder,
             refusal=refusal,
             standard_error=errors,
@@ -208,7 +209,7 @@ class MonitoredRun:
         )
 
     def _alerts(self) -> list[Alert]:
-        start, _ = self.instruments.plan.refusal(self._start)
+        start, _ = readings_by_kind(self._start, self.instruments.bench.probes)
         known = {alert.subject for alert in self.alerts}
         raised = threshold_alerts(self.instruments.bench.config.alerts, start, self.accounts, known)
         for alert in raised:

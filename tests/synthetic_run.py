@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from smda_monitor.maths.by_kind import readings_by_kind
 from smda_monitor.outputs.ledger import Ledger
 from smda_monitor.outputs.sink import RunHeader
-from smda_monitor.outputs.summary import refusal_of, summarise
+from smda_monitor.outputs.summary import summarise
 from smda_monitor.records.account import (
     WARM_UP_STEPS,
     FeatureShift,
@@ -23,6 +25,7 @@ from smda_monitor.records.probes import KINDS, Probe, ProbeSet
 from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
 
 STEPS, ROWS, FEATURES = 18, 10, 40
+MEASURED = list(range(0, 144, 5))
 COUNTS = {"harmful": 60, "lookalike": 60, "benign": 24}
 TARGETS = ("S_X", "S_Y", *(f"{reading}.{kind}" for reading in ("mass", "contrast") for kind in KINDS))
 PLANTED = ((4, 2), (13, 3), (14, 7), (16, 0), (17, 5), (18, 1))
@@ -138,12 +141,7 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
     refusal = {t: level(*t.split("."), step) for t in TARGETS if "." in t}
     error = {t: 0.0 if step == STEPS else 0.22 + 0.03 * i for i, t in enumerate(refusal)}
     order = sorted(range(FEATURES), key=lambda k: -abs(math.sin(k * 1.7)) - 0.2 * abs(draw()))[:16]
-    features = tuple(
-        FeatureShift(
-            policy.feature_ids[k], float(policy.coef[k]), math.sin(k * 1.7) * step / STEPS, draw(0.01), draw(0.01)
-        )
-        for k in order
-    )
+    features = tuple(FeatureShift(policy.feature_ids[k], float(policy.coef[k]), draw(0.01), draw(0.01)) for k in order)
     return StepAccount(
         step=step,
         warm_up=step <= WARM_UP_STEPS,
@@ -153,6 +151,7 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
         balances=tuple(balances),
         rows=tuple(rows),
         features=features,
+        drift=tuple((torch.arange(FEATURES) * 1.7).sin().mul(step / STEPS).tolist()),
         refit_remainder=0.03,
         refusal=refusal,
         standard_error=error,
@@ -164,7 +163,8 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
 def make_header(folder: Path) -> RunHeader:
     """Probes, policy and a manifest as the callback would give them."""
     probes = make_probes()
-    manifest = {"config": {"outputs": {"row_text": "local"}, "seed": 0}, "versions": {"torch": "2.13"}}
+    manifest: dict[str, Any] = {"config": {"outputs": {"row_text": "local"}, "seed": 0}, "versions": {"torch": "2.13"}}
+    manifest["measured_probes"] = [probes.ids[i] for i in MEASURED]
     return RunHeader(folder, probes, make_policy(probes), manifest)
 
 
@@ -222,15 +222,13 @@ def write_run(folder: Path, steps: int = STEPS, row_text: bool = True) -> list[S
     ledger.snapshot(make_snapshot(header.probes, 0))
     accounts = [make_account(step, header.policy) for step in range(1, steps + 1)]
     for account in accounts:
-        ledger.snapshot(
-            make_snapshot(header.probes, account.step, None if account.step == STEPS else list(range(0, 144, 5)))
-        )
+        ledger.snapshot(make_snapshot(header.probes, account.step, None if account.step == STEPS else MEASURED))
         ledger.account(account)
     for alert in make_alerts():
         ledger.alert(alert)
     if row_text:
         ledger.row_texts(make_row_texts(accounts))
     ledger.feature_cards(make_cards(header.policy, header.probes))
-    before, after = (refusal_of(make_snapshot(header.probes, s), header.probes) for s in (0, STEPS))
+    before, after = (readings_by_kind(make_snapshot(header.probes, s), header.probes)[0] for s in (0, STEPS))
     ledger.finish(summarise(accounts, before=before, after=after, policy_r2=0.912, alerts=2, seconds=431.0))
     return accounts

@@ -17,6 +17,7 @@ from smda_monitor.maths.account import (
     RowFacts,
     balances,
     feature_shifts,
+    mean_drift,
     row_entries,
     unread,
 )
@@ -175,22 +176,19 @@ def test_feature_shifts_are_ranked_and_weighted(intercept: bool) -> None:
     made, rows, delta_X, delta_y, weights = example((14, 9), intercept)
     made = replace(made, feature_ids=tuple(50 - k for k in range(9)))
     frame = PolicyFrame.of(made)
-    start = snapshot(0, made.X[rows], made.y[rows])
-    before = snapshot(4, start.X + 0.25, start.y + 1)
+    before = snapshot(4, made.X[rows], made.y[rows])
     after = snapshot(5, before.X.double() + delta_X, before.y + delta_y)
-    shifts, left = feature_shifts(made, frame, rows, weights, start, before, after, 4)
+    shifts, left = feature_shifts(made, frame, rows, weights, before, after, 4)
     moved = after.X.double() - before.X.double()
     W_X, W_Y = feature_shift(frame, rows, moved, weights), output_shift(frame, rows, delta_y, weights)
     size = ((W_X + W_Y) * made.coef).abs()
     assert len(shifts) == 4
     columns = [50 - s.feature for s in shifts]
     assert columns == size.argsort(descending=True)[:4].tolist()
-    drift = (weights @ (after.X.double() - start.X.double())) / weights.sum()
     for k, s in zip(columns, shifts, strict=True):
         assert (s.coefficient, s.shift_X, s.shift_Y) == pytest.approx(
             (float(made.coef[k]), float(W_X[k]), float(W_Y[k])), rel=1e-9
         )
-        assert s.activation_drift == pytest.approx(float(drift[k]))
     exact = exact_refit(made, rows, moved, delta_y)
     first = feature_shift(frame, rows, moved) + output_shift(frame, rows, delta_y)
     assert left == pytest.approx(float((exact - first).norm() / exact.norm()), rel=1e-6)
@@ -201,9 +199,15 @@ def test_the_output_pathway_alone_leaves_no_remainder() -> None:
     made, rows, _, delta_y, weights = example((14, 9), True)
     start = snapshot(0, made.X[rows], made.y[rows])
     after = snapshot(1, start.X, start.y + delta_y)
-    shifts, left = feature_shifts(made, PolicyFrame.of(made), rows, weights, start, start, after, 20)
+    shifts, left = feature_shifts(made, PolicyFrame.of(made), rows, weights, start, after, 20)
     assert left < 1e-9
     assert len(shifts) == 9, "no more than there are features"
-    assert all(s.shift_X == 0 and s.activation_drift == 0 for s in shifts)
-    _, still = feature_shifts(made, PolicyFrame.of(made), rows, weights, start, start, start, 3)
+    assert all(s.shift_X == 0 for s in shifts)
+    _, still = feature_shifts(made, PolicyFrame.of(made), rows, weights, start, start, 3)
     assert isnan(still)
+
+
+def test_drift_is_the_weighted_mean_since_the_start() -> None:
+    start = snapshot(0, torch.tensor([[1.0, 2.0], [3.0, 0.0]]), t(0, 0))
+    after = snapshot(7, torch.tensor([[2.0, 2.0], [3.0, 4.0]]), t(0, 0))
+    assert mean_drift(start, after, t(3, 1)).tolist() == [0.75, 1.0]

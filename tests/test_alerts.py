@@ -35,7 +35,7 @@ def account(
     parts = [TargetBalance(n, 1.0 + e, 1.0, 0.0, 0.0, 1.0) for n, e in zip(("S_X", "S_Y"), left, strict=True)]
     return StepAccount(
         step=step, warm_up=warm_up, learning_rate=1e-3, clip_factor=1.0, capture_error=0.0, balances=tuple(parts),
-        rows=rows, features=(), refit_remainder=0.0, refusal={**START, **(refusal or {})}, standard_error={},
+        rows=rows, features=(), drift=(), refit_remainder=0.0, refusal={**START, **(refusal or {})}, standard_error={},
         health=DictionaryHealth(0.1, 1.0, 0.0), seconds=0.0,
     )  # fmt: skip
 

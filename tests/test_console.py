@@ -63,7 +63,7 @@ def test_end_shows_ten_rows_the_balance_and_where_things_lie(tmp_path: Path) -> 
     text = run(tmp_path, 18)
     table = text[text.index("Leading rows") : text.index("Balance of the accounts")]
     assert table.count("demo-") == 10
-    assert "after warm-up" in table
+    assert "*: in warm-up, low confidence" in table
     assert "demo-165" in table  # planted
     for target in ("S_X", "S_Y", "mass.harmful", "contrast.benign"):
         assert target in text[text.index("Balance") :]
@@ -74,7 +74,7 @@ def test_end_shows_ten_rows_the_balance_and_where_things_lie(tmp_path: Path) -> 
 
 def test_only_warm_up_is_said(tmp_path: Path) -> None:
     text = run(tmp_path, 3)
-    assert "during warm-up: low confidence" in text
+    assert "(warm-up only, low confidence)" in text
 
 
 def test_no_account_is_said(tmp_path: Path) -> None:

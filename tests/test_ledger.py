@@ -63,6 +63,7 @@ def runs(draw: st.DrawFn) -> list[StepAccount]:
                     balances=balances,
                     rows=st.lists(build(RowEntry, step=step), max_size=3).map(tuple),
                     features=st.lists(build(FeatureShift), max_size=3).map(tuple),
+                    drift=st.lists(st.floats(width=32), max_size=5).map(tuple),
                 )
             )
         )

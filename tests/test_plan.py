@@ -10,6 +10,7 @@ from test_pathways import make_policy
 
 from smda_monitor.errors import PrerequisiteError
 from smda_monitor.instruments.plan import StepPlan, plan_step
+from smda_monitor.maths.by_kind import readings_by_kind
 from smda_monitor.maths.pathways import PolicyFrame, score_cotangent_X, score_cotangent_y
 from smda_monitor.maths.sampling import stratum_weights
 from smda_monitor.records.policy import SymbolicPolicy
@@ -106,7 +107,7 @@ def test_part_takes_the_measured_probes_by_id(shuffle: bool) -> None:
 
 def test_refusal_is_the_weighted_mean_of_each_kind() -> None:
     plan, _ = planned()
-    means, errors = plan.refusal(snapshot(plan.chosen))
+    means, errors = readings_by_kind(snapshot(plan.chosen), PROBES)
     assert set(means) == set(errors)
     assert set(means) == {f"{r}.{k}" for r in ("mass", "contrast") for k in ("harmful", "lookalike", "benign")}
     for kind in ("harmful", "lookalike", "benign"):
@@ -118,8 +119,7 @@ def test_refusal_is_the_weighted_mean_of_each_kind() -> None:
 
 
 def test_the_whole_set_has_no_sampling_error() -> None:
-    plan, _ = planned(per_step=0)
-    means, errors = plan.refusal(snapshot(list(range(N))))
+    means, errors = readings_by_kind(snapshot(list(range(N))), PROBES)
     assert set(errors.values()) == {0.0}
     harmful = [i for i in range(N) if PROBES.probes[i].kind == "harmful"]
     assert means["mass.harmful"] == pytest.approx(100 + sum(harmful) / len(harmful))
@@ -132,7 +132,7 @@ def test_measured_part_and_targets_agree() -> None:
     moved = torch.linspace(-1, 2, len(plan.chosen), dtype=torch.float64)
     after = replace(before, mass=before.mass + moved, contrast=before.contrast - moved)
     shift = dict(zip(plan.targets.names, plan.targets.measure(before, after).tolist(), strict=True))
-    start, end = plan.refusal(before)[0], plan.refusal(after)[0]
+    start, end = readings_by_kind(before, PROBES)[0], readings_by_kind(after, PROBES)[0]
     for name in start:
         assert shift[name] == pytest.approx(end[name] - start[name], abs=1e-9)
 

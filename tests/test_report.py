@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_run import make_account, make_header, make_snapshot, write_run
+from synthetic_run import FEATURES, MEASURED, make_account, make_header, make_snapshot, write_run
 
 from smda_monitor.errors import ConfigError
+from smda_monitor.maths.by_kind import readings_by_kind
 from smda_monitor.outputs.ledger import Ledger
 from smda_monitor.outputs.report import ReportSink, write_report
 from smda_monitor.outputs.report.figure import csv_text, data_link, label, script_json
@@ -91,9 +92,9 @@ def page(run_folder: Path) -> Page:
 
 
 def test_report_says_what_moved_by_how_much_and_which_rows(page: Page) -> None:
-    assert "Refusal of harmful requests fell by 2.84 nats and refusal of benign look-alikes rose by 1.27" in page.text
+    assert "Refusal of harmful requests fell by 2.89 nats and refusal of benign look-alikes rose by 1.31" in page.text
     assert "that of benign requests held." in page.text
-    assert re.search(r"own reading of their prompts are demo-165, demo-171", page.text)
+    assert re.search(r"own reading of their prompts are demo-165, demo-171, demo-032", page.text)
     assert "2 alerts were raised." in page.text
     assert "1.8 % of the feature pathway unexplained" in page.text
 
@@ -114,6 +115,13 @@ def test_pictures_show_the_ledgers_numbers(page: Page, run_folder: Path) -> None
     account = make_account(14, policy)
     lines = {t["name"]: t for t in page.figures["refusal-mass"]["data"] if "name" in t}
     assert lines["harmful"]["x"] == list(range(19))  # step 0 comes from the first snapshot
+    probes = make_header(run_folder).probes
+    part, whole = (readings_by_kind(make_snapshot(probes, 0, which), probes)[0] for which in (MEASURED, None))
+    assert lines["harmful"]["y"][0] == pytest.approx(part["mass.harmful"]), "the same probes as at every other step"
+    assert part["mass.harmful"] != pytest.approx(whole["mass.harmful"], abs=1e-3)
+    diamonds = [t for t in page.figures["refusal-mass"]["data"] if t["mode"] == "markers"]
+    assert diamonds[0]["x"] == [0, 18]
+    assert diamonds[0]["y"][0] == pytest.approx(whole["mass.harmful"]), "all probes, at both ends"
     assert lines["harmful"]["y"][14] == account.refusal["mass.harmful"]
     step = page.figures["parts-s-y"]["data"]
     stacked = sum(trace["y"][13] for trace in step if trace["type"] == "bar")
@@ -121,6 +129,8 @@ def test_pictures_show_the_ledgers_numbers(page: Page, run_folder: Path) -> None
     (heat,) = page.figures["drift"]["data"]
     assert len(heat["z"]) == len(heat["y"])
     assert {len(line) for line in heat["z"]} == {18}
+    leading = max(range(FEATURES), key=lambda k: abs(float(policy.coef[k]) * make_account(18, policy).drift[k]))
+    assert heat["z"][0][13] == pytest.approx(float(policy.coef[leading]) * account.drift[leading])
     rows = page.figures["rows"]["data"]
     assert [t["name"][:2] for t in rows] == ["ΔX", "ΔY"]
 

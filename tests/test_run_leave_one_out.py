@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.instruments.quiet import quiet
+from smda_monitor.maths.by_kind import readings_by_kind
 
 
 class Replayer(TrainerCallback):
@@ -122,8 +123,9 @@ def test_the_account_balances_and_adds_up(tmp_path: Path) -> None:
                 assert balance.unexplained_fraction < 0.02
     for name in ("mass.harmful", "contrast.benign"):
         total = sum(account.balance(name).measured for account in run.accounts)
+        probes = run.instruments.bench.probes
         start, end = run.instruments.plan.part(run.first), run.instruments.plan.part(run.last)
-        moved = run.instruments.plan.refusal(end)[0][name] - run.instruments.plan.refusal(start)[0][name]
+        moved = readings_by_kind(end, probes)[0][name] - readings_by_kind(start, probes)[0][name]
         assert total == pytest.approx(moved, rel=1e-3, abs=1e-4)
     shares = sum(abs(run.accounts[5].balance(n).history) for n in ("mass.harmful", "mass.benign"))
     assert shares > 0, "momentum must be seen, else the balance is a weaker claim"

@@ -9,11 +9,11 @@ import statistics
 from pathlib import Path
 
 import pytest
-from synthetic_run import PLANTED, make_account, make_header, make_probes, make_snapshot
+from synthetic_run import PLANTED, make_account, make_header
 
 from smda_monitor.outputs.files import to_json
 from smda_monitor.outputs.ranking import rank_rows
-from smda_monitor.outputs.summary import median_unexplained, refusal_of, summarise
+from smda_monitor.outputs.summary import median_unexplained, summarise
 from smda_monitor.records.account import StepAccount
 
 POLICY = make_header(Path()).policy
@@ -43,20 +43,6 @@ def test_median_takes_all_where_there_is_only_warm_up() -> None:
     assert medians["output"] == statistics.median(a.balance("S_Y").unexplained_fraction for a in run)
 
 
-def test_refusal_of_is_the_plain_mean_by_kind() -> None:
-    probes = make_probes()
-    snapshot = make_snapshot(probes, 3)
-    means = refusal_of(snapshot, probes)
-    assert set(means) == {f"{r}.{k}" for r in ("mass", "contrast") for k in ("harmful", "lookalike", "benign")}
-    total = sum(v for p, v in zip(probes, snapshot.mass.tolist(), strict=True) if p.kind == "lookalike")
-    assert means["mass.lookalike"] == pytest.approx(total / 60)
-
-
-def test_refusal_of_leaves_out_kinds_that_were_not_measured() -> None:
-    probes = make_probes()
-    assert set(refusal_of(make_snapshot(probes, 0, [0, 1]), probes)) == {"mass.harmful", "contrast.harmful"}
-
-
 def test_summary_holds_the_closing_figures() -> None:
     before, after = {"mass.harmful": 3.0, "contrast.harmful": 1.0}, {"mass.harmful": 0.5, "contrast.harmful": 0.2}
     summary = summarise(accounts(1, 14), before=before, after=after, policy_r2=0.9, alerts=2, seconds=100.0)
@@ -74,33 +60,28 @@ def test_empty_run_gives_strict_json() -> None:
     assert summary["seconds"] == 0
 
 
-def test_ranking_takes_each_row_by_its_highest_score_after_warm_up() -> None:
-    run = accounts(1, 18)
-    ranking = rank_rows(run)
-    assert ranking.after_warm_up
-    assert len(ranking.rows) == 60
-    leading = {(r.entry.step, int(r.entry.row_id[5:]) % 10) for r in ranking.rows[:5]}
-    assert leading == {where for where in PLANTED if where[0] > 12}
-    scores = [r.entry.score for r in ranking.rows]
+def test_ranking_holds_every_row_highest_score_first() -> None:
+    ranking = rank_rows(accounts(1, 18))
+    assert len(ranking) == 180
+    leading = {(r.entry.step, int(r.entry.row_id[5:]) % 10) for r in ranking[: len(PLANTED)]}
+    assert leading == set(PLANTED)
+    assert {r.entry.step: r.warm_up for r in ranking} == {step: step <= 12 for step in range(1, 19)}
+    scores = [r.entry.score for r in ranking]
     assert scores == sorted(scores, reverse=True)
 
 
-def test_row_seen_twice_is_ranked_once_with_its_first_step() -> None:
+def test_row_seen_twice_is_ranked_once_by_its_step_after_warm_up() -> None:
     run = accounts(12, 14)
-    again = dataclasses.replace(run[0].rows[0], step=14, score=99.0)
-    run[2] = dataclasses.replace(run[2], rows=(*run[2].rows, again))
-    top = rank_rows(run).rows[0]
-    assert (top.entry.score, top.first_step, top.times) == (99.0, 12, 2)
+    early = dataclasses.replace(run[0].rows[0], score=999.0)
+    late, later = (dataclasses.replace(early, step=step, score=score) for step, score in ((13, 98.0), (14, 99.0)))
+    for i, row in enumerate((early, late, later)):
+        run[i] = dataclasses.replace(run[i], rows=(*run[i].rows[i == 0 :], row))
+    top = rank_rows(run)[0]
+    assert (top.entry.score, top.warm_up, top.first_step, top.times) == (99.0, False, 12, 3)
 
 
 def test_rows_without_score_come_last() -> None:
     run = accounts(13, 13)
     rows = tuple(dataclasses.replace(r, score=math.nan) if i < 3 else r for i, r in enumerate(run[0].rows))
     ranking = rank_rows([dataclasses.replace(run[0], rows=rows)])
-    assert [math.isnan(r.entry.score) for r in ranking.rows] == [False] * 7 + [True] * 3
-
-
-def test_only_warm_up_is_said() -> None:
-    ranking = rank_rows(accounts(1, 3))
-    assert not ranking.after_warm_up
-    assert len(ranking.rows) == 30
+    assert [math.isnan(r.entry.score) for r in ranking] == [False] * 7 + [True] * 3

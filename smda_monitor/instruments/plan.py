@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import PrerequisiteError, describe
 from ..maths.pathways import PolicyFrame, score_cotangent_X, score_cotangent_y
-from ..maths.sampling import stratified, stratum_weights, weighted_mean_and_error
+from ..maths.sampling import stratified, stratum, stratum_weights
 from ..maths.targets import TargetPlan, plan_targets
 from ..records.policy import SymbolicPolicy
 from ..records.probes import ProbeSet
@@ -34,33 +34,7 @@ class StepPlan:
 
     def part(self, snapshot: Snapshot) -> Snapshot:
         """The measured probes of a snapshot of the whole set."""
-        at = [snapshot.probe_ids.index(self.probes.ids[i]) for i in self.chosen]
-        return Snapshot(
-            snapshot.step,
-            tuple(snapshot.probe_ids[i] for i in at),
-            snapshot.X[at],
-            snapshot.y[at],
-            snapshot.mass[at],
-            snapshot.contrast[at],
-            snapshot.openings[at],
-            snapshot.health,
-        )
-
-    def refusal(self, snapshot: Snapshot) -> tuple[dict[str, float], dict[str, float]]:
-        """Weighted mean and standard error of both readings by kind; `snapshot` holds the chosen probes."""
-        means, errors = {}, {}
-        strata = [_stratum(self.probes, i) for i in range(len(self.probes))]
-        for reading in ("mass", "contrast"):
-            values = getattr(snapshot, reading)
-            for kind in dict.fromkeys(p.kind for p in self.probes):
-                here = [j for j, i in enumerate(self.chosen) if self.probes.probes[i].kind == kind]
-                if not here:
-                    continue
-                population = [s for s, p in zip(strata, self.probes, strict=True) if p.kind == kind]
-                mine = [strata[self.chosen[j]] for j in here]
-                name = f"{reading}.{kind}"
-                means[name], errors[name] = weighted_mean_and_error(values[here], self.weights[here], mine, population)
-        return means, errors
+        return snapshot.part([self.probes.ids[i] for i in self.chosen])
 
 
 def plan_step(probes: ProbeSet, policy: SymbolicPolicy, frame: PolicyFrame, per_step: int, seed: int) -> StepPlan:
@@ -68,7 +42,7 @@ def plan_step(probes: ProbeSet, policy: SymbolicPolicy, frame: PolicyFrame, per_
 
     Raises `PrerequisiteError` where a probe is not in the policy's fit set.
     """
-    strata = [_stratum(probes, i) for i in range(len(probes))]
+    strata = [stratum(probe) for probe in probes]
     chosen = list(range(len(probes))) if per_step == 0 else stratified(strata, per_step, seed)
     rows = _fit_rows(probes, policy)[chosen]
     weights = stratum_weights(strata, chosen)
@@ -80,10 +54,6 @@ def plan_step(probes: ProbeSet, policy: SymbolicPolicy, frame: PolicyFrame, per_
         "log_probability" if policy.preset == "paper" else "mass",
     )
     return StepPlan(probes, chosen, rows, weights, targets)
-
-
-def _stratum(probes: ProbeSet, i: int) -> str:
-    return f"{probes.probes[i].kind}/{probes.probes[i].category}"
 
 
 def _fit_rows(probes: ProbeSet, policy: SymbolicPolicy) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ..records.account import FeatureShift, RowEntry, TargetBalance
@@ -116,7 +116,6 @@ def feature_shifts(
     frame: PolicyFrame,
     rows: Int64[Tensor, " m"],
     weights: Float64[Tensor, " m"],
-    start: Snapshot,
     before: Snapshot,
     after: Snapshot,
     leading: int,
@@ -130,12 +129,14 @@ def feature_shifts(
     shift_Y = output_shift(frame, rows, delta_y, weights)
     first_order = feature_shift(frame, rows, delta_X) + output_shift(frame, rows, delta_y)
     exact = exact_refit(policy, rows, delta_X, delta_y)
-    drift = (weights[:, None] * (after.X.double() - start.X.double())).sum(0) / weights.sum()
     order = ((shift_X + shift_Y) * policy.coef).abs().argsort(descending=True)[:leading].tolist()
     shifts = tuple(
-        FeatureShift(
-            policy.feature_ids[k], float(policy.coef[k]), float(drift[k]), float(shift_X[k]), float(shift_Y[k])
-        )
-        for k in order
+        FeatureShift(policy.feature_ids[k], float(policy.coef[k]), float(shift_X[k]), float(shift_Y[k])) for k in order
     )
     return shifts, remainder(exact, first_order)
+
+
+def mean_drift(start: Snapshot, after: Snapshot, weights: Float64[Tensor, " m"]) -> Float[Tensor, " d"]:
+    """Mean of ΔX_k since `start` over the measured probes, weighted by stratum; activation units."""
+    delta_X = after.X.double() - start.X.double()
+    return (weights @ delta_X / weights.sum()).float()

@@ -28,12 +28,11 @@ def threshold_alerts(
             continue
         shift = value - start[name]
         limit = limits.harmful_drop if kind == "harmful" else limits.harmless_rise
-        toward = -shift if kind == "harmful" else shift
-        if limit is not None and toward > limit:
-            sign = -1.0 if kind == "harmful" else 1.0
+        sign = -1.0 if kind == "harmful" else 1.0
+        subject = f"refusal of {kind} probes"
+        if limit is not None and sign * shift > limit and subject not in known:
             rows = _leading(accounts, lambda row, n=name, s=sign: s * row.push.get(n, 0.0))  # type: ignore[misc]
             advice = "Read the rows named here, take the wrong ones out and train again from the last good checkpoint."
-            subject = f"refusal of {kind} probes"
             found.append(Alert(account.step, subject, f"{name} since step 0", shift, sign * limit, rows, advice))
     if not account.warm_up:
         found += _after_warm_up(limits, account)

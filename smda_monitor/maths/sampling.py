@@ -17,6 +17,12 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..errors import ConfigError, describe
+from ..records.probes import Probe
+
+
+def stratum(probe: Probe) -> str:
+    """The stratum of a probe: ``kind/category``."""
+    return f"{probe.kind}/{probe.category}"
 
 
 def stratified(strata: Sequence[str], size: int, seed: int) -> list[int]:

@@ -117,16 +117,16 @@ class ConsoleSink:
     def _rows_table(self) -> None:
         from rich.table import Table
 
-        ranking = rank_rows(self._accounts)
-        when = "after warm-up" if ranking.after_warm_up else "during warm-up: low confidence"
-        table = Table(title=f"Leading rows by score ({when})", title_justify="left")
+        leading = rank_rows(self._accounts)[:LEADING_ROWS]
+        mark = " (*: in warm-up, low confidence)" if any(row.warm_up for row in leading) else ""
+        table = Table(title=f"Leading rows by score{mark}", title_justify="left")
         table.add_column("row", no_wrap=True, max_width=40)
         for name in ("step", "score", "own push", "push S_X", "push S_Y", "feature", "interference", "unintended"):
             table.add_column(name, justify="right", no_wrap=True)
-        for ranked in ranking.rows[:LEADING_ROWS]:
+        for ranked in leading:
             row = ranked.entry
             interference = "n/a" if row.interference != row.interference else f"{row.interference:.2f}"
-            cells = [str(row.step), number(row.score), number(row.own_push)]
+            cells = [f"{row.step}{'*' if ranked.warm_up else ''}", number(row.score), number(row.own_push)]
             cells += [number(row.push.get(target, float("nan"))) for target in ("S_X", "S_Y")]
             cells += [str(row.dominant_feature), interference, "yes" if row.unintended else "no"]
             table.add_row(*(_inert(cell) for cell in (plain(row.row_id, 40), *cells)))

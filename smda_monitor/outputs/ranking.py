@@ -14,46 +14,29 @@ class RankedRow:
     """A training row by its most suspicious step."""
 
     entry: RowEntry
-    """The step with the row's highest score among those ranked."""
+    """Its step with the highest score after warm-up; of the warm-up steps where it was seen in no other."""
+    warm_up: bool
+    """Whether that step is a warm-up step, whose figures carry low confidence."""
     first_step: int
-    """The first step of the run in which the row was seen, warm-up included."""
+    """The first step of the run in which the row was seen."""
     times: int
     """How often it was seen in the run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Rows by score, highest first; rows without a score come last."""
-
-    rows: list[RankedRow]
-    """One per row, however often it was seen."""
-    after_warm_up: bool
-    """True: only steps after warm-up were ranked. False: there were none, so all were, with low confidence."""
-
-
-def rank_rows(accounts: Sequence[StepAccount]) -> Ranking:
-    """Ranks every row of a run by its highest score over the steps after warm-up, or over all where there are none.
+def rank_rows(accounts: Sequence[StepAccount]) -> list[RankedRow]:
+    """Every row of a run by score, highest first; rows without a score come last.
 
     A row is known by its hash and id. Ties keep the order in which the rows were first seen.
     """
-    settled = [a for a in accounts if not a.warm_up]
-    after = any(a.rows for a in settled)
-    first: dict[tuple[str, str], int] = {}
-    times: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str], list[tuple[StepAccount, RowEntry]]] = {}
     for account in accounts:
         for row in account.rows:
-            key = (row.row_hash, row.row_id)
-            first.setdefault(key, row.step)
-            times[key] = times.get(key, 0) + 1
-    best: dict[tuple[str, str], RowEntry] = {}
-    for account in settled if after else accounts:
-        for row in account.rows:
-            key = (row.row_hash, row.row_id)
-            if key not in best or _order(row) > _order(best[key]):
-                best[key] = row
-    ranked = [RankedRow(entry, first[key], times[key]) for key, entry in best.items()]
-    ranked.sort(key=lambda r: _order(r.entry), reverse=True)
-    return Ranking(ranked, after)
+            seen.setdefault((row.row_hash, row.row_id), []).append((account, row))
+    ranked = []
+    for entries in seen.values():
+        account, row = max(entries, key=lambda e: (not e[0].warm_up, _order(e[1])))
+        ranked.append(RankedRow(row, account.warm_up, entries[0][1].step, len(entries)))
+    return sorted(ranked, key=lambda r: _order(r.entry), reverse=True)
 
 
 def _order(row: RowEntry) -> float:

@@ -7,26 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..records.account import StepAccount
-from ..records.probes import KINDS, ProbeSet
-from ..records.snapshot import Snapshot
 
 PATHWAYS = {"output": "S_Y", "feature": "S_X"}
 """The symbolic policy's pathways and their targets."""
-
-
-def refusal_of(snapshot: Snapshot, probes: ProbeSet) -> dict[str, float]:
-    """``mass.<kind>`` and ``contrast.<kind>``: plain means over the snapshot's probes of each kind, nats.
-
-    Exact for a snapshot of the whole set, the first and the last one. Kinds without a measured probe are left out.
-    """
-    kind_of = {probe.id: probe.kind for probe in probes}
-    means: dict[str, float] = {}
-    for reading, values in (("mass", snapshot.mass), ("contrast", snapshot.contrast)):
-        for kind in KINDS:
-            chosen = [i for i, probe_id in enumerate(snapshot.probe_ids) if kind_of.get(probe_id) == kind]
-            if chosen:
-                means[f"{reading}.{kind}"] = float(values[chosen].double().mean())
-    return means
 
 
 def median_unexplained(accounts: Sequence[StepAccount]) -> tuple[dict[str, float], bool]:
@@ -52,8 +35,8 @@ def summarise(
 ) -> dict[str, Any]:
     """The closing figures.
 
-    `before` and `after` hold ``mass.<kind>`` and ``contrast.<kind>``, as `refusal_of` gives them. `seconds` is the
-    command's wall time; without it, the sum of the monitor's own over the accounts. ``refusal`` is the mass reading
+    `before` and `after` hold ``mass.<kind>`` and ``contrast.<kind>``, as `readings_by_kind` gives them. `seconds` is
+    the command's wall time; without it, the sum of the monitor's own over the accounts. ``refusal`` is the mass reading
     (log-odds), ``refusal_contrast`` the other (nats); ``unexplained`` holds fractions, see `median_unexplained`.
     """
     medians, after_warm_up = median_unexplained(accounts)

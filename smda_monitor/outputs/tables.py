@@ -44,7 +44,6 @@ _HEALTH = tuple(f.name for f in fields(DictionaryHealth))
 _FEATURE = (
     ("feature", "int"),
     ("coefficient", "float"),
-    ("activation_drift", "float"),
     ("shift_X", "float"),
     ("shift_Y", "float"),
 )
@@ -95,7 +94,8 @@ def rows_to_table(rows: Sequence[RowEntry]) -> Any:
 
 def accounts_to_table(accounts: Sequence[StepAccount]) -> Any:
     """One line per `StepAccount`, rows left out: scalars, ``health.<field>``, ``refusal.<reading>.<kind>``,
-    ``standard_error.…``, ``targets`` (their order), ``balance.<target>.<field>``, ``features`` (a list of structs)."""
+    ``standard_error.…``, ``targets`` (their order), ``balance.<target>.<field>``, ``features`` (a list of structs),
+    ``drift`` (one float32 per feature of the policy)."""
     import pyarrow as pa
 
     columns = _scalar_columns(accounts, _ACCOUNT_SCALARS)
@@ -112,6 +112,7 @@ def accounts_to_table(accounts: Sequence[StepAccount]) -> Any:
     struct = pa.struct([(name, _type(word)) for name, word in _FEATURE])
     features = [[{name: getattr(f, name) for name, _ in _FEATURE} for f in a.features] for a in accounts]
     columns["features"] = pa.array(features, pa.list_(struct))
+    columns["drift"] = pa.array([a.drift for a in accounts], pa.list_(pa.float32()))
     return pa.table(columns)
 
 
@@ -151,6 +152,7 @@ def table_to_accounts(table: Any, rows: Iterable[RowEntry]) -> list[StepAccount]
             ),
             rows=tuple(by_step.get(line["step"], ())),
             features=tuple(FeatureShift(**feature) for feature in line["features"]),
+            drift=tuple(line["drift"]),
             refusal=_prefixed(line, "refusal"),
             standard_error=_prefixed(line, "standard_error"),
             health=DictionaryHealth(**{name: line[f"health.{name}"] for name in _HEALTH}),

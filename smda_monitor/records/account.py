@@ -96,8 +96,6 @@ class FeatureShift:
     """Feature id in the dictionary."""
     coefficient: float
     """w_k of the fixed symbolic policy."""
-    activation_drift: float
-    """Weighted mean of ΔX_k over the measured probes since step 0, activation units."""
     shift_X: float
     """ΔW_k through the feature-activation pathway in this account, first order."""
     shift_Y: float
@@ -124,6 +122,9 @@ class StepAccount:
     """One per training row of the step."""
     features: tuple[FeatureShift, ...]
     """The features with the largest |ΔW_k w_k| of this account, largest first."""
+    drift: tuple[float, ...]
+    """Weighted mean of ΔX over the measured probes since step 0, activation units; one per feature, in the order of
+    the policy's ``feature_ids``; float32."""
     refit_remainder: float
     """‖exact refit ΔW − first-order ΔW‖ / ‖exact refit ΔW‖ on the measured probes; ≥ 0, NaN where nothing moved."""
     refusal: dict[str, float]

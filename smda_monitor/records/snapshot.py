@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -38,4 +39,10 @@ class Snapshot:
     openings: Tensor
     """(n, k) log-probability of every opening, the behaviour's first and then the opposite ones; float64."""
     health: DictionaryHealth
-    """Fit of the dictionary on these probes."""
+    """Fit of the dictionary on these probes; on all that were measured together, in a part of a snapshot."""
+
+    def part(self, probe_ids: Sequence[str]) -> Snapshot:
+        """The rows of `probe_ids`, in that order. Raises `ValueError` for one that was not measured."""
+        at = [self.probe_ids.index(probe_id) for probe_id in probe_ids]
+        rows = {name: getattr(self, name)[at] for name in ("X", "y", "mass", "contrast", "openings")}
+        return replace(self, probe_ids=tuple(probe_ids), **rows)

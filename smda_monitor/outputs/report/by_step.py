@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from ...records.account import StepAccount
 from ...records.probes import KINDS
+from ...records.snapshot import DictionaryHealth
 from .figure import Cell, Figure, Plot, axis, label, step_axis, warm_up_shade
 
 KIND_NAMES = {"harmful": "harmful", "lookalike": "benign look-alikes", "benign": "benign"}
@@ -39,17 +40,25 @@ def _line(name: str | None, colour: str, x: Sequence[int], y: Sequence[float | N
     return trace | {"name": name} if name else trace
 
 
-def refusal_figure(reading: str, accounts: Sequence[StepAccount], before: Mapping[str, float]) -> Figure:
+Ends = Sequence[tuple[int, Mapping[str, float]]]
+"""Steps at which the whole probe set was measured, with its readings by kind."""
+
+
+def refusal_figure(
+    reading: str, accounts: Sequence[StepAccount], before: tuple[Mapping[str, float], Mapping[str, float]], ends: Ends
+) -> Figure:
     """Refusal by probe kind over steps in one reading, with a band of one standard error on each side.
 
-    `before` is the reading at step 0 (whole probe set); empty where it was not kept.
+    `before` holds readings and standard errors of the same probes at step 0, empty where they were not kept; `ends` are
+    drawn as diamonds, for whoever wants to see how well a part of the probes stands for all.
     """
     title, unit = READINGS[reading]
+    start, error = before
     traces: list[Plot] = []
     table: list[list[Cell]] = []
     for kind in KINDS:
         name = f"{reading}.{kind}"
-        points = [(0, before[name], 0.0)] if name in before else []
+        points = [(0, start[name], error[name])] if name in start else []
         points += [
             (a.step, a.refusal[name], a.standard_error.get(name, math.nan)) for a in accounts if name in a.refusal
         ]
@@ -69,12 +78,20 @@ def refusal_figure(reading: str, accounts: Sequence[StepAccount], before: Mappin
         }
         hover = f"{KIND_NAMES[kind]}, step %{{x}}<br>%{{y:.2f}} ± %{{customdata:.2f}} nats<extra></extra>"
         line = _line(KIND_NAMES[kind], KIND_COLOURS[kind], [s for s, _, _ in points], [v for _, v, _ in points], hover)
-        traces += [band, line | {"customdata": [e for _, _, e in points]}]
+        whole: Plot = {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [step for step, means in ends if name in means],
+            "y": [means[name] for _, means in ends if name in means],
+            "marker": {"symbol": "diamond-open", "size": 10, "color": KIND_COLOURS[kind], "line": {"width": 2}},
+            "hovertemplate": f"{KIND_NAMES[kind]}, all probes, step %{{x}}<br>%{{y:.2f}} nats<extra></extra>",
+        }
+        traces += [band, line | {"customdata": [e for _, _, e in points]}, whole]
     return Figure(
         id=f"refusal-{reading}",
         title=title,
         caption="Mean over the probes of each kind; the band is one standard error of the mean as an estimate for the "
-        "whole probe set (none where all of it was measured). Grey: warm-up.",
+        "whole probe set (none where all of it was measured). Diamonds: all probes, measured. Grey: warm-up.",
         traces=traces,
         layout={
             "xaxis": step_axis(),
@@ -152,11 +169,11 @@ def unexplained_figure(accounts: Sequence[StepAccount]) -> Figure:
     )
 
 
-def health_figures(accounts: Sequence[StepAccount], before: Mapping[str, float]) -> list[Figure]:
-    """Three small pictures of the dictionary's fit over steps; `before` holds step 0's values, if kept."""
+def health_figures(accounts: Sequence[StepAccount], before: DictionaryHealth | None) -> list[Figure]:
+    """Three small pictures of the dictionary's fit over steps; `before` is step 0's on the same probes, if measured."""
     figures = []
     for name, (title, unit, caption) in _HEALTH.items():
-        points = [(0, before[name])] if name in before else []
+        points = [(0, getattr(before, name))] if before else []
         points += [(a.step, getattr(a.health, name)) for a in accounts]
         hover = "step %{x}<br>%{y:.3g}<extra></extra>"
         figures.append(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...maths.by_kind import readings_by_kind
+from ...records.snapshot import Snapshot
 from ..files import to_json, write_text
 from ..ledger_reader import LedgerView, read_ledger
 from ..ranking import rank_rows
-from ..summary import refusal_of
 from ..text import duration, number, percent, plain, visible
-from .by_step import READINGS, health_figures, parts_figure, refusal_figure, unexplained_figure
+from .by_step import READINGS, Ends, health_figures, parts_figure, refusal_figure, unexplained_figure
 from .figure import Figure
 from .ranked import balance_figure, coefficients_figure, drift_figure, rows_figure
 from .verdict import verdict
@@ -21,7 +22,7 @@ from .verdict import verdict
 TABLE_ROWS = 20
 """Rows in the table under the ranking."""
 CARDS = 10
-"""Feature cards shown, by drift."""
+"""Feature cards shown, by |drift · w|."""
 _HERE = Path(__file__).parent
 
 
@@ -67,17 +68,17 @@ def render(view: LedgerView) -> str:
 def _context(view: LedgerView) -> dict[str, Any]:
     from markupsafe import Markup
 
-    before, health_before = _before(view)
-    after = view.accounts[-1].refusal if view.accounts else {}
+    start = _start(view)
+    ends = _ends(view)
+    before, after = _before_and_after(view, start, ends)
     ranking = rank_rows(view.accounts)
     scripts = [_plotly(), (_HERE / "figures.js").read_text(encoding="utf-8")]
-    cards = sorted(view.feature_cards, key=lambda c: -abs(c.drift) if c.drift == c.drift else 0.0)[:CARDS]
+    cards = view.feature_cards[:CARDS]
     return {
         "view": view,
         "verdict": verdict(view, ranking, before, after),
-        "figures": _figures(view, before, health_before) | {"rows": [rows_figure(ranking)] if ranking.rows else []},
-        "ranking": ranking,
-        "shown_rows": ranking.rows[:TABLE_ROWS],
+        "figures": _figures(view, start, ends) | {"rows": [rows_figure(ranking)] if ranking else []},
+        "shown_rows": ranking[:TABLE_ROWS],
         "cards": cards,
         "share": _share(max((abs(p.activation) for c in cards for p in c.top_probes), default=0.0)),
         "policy": view.manifest.get("policy") or {},
@@ -93,12 +94,14 @@ def _context(view: LedgerView) -> dict[str, Any]:
     }
 
 
-def _figures(view: LedgerView, before: dict[str, float], health: dict[str, float]) -> dict[str, list[Figure]]:
+def _figures(view: LedgerView, start: Snapshot | None, ends: Ends) -> dict[str, list[Figure]]:
     accounts = view.accounts
     coefficients = [coefficients_figure(view.coefficients)] if view.coefficients else []
     if not accounts:
         names = ("refusal", "drift", "balance", "steps", "health")
         return {name: [] for name in names} | {"coefficients": coefficients}
+    before = readings_by_kind(start, view.probes) if start else ({}, {})
+    every_step = start is not None and len(start.probe_ids) == len(view.probes)
     targets = list(dict.fromkeys(b.target for a in accounts for b in a.balances))
     pathways = [t for t in targets if t.startswith("S_")]
     others = [t for t in targets if not t.startswith("S_")]
@@ -110,22 +113,42 @@ def _figures(view: LedgerView, before: dict[str, float], health: dict[str, float
     if others:
         balance.append(balance_figure("balance-refusal", "Refusal", "shift (nats)", others, accounts))
     return {
-        "refusal": [refusal_figure(reading, accounts, before) for reading in READINGS],
-        "drift": [drift_figure(accounts)] if any(a.features for a in accounts) else [],
+        "refusal": [refusal_figure(reading, accounts, before, ends) for reading in READINGS],
+        "drift": [drift_figure(accounts, view.coefficients)] if view.coefficients else [],
         "balance": balance,
         "steps": [*(parts_figure(target, accounts) for target in pathways), unexplained_figure(accounts)],
-        "health": health_figures(accounts, health),
+        "health": health_figures(accounts, start.health if start and every_step else None),
         "coefficients": coefficients,
     }
 
 
-def _before(view: LedgerView) -> tuple[dict[str, float], dict[str, float]]:
-    """Refusal and dictionary health at step 0; empty where that snapshot was not kept."""
+def _start(view: LedgerView) -> Snapshot | None:
+    """The probes of every step as they were at step 0; None where that snapshot was not kept."""
     if not view.snapshots or view.snapshots.steps[0] != 0:
+        return None
+    return view.snapshots[0].part(view.manifest.get("measured_probes") or view.probes.ids)
+
+
+def _ends(view: LedgerView) -> Ends:
+    """The first and the last measurement of the whole set, those that were kept."""
+    steps = view.snapshots.steps
+    if not steps or not view.accounts:
+        return []
+    kept = {steps[0]: 0, steps[-1]: -1} if steps[-1] == view.accounts[-1].step else {steps[0]: 0}
+    whole = {step: view.snapshots[at] for step, at in kept.items()}
+    return [(s, readings_by_kind(w, view.probes)[0]) for s, w in whole.items() if len(w.probe_ids) == len(view.probes)]
+
+
+def _before_and_after(
+    view: LedgerView, start: Snapshot | None, ends: Ends
+) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Refusal by reading and kind at both ends, of the same probes: of the whole set where it was measured at both,
+    else of those measured at every step."""
+    if len(ends) == 2:
+        return ends[0][1], ends[1][1]
+    if start is None or not view.accounts:
         return {}, {}
-    first = view.snapshots[0]
-    health = {"fvu": first.health.fvu, "l0": first.health.l0, "dead": first.health.dead}
-    return refusal_of(first, view.probes), health
+    return readings_by_kind(start, view.probes)[0], view.accounts[-1].refusal
 
 
 def _share(strongest: float) -> Callable[[float], float]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ...records.account import StepAccount
 from ..ledger_reader import Coefficient
-from ..ranking import RankedRow, Ranking
+from ..ranking import RankedRow
 from .by_step import PART_COLOURS
 from .figure import Cell, Figure, Plot, axis, label, step_axis
 
@@ -29,7 +29,7 @@ _ENTRY: tuple[str, ...] = (
     "own_mass",
     "own_predicted",
 )
-_ENTRY += ("interference", "dominant_feature", "unintended", "score")
+_ENTRY += ("answer_reading", "interference", "dominant_feature", "unintended", "score")
 
 
 def _ticks(names: Sequence[str]) -> Plot:
@@ -56,9 +56,9 @@ def _bars(x: Sequence[float], colour: str | list[str], hover: str) -> Plot:
     }
 
 
-def rows_figure(ranking: Ranking) -> Figure:
+def rows_figure(ranking: Sequence[RankedRow]) -> Figure:
     """The leading rows' pushes on the policy's two pathways, stacked."""
-    drawn = [r.entry for r in ranking.rows[:DRAWN_ROWS]]
+    drawn = [r.entry for r in ranking[:DRAWN_ROWS]]
     names = [label(row.row_id) for row in drawn]
     traces = []
     for target, (name, colour) in _PATHWAYS.items():
@@ -79,58 +79,61 @@ def rows_figure(ranking: Ranking) -> Figure:
             "barmode": "relative",
             "bargap": 0.3,
         },
-        columns=["rank", "first_step", "times", "push_S_X", "push_S_Y", *_ENTRY],
-        table=[_row_line(rank, row) for rank, row in enumerate(ranking.rows[:KEPT_ROWS], start=1)],
+        columns=["rank", "first_step", "times", "warm_up", "push_S_X", "push_S_Y", *_ENTRY],
+        table=[_row_line(rank, row) for rank, row in enumerate(ranking[:KEPT_ROWS], start=1)],
         height=80 + 26 * max(4, len(drawn)),
     )
 
 
 def _row_line(rank: int, row: RankedRow) -> list[Cell]:
     push = (row.entry.push.get(target, math.nan) for target in _PATHWAYS)
-    return [rank, row.first_step, row.times, *push, *(getattr(row.entry, name) for name in _ENTRY)]
+    return [rank, row.first_step, row.times, row.warm_up, *push, *(getattr(row.entry, name) for name in _ENTRY)]
 
 
-def drift_figure(accounts: Sequence[StepAccount]) -> Figure:
-    """Heatmap of activation drift, features by steps, the feature that drifted furthest on top."""
-    drift: dict[int, dict[int, float]] = {}
-    coefficient: dict[int, float] = {}
-    for account in accounts:
-        for shift in account.features:
-            drift.setdefault(shift.feature, {})[account.step] = shift.activation_drift
-            coefficient[shift.feature] = shift.coefficient
-    size = {f: max((abs(v) for v in values.values() if math.isfinite(v)), default=0.0) for f, values in drift.items()}
-    order = sorted(drift, key=lambda f: -size[f])[:DRAWN_FEATURES]
+def drift_figure(accounts: Sequence[StepAccount], coefficients: Sequence[Coefficient]) -> Figure:
+    """Heatmap of drift · w, features by steps: the part of the explained behaviour shift that each feature carries.
+
+    The feature with the largest |drift · w| at any step stands on top. `coefficients` are in the drift's order.
+    """
+    moved = [[d * c.coef for d, c in zip(a.drift, coefficients, strict=True)] for a in accounts]
+    size = [max((abs(m[k]) for m in moved if math.isfinite(m[k])), default=0.0) for k in range(len(coefficients))]
+    order = sorted(range(len(coefficients)), key=lambda k: -size[k])[:DRAWN_FEATURES]
     steps = [a.step for a in accounts]
-    names = [f"{f} (w {coefficient[f]:+.2f})" for f in order]
-    limit = max((size[f] for f in order), default=0.0) or 1.0
+    names = [f"{coefficients[k].feature} (w {coefficients[k].coef:+.3f})" for k in order]
+    limit = max((size[k] for k in order), default=0.0) or 1.0
     heat: Plot = {
         "type": "heatmap",
         "x": steps,
         "y": list(range(len(order))),
-        "z": [[drift[f].get(s) for s in steps] for f in order],
+        "z": [[m[k] for m in moved] for k in order],
         "zmin": -limit,
         "zmax": limit,
         "colorscale": [[0, "#2c6cb5"], [0.5, "@panel"], [1, "#c2413b"]],
         "xgap": 1,
         "ygap": 1,
         "hoverongaps": False,
-        "customdata": [[name] * len(steps) for name in names],
-        "hovertemplate": "feature %{customdata}<br>step %{x}<br>drift %{z:.3f}<extra></extra>",
-        "colorbar": {"title": {"text": "activation<br>units", "side": "top"}, "thickness": 12},
+        "customdata": [[[name, a.drift[k]] for a in accounts] for name, k in zip(names, order, strict=True)],
+        "hovertemplate": "feature %{customdata[0]}<br>step %{x}<br>drift %{customdata[1]:.3g} activation units"
+        "<br>drift · w %{z:.3g} nats<extra></extra>",
+        "colorbar": {"title": {"text": "drift · w<br>(nats)", "side": "top"}, "thickness": 12},
     }
     return Figure(
         id="drift",
         title="Which features drifted",
-        caption="Mean change of a feature's activation on the measured probes since step 0. Blue: weaker; red: "
-        "stronger. Grey: the feature was not among those that led that step's account.",
+        caption="Mean change of a feature's activation on the measured probes since step 0, times its coefficient: "
+        "what the policy makes of the drift. Red: towards refusal; blue: away from it.",
         traces=[heat],
         layout={
             "xaxis": step_axis(showgrid=False),
             "yaxis": _ticks(names) | {"title": {"text": "feature (its coefficient w)", "standoff": 10}},
             "plot_bgcolor": "@hole",
         },
-        columns=["feature", "coefficient", "step", "activation_drift"],
-        table=[[f, coefficient[f], s, drift[f][s]] for f in order for s in steps if s in drift[f]],
+        columns=["feature", "coefficient", "step", "drift", "drift_w"],
+        table=[
+            [coefficients[k].feature, coefficients[k].coef, a.step, a.drift[k], m[k]]
+            for k in order
+            for a, m in zip(accounts, moved, strict=True)
+        ],
         height=110 + 20 * max(6, len(order)),
     )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...records.probes import KINDS
 from ..ledger_reader import LedgerView
-from ..ranking import Ranking
+from ..ranking import RankedRow
 from ..summary import median_unexplained
 from ..text import percent, plain
 
@@ -69,7 +69,9 @@ class Verdict:
     """One per probe kind."""
 
 
-def verdict(view: LedgerView, ranking: Ranking, before: Mapping[str, float], after: Mapping[str, float]) -> Verdict:
+def verdict(
+    view: LedgerView, ranking: Sequence[RankedRow], before: Mapping[str, float], after: Mapping[str, float]
+) -> Verdict:
     """Says what the ledger shows. `before` and `after` hold ``mass.<kind>``."""
     if not view.accounts:
         return Verdict("No step has been accounted for yet.", ["The ledger is empty; there is nothing to judge."], [])
@@ -91,16 +93,17 @@ def _headline(shifts: list[Shift]) -> str:
     return text[0].upper() + text[1:]
 
 
-def _rows(ranking: Ranking) -> list[str]:
-    scored = [r for r in ranking.rows if r.entry.score == r.entry.score]
+def _rows(ranking: Sequence[RankedRow]) -> list[str]:
+    scored = [r for r in ranking if r.entry.score == r.entry.score]
     if not scored:
         return ["No row has a score: rows were not read on their own prompts."]
     names = ", ".join(plain(r.entry.row_id, 32) for r in scored[:NAMED_ROWS])
-    unintended = sum(r.entry.unintended for r in ranking.rows)
-    when = "" if ranking.after_warm_up else " Only warm-up steps exist, so this ranking carries low confidence."
+    unintended = sum(r.entry.unintended for r in ranking)
+    uncertain = sum(r.warm_up for r in ranking)
+    when = f" {uncertain} were seen in warm-up steps alone, which carry low confidence." if uncertain else ""
     return [
         f"The rows that move refusal most strongly against the policy's own reading of their prompts are {names}.",
-        f"{unintended} of {len(ranking.rows)} ranked rows act mainly outside the features that their prompts call for, "
+        f"{unintended} of {len(ranking)} rows act mainly outside the features that their prompts call for, "
         f"or against the policy's reading (unintended).{when}",
     ]
 
