@@ -120,7 +120,7 @@ def judge(model: Any, tokenizer: Any, folder: Path, hook: str) -> list[list[str]
     for name, hidden in (("read position", read), ("prompt tokens", tokens), ("prompts and answers", answers)):
         active = dictionary.native(hidden.float())
         health = dictionary_health(hidden.float(), dictionary.decode(active, hidden.float()), active > 0)
-        rows.append([name, str(len(hidden)), f"{health.fvu:.3f}", f"{health.l0:.1f}", f"{health.dead:.1%}"])
+        rows.append([name, str(len(hidden)), f"{health.fvu:.4f}", f"{health.l0:.1f}", f"{health.dead:.1%}"])
     return rows
 
 

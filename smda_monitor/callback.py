@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -56,9 +57,11 @@ class SMDACallback(TrainerCallback):
         if model is None or tokenizer is None:
             remedy = "pass SMDACallback in SFTTrainer(callbacks=[...])."
             raise PrerequisiteError(describe("trainer", "no model or tokenizer", "trl.SFTTrainer", remedy))
-        if self.run is not None:
-            self.run.close()
+        self.close()
         self.error = None
+        # Ctrl-C and an exception elsewhere reach no event of the trainer's.
+        atexit.unregister(self.close)
+        atexit.register(self.close)
         self.run = setup.start_run(
             self.config,
             model,
@@ -81,20 +84,25 @@ class SMDACallback(TrainerCallback):
         """Writes the account of the step."""
         self._guard(lambda run: run.after_step(state.global_step))
 
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Leaves the run's id in the checkpoint."""
+        self._guard(lambda run: setup.mark_checkpoint(run, args, state))
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The last snapshot, the summary and the report."""
         self._guard(lambda run: setup.finish_run(run, state.global_step, "finished"))
+        atexit.unregister(self.close)
 
     def close(self, status: str = "stopped") -> None:
-        """Ends the monitoring of a run that was interrupted (Ctrl-C, an exception): hooks go, the ledger is closed.
-
-        Does nothing after a run that ended by itself.
+        """Ends the monitoring of a run that was interrupted (Ctrl-C, an exception): hooks go, the ledger is closed and
+        the report written. Called by itself when Python exits; does nothing after a run that ended by itself.
         """
         if self.run is not None and self.run.capture is not None:
             run, self.run = self.run, None
             setup.abandon_run(run, status)
+        atexit.unregister(self.close)
 
     def _guard(self, action: Callable[[MonitoredRun], object]) -> None:
         """Runs `action`; a failure raises, or under ``on_error: warn`` is recorded and ends the monitoring alone."""

@@ -46,7 +46,8 @@ def _findings(instruments: Instruments, snapshot: Snapshot) -> CheckFindings:
             "dictionary": f"{bench.reader.dictionary.architecture}, {bench.reader.dictionary.d_sae} features "
             f"(fingerprint {bench.reader.dictionary.fingerprint})",
             "read at": f"{bench.reader.hook}, {bench.config.dictionary.position}, gate {bench.reader.gate}",
-            "health": f"FVU {snapshot.health.fvu:.3f}, L0 {snapshot.health.l0:.1f}, dead {snapshot.health.dead:.1%}",
+            "health": f"FVU {snapshot.health.fvu:.3f}, L0 {snapshot.health.l0:.1f}, "
+            f"silent on these probes {snapshot.health.dead:.1%}",
             "policy": f"preset {policy.preset}, {len(policy.feature_ids)} features, alpha {policy.alpha:g}, "
             f"{'with' if policy.has_intercept else 'no'} intercept",
             "R² held out": f"{policy.quality.r2_heldout:.3f} (constant baseline {policy.quality.r2_constant:.3f}) "

@@ -31,7 +31,7 @@ from .maths.pathways import output_shift
 from .maths.split import StepSplit, on_targets, split_step
 from .maths.targets import TargetGradients
 from .outputs.ledger import Ledger
-from .outputs.sink import SinkGroup
+from .outputs.sink import Past, SinkGroup
 from .records.account import WARM_UP_STEPS, StepAccount
 from .records.alert import Alert
 from .records.snapshot import Snapshot
@@ -55,15 +55,13 @@ class StepBegun:
 class MonitoredRun:
     """Takes the trainer's events of one run; measurements leave the model, its gradients and the random state alone.
 
-    Made just before step `step` + 1: measures the probes of the step plan, takes the whole first snapshot unless an
-    earlier part of the run left one (`first`), and puts the hooks on.
+    Made just before step `step` + 1: measures the probes of the step plan, and takes the whole first snapshot unless an
+    earlier part of the run left one (`first`). `open` puts the hooks on.
     """
 
     def __init__(
         self,
         instruments: Instruments,
-        sinks: SinkGroup,
-        ledger: Ledger,
         names: RowNames,
         tokenizer: Any,
         args: Any,
@@ -73,8 +71,6 @@ class MonitoredRun:
         self._began = time.perf_counter()
         self.model: nn.Module = instruments.reader.model
         self.instruments = instruments
-        self.sinks = sinks
-        self.ledger = ledger
         self._names = names
         self._tokenizer = tokenizer
         self._max_grad_norm = float(args.max_grad_norm or 0.0)
@@ -87,14 +83,24 @@ class MonitoredRun:
         nothing = torch.zeros(0, self.parameters.size, device=self.parameters.weights[0].device)
         self._before, found = self._probe(step, nothing)
         self._gradients = found.gradients
-        if first is None:
-            first = self._whole(step)
-            sinks.snapshot(first)
-        self.first = self.last = first
-        self._start = instruments.plan.part(first)
+        self._resumed = first is not None
+        self.first = self.last = first or self._whole(step)
+        self._start = instruments.plan.part(self.first)
         self.monitor_seconds = self.seconds
-        self.capture: RowCapture | None = RowCapture(inner_causal(self.model), self.parameters)
-        self._answers = AnswerTap(self.model, instruments.reader.hook) if instruments.policy.answers else None
+        self.capture: RowCapture | None = None
+        self._answers: AnswerTap | None = None
+
+    def open(self, sinks: SinkGroup, ledger: Ledger, past: Past) -> None:
+        """The folder is ready: the first snapshot goes there, what a resumed run did is taken up, hooks go on."""
+        self.sinks, self.ledger = sinks, ledger
+        self.accounts += past.accounts
+        self.alerts += past.alerts
+        self._texts |= past.named
+        if not self._resumed:
+            sinks.snapshot(self.first)
+        self.capture = RowCapture(inner_causal(self.model), self.parameters)
+        if self.instruments.policy.answers is not None:
+            self._answers = AnswerTap(self.model, self.instruments.reader.hook)
 
     @property
     def seconds(self) -> float:

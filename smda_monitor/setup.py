@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,23 @@ from torch import nn
 from .errors import ConfigError, describe
 from .instruments.assemble import Bench, Instruments, assemble, open_bench
 from .instruments.optimizer_state import check_optimizer
+from .instruments.overlap import overlapping
 from .instruments.parameters import trained_parameters
 from .instruments.policy_files import load_policy, save_policy
-from .instruments.probe_files import overlapping
-from .instruments.row_identity import index_rows, prompt_texts
+from .instruments.row_identity import index_rows
 from .instruments.trainer_mode import check_trainer_mode
 from .outputs.console import ConsoleSink
+from .outputs.files import to_json, write_text
 from .outputs.ledger import Ledger
+from .outputs.ledger_reader import read_past
 from .outputs.report.sink import ReportSink
-from .outputs.run_folder import prepare_run_folder
-from .outputs.sink import RunHeader, Sink, SinkGroup
+from .outputs.run_folder import CHECKPOINT_FILE, check_resumed, check_run_folder, prepare_run_folder
+from .outputs.sink import Past, RunHeader, Sink, SinkGroup
 from .outputs.snapshots import load_snapshot, snapshot_files
 from .outputs.summary import summarise
 from .outputs.wandb_sink import WandbSink
 from .records.config import MonitorConfig
-from .records.probes import ProbeSet
+from .records.snapshot import Snapshot
 from .run import MonitoredRun
 
 logger = logging.getLogger("smda_monitor")
@@ -46,30 +47,46 @@ def start_run(
     rows: Iterable[Mapping[str, Any]] | None,
     id_column: str,
 ) -> MonitoredRun:
-    """Everything that can be wrong is found before the run folder is touched; then the first snapshot is taken."""
+    """Everything that can be wrong is found, and the first snapshot taken, before the run folder is touched."""
     check_trainer_mode(args)
     check_optimizer(optimizer)
     trained_parameters(model)
-    bench = open_bench(config, model, tokenizer)
     prepared = getattr(dataloader, "dataset", None)
+    names = index_rows(prepared, rows, id_column, tokenizer, getattr(args, "max_length", None))
+    bench = open_bench(config, model, tokenizer)
     _check_overlap(bench, prepared, tokenizer)
-    folder = Path(config.outputs.folder)
+    folder, exists = Path(config.outputs.folder), config.outputs.exists
     resume = state.global_step > 0 and (folder / "manifest.json").exists()
+    check_run_folder(folder, exists, resume)
+    if resume:
+        check_resumed(folder, checkpoint_folder(args, state), _fixed(bench))
     # A resumed run goes on with its own policy: the weights have moved since it was fitted.
     instruments = assemble(bench, load_policy(folder / "policy") if resume else None)
-    aside = prepare_run_folder(folder, config.outputs.exists, resume=resume)
+    run = MonitoredRun(instruments, names, tokenizer, args, state.global_step, _first_snapshot(folder, resume))
+    aside = prepare_run_folder(folder, exists, resume)
     if aside is not None:
         logger.info("The earlier run was moved to %s", aside)
     ledger = Ledger(folder, resume=resume)
     ledger.drop_after(state.global_step)
     if not resume:
         save_policy(instruments.policy, folder / "policy")
-    sinks = SinkGroup(ledger, _others(instruments.bench.config, state.max_steps))
-    sinks.start(RunHeader(folder, bench.probes, instruments.policy, _manifest(instruments, args)))
-    snapshots = snapshot_files(folder)
-    first = load_snapshot(snapshots[min(snapshots)]) if resume and snapshots else None
-    names = index_rows(prepared, rows, id_column, tokenizer)
-    return MonitoredRun(instruments, sinks, ledger, names, tokenizer, args, state.global_step, first)
+    past = read_past(folder) if resume else Past()
+    sinks = SinkGroup(ledger, _others(bench.config, state.max_steps))
+    sinks.start(RunHeader(folder, bench.probes, instruments.policy, _manifest(instruments, args), past))
+    run.open(sinks, ledger, past)
+    return run
+
+
+def checkpoint_folder(args: Any, state: Any) -> Path:
+    """Where the trainer keeps its checkpoint of the present step."""
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+
+def mark_checkpoint(run: MonitoredRun, args: Any, state: Any) -> None:
+    """Leaves the run's id in the checkpoint just saved, so that a resume knows whether the run folder is its own."""
+    folder = checkpoint_folder(args, state)
+    if folder.is_dir():
+        write_text(folder / CHECKPOINT_FILE, to_json({"run": run.ledger.run_id}))
 
 
 def finish_run(run: MonitoredRun, step: int, status: str) -> None:
@@ -110,16 +127,10 @@ def _others(config: MonitorConfig, max_steps: int) -> list[Sink]:
 
 def _manifest(instruments: Instruments, args: Any) -> dict[str, Any]:
     bench = instruments.bench
-    prints = bench.fingerprints
     return {
         "config": bench.config.model_dump(mode="json"),
         "versions": {name: _version(name) for name in PACKAGES},
-        "fingerprints": {
-            "model": prints.model,
-            "dictionary": prints.dictionary,
-            "behaviour": prints.behaviour,
-            "probes": prints.probes,
-        },
+        "fingerprints": {"model": bench.fingerprints.model, **_fixed(bench)},
         "behaviour": {"openings": bench.reader.behaviour.texts, "left_out": bench.reader.behaviour.left_out},
         "hookpoint": bench.reader.hook,
         "measured_probes": [bench.probes.ids[i] for i in instruments.plan.chosen],
@@ -133,6 +144,17 @@ def _manifest(instruments: Instruments, args: Any) -> dict[str, Any]:
     }
 
 
+def _fixed(bench: Bench) -> dict[str, str]:
+    """The fingerprints that stay the same while the model trains."""
+    found = bench.fingerprints
+    return {"dictionary": found.dictionary, "behaviour": found.behaviour, "probes": found.probes}
+
+
+def _first_snapshot(folder: Path, resume: bool) -> Snapshot | None:
+    snapshots = snapshot_files(folder) if resume else {}
+    return load_snapshot(snapshots[min(snapshots)]) if snapshots else None
+
+
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
@@ -141,14 +163,8 @@ def _version(name: str) -> str:
 
 
 def _check_overlap(bench: Bench, prepared: Any, tokenizer: Any) -> None:
-    """Known mistake 9: a training prompt that is also a probe. Both are compared as the model reads them."""
-    rendered = ProbeSet(
-        tuple(
-            replace(p, prompt=tokenizer.decode(bench.encode(p.prompt).ids, skip_special_tokens=True))
-            for p in bench.probes
-        )
-    )
-    found = overlapping(rendered, prompt_texts(prepared, tokenizer))
+    """Known mistake 9: a training prompt that is also a probe."""
+    found = overlapping(bench.probes, bench.encode, prepared, tokenizer)
     if not found:
         return
     names = ", ".join(sorted({probe_id for probe_id, _ in found})[:5])

@@ -141,7 +141,9 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
     refusal = {t: level(*t.split("."), step) for t in TARGETS if "." in t}
     error = {t: 0.0 if step == STEPS else 0.22 + 0.03 * i for i, t in enumerate(refusal)}
     order = sorted(range(FEATURES), key=lambda k: -abs(math.sin(k * 1.7)) - 0.2 * abs(draw()))[:16]
-    features = tuple(FeatureShift(policy.feature_ids[k], float(policy.coef[k]), draw(0.01), draw(0.01)) for k in order)
+    features = tuple(
+        FeatureShift(policy.feature_ids[k], float(policy.coef[k]), draw(0.01), draw(0.01), draw(0.01)) for k in order
+    )
     return StepAccount(
         step=step,
         warm_up=step <= WARM_UP_STEPS,

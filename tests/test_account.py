@@ -80,6 +80,9 @@ def test_every_balance_balances(n: int, seed: int, leftover: float) -> None:
 
 def test_fraction_of_nothing() -> None:
     assert TargetBalance("S_X", 0.0, 0.0, 0.0, 0.0, 0.0).unexplained_fraction == 0
+    assert TargetBalance("S_X", 0.5, 0.5, 0.5, 0.0, 0.5).unexplained_of_measured == 1
+    assert TargetBalance("S_X", 0.0, 0.5, 0.0, 0.0, 0.5).unexplained_of_measured == inf
+    assert TargetBalance("S_X", 0.0, 0.0, 0.0, 0.0, 0.0).unexplained_of_measured == 0
     assert TargetBalance("S_X", 1.0, 0.0, 0.0, 0.0, 0.0).unexplained_fraction == inf
 
 
@@ -190,6 +193,7 @@ def test_feature_shifts_are_ranked_and_weighted(intercept: bool) -> None:
             (float(made.coef[k]), float(W_X[k]), float(W_Y[k])), rel=1e-9
         )
     exact = exact_refit(made, rows, moved, delta_y)
+    assert [s.refit for s in shifts] == pytest.approx(exact[columns].tolist(), rel=1e-9)
     first = feature_shift(frame, rows, moved) + output_shift(frame, rows, delta_y)
     assert left == pytest.approx(float((exact - first).norm() / exact.norm()), rel=1e-6)
     assert left > 0.01

@@ -9,7 +9,13 @@ import pytest
 import tiny
 
 from smda_monitor.errors import ConfigError, PrerequisiteError
-from smda_monitor.instruments.chat import PromptTokens, check_tokenizer, own_prompt, prompt_tokens
+from smda_monitor.instruments.chat import (
+    PromptTokens,
+    check_tokenizer,
+    generation_prompt,
+    own_prompt,
+    prompt_tokens,
+)
 
 USER, END, ANSWER = 1, 2, 3
 CHATML = (
@@ -95,7 +101,9 @@ def test_a_rows_own_prompt_is_read_as_a_probe_is(template: str, position: str) -
     like = prompt_tokens(tokenizer, "a probe of another length", position)
     expected = prompt_tokens(tokenizer, "mine", position)
     row = conversation(tokenizer, "mine", "an answer")
-    assert own_prompt(row, len(expected.ids), like) == expected
+    opening = generation_prompt(tokenizer)
+    assert own_prompt(row, len(expected.ids), like, opening) == expected
+    assert own_prompt(row, 0, like, opening) == expected, "it ends where the answer opens"
 
 
 @pytest.mark.parametrize("position", ["last_prompt_token", "last_user_token"])
@@ -104,7 +112,7 @@ def test_in_a_conversation_the_last_turn_before_the_answer_counts(position: str)
     like = prompt_tokens(tokenizer, "a probe", position)
     row = conversation(tokenizer, "one", "two", "three", "four")
     first_label = len(conversation(tokenizer, "one", "two", "three")) + 2  # the answer's mark and its line feed
-    found = own_prompt(row, first_label, like)
+    found = own_prompt(row, first_label, like, generation_prompt(tokenizer))
     assert found is not None
     assert found.ids == tuple(row[:first_label])
     if position == "last_user_token":
@@ -116,7 +124,8 @@ def test_in_a_conversation_the_last_turn_before_the_answer_counts(position: str)
 
 def test_a_row_without_prompt_has_no_own_prompt() -> None:
     like = PromptTokens((USER, 50, END, ANSWER), 2)
-    assert own_prompt([USER, 50, END, ANSWER, 60], 0, like) is None
-    assert own_prompt([USER, 50, END, ANSWER, 60], -1, like) is None
-    assert own_prompt([USER, 50, ANSWER, 60], 3, like) is None, "no end of turn before the answer"
-    assert own_prompt([USER, 50, ANSWER, 60, END], 3, like) is None, "the one after it is the answer's own"
+    assert own_prompt([USER, 50, END, ANSWER, 60], 0, like, []) is None, "no template"
+    assert own_prompt([USER, 50, END, 60], 0, like, [ANSWER]) is None, "a text without an answer"
+    assert own_prompt([USER, 50, END, ANSWER, 60], -1, like, [ANSWER]) is None, "nothing is trained on"
+    assert own_prompt([USER, 50, ANSWER, 60], 3, like, [ANSWER]) is None, "no end of turn before the answer"
+    assert own_prompt([USER, 50, ANSWER, 60, END], 3, like, [ANSWER]) is None, "the one after it is the answer's own"

@@ -13,10 +13,9 @@ from smda_monitor.instruments.probe_files import (
     _probe_set,
     _rows_of_data_set,
     normalise,
-    overlapping,
     read_probes,
 )
-from smda_monitor.records.probes import KINDS, Probe, ProbeSet
+from smda_monitor.records.probes import KINDS, Probe
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "prompt": "How do I bake bread?", "category": "everyday", "kind": "benign"},
@@ -197,10 +196,3 @@ def test_normalise_is_idempotent_and_blind_to_case_and_space(text: str) -> None:
 
 def test_normalise_tells_different_texts_apart() -> None:
     assert normalise("I can\u2019t  Go") == normalise("i can't go") != normalise("I can go")
-
-
-def test_training_prompts_that_are_probes_are_found() -> None:
-    probes = ProbeSet(tuple(Probe(row["id"], row["prompt"], row["category"], row["kind"]) for row in ROWS))
-    texts = ["Something else", "FORGE a letter\nfor me.", "How do I bake bread", "how do i bake bread?", ""]
-    assert overlapping(probes, texts) == [("b", 1), ("a", 3)]
-    assert overlapping(probes, []) == []

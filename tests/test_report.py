@@ -246,11 +246,41 @@ def test_figures_that_were_not_read_do_not_stop_the_report(tmp_path: Path) -> No
     bare = Page(write_report(tmp_path))
     assert "Refusal was not measured" in bare.text
     assert "No row has a score" in bare.text
+    assert "as intended" not in bare.text, "nothing is known of a row that was not read"
 
 
 def test_missing_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         write_report(tmp_path / "nowhere")
+
+
+def test_what_lies_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a file").touch()
+    with pytest.raises(ConfigError, match="a file: found a file; expected a run folder"):
+        write_report(tmp_path / "a file")
+    run = tmp_path / "run"
+    Ledger(run).start(make_header(run))
+    (run / "report.html").mkdir()
+    with pytest.raises(ConfigError, match=r"report\.html: found .*What to do"):
+        write_report(run)
+
+
+@pytest.mark.parametrize("damage", [{"policy": [1]}, {"measured_probes": 3}, {"config": "x"}])
+def test_a_damaged_manifest_is_named(tmp_path: Path, damage: dict[str, Any]) -> None:
+    Ledger(tmp_path).start(make_header(tmp_path))
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(ConfigError, match=f"manifest.json: found a .* under '{next(iter(damage))}'"):
+        write_report(tmp_path)
+
+
+def test_figures_of_the_policy_may_be_words(tmp_path: Path) -> None:
+    Ledger(tmp_path).start(make_header(tmp_path))
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["policy"]["quality"]["r2_heldout"] = "high"
+    path.write_text(json.dumps(manifest))
+    assert re.search(r"R² on held-out prompts\s*n/a", Page(write_report(tmp_path)).text)
 
 
 def test_sink_writes_the_report_at_the_end(tmp_path: Path) -> None:

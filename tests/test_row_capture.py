@@ -305,8 +305,24 @@ def test_a_forward_without_backward_is_not_taken_for_rows_without_gradient() -> 
 
 def test_a_batch_without_token_ids_is_refused() -> None:
     model, _, capture = bench()
+    labels = torch.tensor([[1, 2, 3]])
+    model(inputs_embeds=torch.zeros(1, 3, 32), labels=labels, use_cache=False).loss.backward()  # training goes on
     with pytest.raises(MeasurementError, match=r"training batch: found .*inputs_embeds.*input_ids"):
-        model(inputs_embeds=torch.zeros(1, 3, 32), use_cache=False)
+        capture.take()
+    capture.clear()
+    model(**batch(), use_cache=False).loss.backward()
+    assert len(capture.take()[0]) == 3
+    capture.remove()
+
+
+def test_a_layer_that_runs_twice_is_refused_after_the_backward() -> None:
+    model, _, capture = bench()
+    layer = model.get_submodule(capture._parameters.layers[0].name)
+    out = model(**batch(), use_cache=False).loss
+    hidden = torch.randn(3, 4, layer.in_features)
+    (out + layer(hidden).sum() + layer(hidden).sum()).backward()
+    with pytest.raises(MeasurementError, match="used more than once"):
+        capture.take()
     capture.remove()
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import tiny
 
+from smda_monitor.errors import ConfigError
 from smda_monitor.instruments.chat import prompt_tokens
 from smda_monitor.instruments.row_capture import CapturedRow
-from smda_monitor.instruments.row_identity import index_rows, prompt_texts, row_text
+from smda_monitor.instruments.row_identity import index_rows, row_text
 
 QUESTIONS = ("why is the sky blue", "how do I sing", "what is a fish", "who am I")
 ANSWERS = ("Because.", "Loudly, with joy.", "It swims.", "Ask yourself.")
@@ -76,36 +77,10 @@ def test_the_users_ids_are_found_by_content(prepared: tuple[Any, str], tokenizer
 
 
 def test_without_ids_a_row_is_called_by_its_place(prepared: tuple[Any, str], tokenizer: Any) -> None:
-    data, form = prepared
-    for rows in (None, [], [{k: v for k, v in row.items() if k != "id"} for row in raw(form)]):
+    data, _ = prepared
+    for rows in (None, []):
         names = index_rows(data, rows, "id", tokenizer)
         assert [names.name(captured(row)) for row in data] == [f"row-{i:06d}" for i in range(len(QUESTIONS))]
-
-
-def test_the_overlap_check_sees_the_prompt_as_a_probe_is_read(prepared: tuple[Any, str], tokenizer: Any) -> None:
-    """Known mistake 9, the part that is done here: whatever carries loss, a row's prompt is told from its answer."""
-    data, _ = prepared
-    rendered = [tokenizer.decode(prompt_tokens(tokenizer, q, "last_prompt_token").ids) for q in QUESTIONS]
-    expected = [text.replace("<|user|>", "").replace("<|end|>", "").replace("<|answer|>", "") for text in rendered]
-    assert prompt_texts(data, tokenizer) == expected
-
-
-def test_prompt_texts_of_what_cannot_be_read(tokenizer: Any) -> None:
-    assert prompt_texts(None, tokenizer) == []
-    assert prompt_texts(SimpleNamespace(column_names=["text"]), tokenizer) == []
-
-    class Rows(list[dict[str, Any]]):
-        column_names = ("input_ids", "labels")
-
-    plain = list(tokenizer("no template at all")["input_ids"])
-    whole = Rows([{"input_ids": plain, "labels": plain}, {"input_ids": plain, "labels": [-100] * len(plain)}])
-    assert prompt_texts(whole, tokenizer) == ["no template at all"] * 2
-    bare = tiny.tiny_tokenizer()
-    bare.chat_template = None
-    assert prompt_texts(whole, bare) == ["no template at all"] * 2
-    # A token whose number is 0 can carry loss.
-    zero = Rows([{"input_ids": [70, 71, 0, 72], "labels": [-100, -100, 0, 72]}])
-    assert prompt_texts(zero, tokenizer) == [tokenizer.decode([70, 71])]
 
 
 def test_rows_in_no_index_are_named_by_their_content(tokenizer: Any) -> None:
@@ -121,13 +96,53 @@ def test_another_id_column_and_ids_that_are_numbers(tokenizer: Any) -> None:
     text = tokenizer.apply_chat_template(rows[0]["messages"], tokenize=False)
     row = CapturedRow(list(tokenizer(text)["input_ids"]), 3, 2)
     assert index_rows(None, rows, "number", tokenizer).name(row) == "7"
-    assert index_rows(None, rows, "id", tokenizer).name(row).startswith("unknown-")
+    assert index_rows(None, rows[1:], "number", tokenizer).name(row).startswith("unknown-")
+
+
+@pytest.mark.parametrize("form", ["text", "strings", "cut"])
+def test_plain_and_cut_rows_are_found_too(tmp_path: Path, tokenizer: Any, form: str) -> None:
+    settings: dict[str, Any] = {}
+    if form == "text":
+        rows = [
+            {"id": f"mine-{i}", "text": f"{q} {a}"} for i, (q, a) in enumerate(zip(QUESTIONS, ANSWERS, strict=True))
+        ]
+    elif form == "strings":
+        rows = [
+            {"id": f"mine-{i}", "prompt": q, "completion": f" {a}"}
+            for i, (q, a) in enumerate(zip(QUESTIONS, ANSWERS, strict=True))
+        ]
+    else:
+        rows, settings = raw("messages"), {"max_length": 24}
+    data = prepare(tmp_path, rows, **settings)
+    names = index_rows(data, rows, "id", tokenizer, settings.get("max_length", 1024))
+    assert [names.name(captured(row)) for row in data] == [f"mine-{i}" for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("my_rows.jsonl", "'my_rows.jsonl'.*not a path"),
+        ([{"ident": 1, "messages": []}], "no column 'id' among ident, messages.*id_column"),
+        (["a row"], "number 0: found str.*a mapping"),
+    ],
+)
+def test_rows_that_are_none_are_named(tokenizer: Any, rows: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        index_rows(None, rows, "id", tokenizer)
+
+
+def test_rows_of_another_data_set_are_said(tmp_path: Path, tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    data = prepare(tmp_path, raw("messages"))
+    index_rows(data, raw("messages"), "id", tokenizer)
+    assert caplog.text == ""
+    index_rows(data, [{"id": 1, "messages": [user("other"), assistant("row")]}], "id", tokenizer)
+    assert "None of the trainer's 4 rows" in caplog.text
 
 
 def test_equal_rows_carry_the_id_of_the_first(tokenizer: Any) -> None:
     twin = [{"id": name, "messages": [user("a"), assistant("b")]} for name in ("first", "second")]
     names = index_rows(None, twin, "id", tokenizer)
-    assert list(names.by_hash.values()) == ["first"]
+    assert set(names.by_hash.values()) == {"first"}
 
 
 def test_row_text_divides_prompt_and_answer(tokenizer: Any) -> None:

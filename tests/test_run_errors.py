@@ -11,9 +11,11 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.errors import ConfigError, MeasurementError, PrerequisiteError
+from smda_monitor.instruments.trainer_mode import check_trainer_mode
 
 Config = dict[str, Any]
 
@@ -177,6 +179,52 @@ def test_known_mistake_9_training_prompts_that_are_also_probes(tmp_path: Path) -
         tiny.tiny_trainer(tmp_path, [SMDACallback(config)], rows=rows, max_steps=1).train()
     config["probes"]["overlap"] = "warn"
     tiny.tiny_trainer(tmp_path, [SMDACallback(config)], rows=rows, max_steps=1).train()
+
+
+def test_nan_in_the_first_snapshot_raises_before_the_folder_is_touched(tmp_path: Path) -> None:
+    config = tiny.tiny_config(tmp_path / "m", exists="move_aside")
+    tiny.tiny_trainer(tmp_path, [SMDACallback(config)], max_steps=1).train()
+    model = tiny.tiny_lora(tiny.tiny_llama())
+    with torch.no_grad():
+        next(p for n, p in model.named_parameters() if "lora_A" in n).fill_(float("nan"))
+    trainer = tiny.tiny_trainer(tmp_path, [SMDACallback(config)], model=model, max_steps=1)
+    with pytest.raises(MeasurementError, match=r"NaN or Inf.*What to do"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    assert not (tmp_path / "m" / "run.1").exists()
+    assert json.loads((tmp_path / "m" / "run" / "manifest.json").read_text())["status"] == "finished"
+
+
+def test_another_trainer_is_named(tmp_path: Path) -> None:
+    from trl import DPOConfig
+
+    args = DPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, report_to="none")
+    with pytest.raises(PrerequisiteError, match=r"found DPOConfig; expected trl\.SFTConfig"):
+        check_trainer_mode(args)
+
+
+@pytest.mark.parametrize("config", [None, 3, [1]])
+def test_a_configuration_that_is_none_is_named(config: Any) -> None:
+    with pytest.raises(ConfigError, match=r"config: found .*expected a YAML file"):
+        SMDACallback(config)
+
+
+def test_a_run_left_open_is_closed(tmp_path: Path) -> None:
+    class Interrupted(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                raise KeyboardInterrupt
+
+    monitor = SMDACallback(tiny.tiny_config(tmp_path / "m"))
+    trainer = tiny.tiny_trainer(tmp_path, [monitor, Interrupted()], max_steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert monitor.run is not None
+    monitor.close()
+    manifest = json.loads((tmp_path / "m" / "run" / "manifest.json").read_text())
+    assert manifest["status"] == "stopped"
+    assert (tmp_path / "m" / "run" / "report.html").exists()
+    assert monitor.run is None
 
 
 def test_nan_in_a_snapshot_raises_and_closes_the_ledger(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import tiny
 from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
+from smda_monitor.errors import ConfigError
 from smda_monitor.outputs.ledger_reader import read_ledger
 
 
@@ -27,10 +29,21 @@ class KillAfter(TrainerCallback):
             raise Killed
 
 
-def _train(folder: Path, run: Path, extra: list[TrainerCallback], resume: bool = False, monitored: bool = True) -> None:
-    callbacks = [SMDACallback(tiny.tiny_config(run))] if monitored else []
+def _train(
+    folder: Path,
+    run: Path,
+    extra: list[TrainerCallback],
+    resume: bool = False,
+    monitored: bool = True,
+    config: Any = None,
+) -> None:
+    callbacks = [SMDACallback(config or tiny.tiny_config(run))] if monitored else []
     trainer = tiny.tiny_trainer(folder, [*callbacks, *extra], max_steps=6, save_strategy="steps", save_steps=3)
-    trainer.train(resume_from_checkpoint=str(folder / "trainer" / "checkpoint-3") if resume else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(folder / "trainer" / "checkpoint-3") if resume else None)
+    finally:
+        for callback in callbacks:
+            atexit.unregister(callback.close)  # a kill closes nothing
 
 
 def test_a_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
@@ -50,7 +63,45 @@ def test_a_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
     assert any(balance.history != 0 for balance in broken.accounts[3].balances), (
         "momentum came back with the checkpoint"
     )
-    assert json.loads((tmp_path / "broken" / "run" / "manifest.json").read_text())["status"] == "finished"
+    manifest, summary = (
+        json.loads((tmp_path / "broken" / "run" / name).read_text()) for name in ("manifest.json", "summary.json")
+    )
+    assert manifest["status"] == "finished"
+    assert (summary["steps"], summary["accounts"]) == (6, 6), "the whole run, not its last part"
+    assert summary["rows"] == json.loads((tmp_path / "whole" / "run" / "summary.json").read_text())["rows"]
+
+
+def test_what_was_alerted_before_a_kill_is_not_alerted_again(tmp_path: Path) -> None:
+    def limits(run: Path) -> Any:
+        return tiny.tiny_config(run) | {"alerts": {"harmful_drop": 1e-9, "harmless_rise": 1e-9, "unexplained": None}}
+
+    with pytest.raises(Killed):
+        _train(tmp_path, tmp_path / "m", [KillAfter(5)], config=limits(tmp_path / "m"))
+    _train(tmp_path, tmp_path / "m", [], resume=True, config=limits(tmp_path / "m"))
+    view = read_ledger(tmp_path / "m" / "run")
+    subjects = [alert.subject for alert in view.alerts]
+    assert len(subjects) == len(set(subjects)) > 0
+    assert view.summary is not None
+    assert view.summary["alerts"] == len(subjects)
+
+
+def test_another_runs_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with pytest.raises(Killed):
+            _train(tmp_path / name, tmp_path / f"run-{name}", [KillAfter(5)])
+    with pytest.raises(ConfigError, match=r"(?s)resuming in .*run-a.*run id .*expected those of the run in it"):
+        _train(tmp_path / "b", tmp_path / "run-a", [], resume=True)
+    assert [a.step for a in read_ledger(tmp_path / "run-a" / "run").accounts] == [1, 2, 3, 4, 5]
+
+
+def test_a_resume_with_another_dictionary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        _train(tmp_path, tmp_path / "m", [KillAfter(5)])
+    config = tiny.tiny_config(tmp_path / "m")
+    config["dictionary"]["path"] = str(tiny.write_dictionary(tmp_path / "other", seed=9))
+    with pytest.raises(ConfigError, match=r"(?s)found dictionary .*use the run's own configuration"):
+        _train(tmp_path, tmp_path / "m", [], resume=True, config=config)
+    assert [a.step for a in read_ledger(tmp_path / "m" / "run").accounts] == [1, 2, 3, 4, 5]
 
 
 def test_a_checkpoint_made_without_the_monitor_can_be_resumed_with_it(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from .policy_fit import FitPrompts, fit_policy
 from .probe_files import read_probes
 from .probe_reader import ProbeReader
 from .quiet import quiet
+from .read_behaviour import check_reading
 from .reference_answers import read_reference_answers, reference_means
 
 
@@ -67,10 +68,10 @@ class Bench:
             config.seed,
             self.fingerprints,
         )
-        return replace(policy, answers=self._answer_ruler())
+        return replace(policy, answers=self.answer_ruler())
 
-    def _answer_ruler(self) -> AnswerRuler | None:
-        """From the reference answers; the shipped ones are of the shipped refusal alone."""
+    def answer_ruler(self) -> AnswerRuler | None:
+        """From the reference answers on the model as it is now; the shipped ones are of the shipped refusal alone."""
         behaviour = self.config.behaviour
         if behaviour.answers is None or (behaviour.answers == "shipped" and behaviour.openings):
             return None
@@ -129,6 +130,7 @@ def open_bench(config: MonitorConfig, model: nn.Module, tokenizer: Any) -> Bench
     )
     if dictionary.threshold is None and gate == "continuous":
         reader = replace(reader, dictionary=_calibrated(replace(reader, gate="native"), config, probes, encode))
+    check_reading(model, behaviour, [encode(p.prompt) for p in probes], tokenizer.pad_token_id)
     found = Fingerprints(
         model_fingerprint(model), _place(dictionary, hook, gate, position), behaviour.fingerprint, probes.fingerprint
     )
@@ -158,7 +160,8 @@ def _configured_policy(bench: Bench) -> SymbolicPolicy:
         if bench.config.policy.mismatch == "error":
             raise
         return bench.fit()
-    return policy
+    # A saved policy brings the ruler that it was saved with; own reference answers, or none, are taken as configured.
+    return policy if bench.config.behaviour.answers == "shipped" else replace(policy, answers=bench.answer_ruler())
 
 
 def _calibrated(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,14 +59,37 @@ def prompt_tokens(tokenizer: Any, prompt: str, position: str) -> PromptTokens:
     return PromptTokens(tuple(ids), read)
 
 
-def own_prompt(ids: list[int], first_label: int, probe: PromptTokens) -> PromptTokens | None:
-    """The prompt of a training row, read as `probe` is: the tokens before its first label.
+def generation_prompt(tokenizer: Any) -> list[int]:
+    """The tokens that the chat template appends for the model to answer; [] without a template or such tokens."""
+    if not getattr(tokenizer, "chat_template", None):
+        return []
+    turn = [{"role": "user", "content": "x"}]
+    without, complete = (
+        tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=asked) for asked in (False, True)
+    )
+    return list(tokenizer(complete.removeprefix(without), add_special_tokens=False)["input_ids"])
+
+
+def end_of_prompt(opening: Sequence[int], ids: Sequence[int]) -> int:
+    """One past the first place in `ids` where `opening`, the generation prompt, stands; the length of `ids` where it
+    does not, or is empty."""
+    part, whole = list(opening), list(ids)
+    starts = range(len(whole) - len(part) + 1) if part else ()
+    return next((at + len(part) for at in starts if whole[at : at + len(part)] == part), len(whole))
+
+
+def own_prompt(
+    ids: Sequence[int], first_label: int, probe: PromptTokens, opening: Sequence[int]
+) -> PromptTokens | None:
+    """The prompt of a training row, read as `probe` is: the tokens before its first label or, where all tokens carry
+    loss, those up to the end of `opening`, the template's generation prompt.
 
     None where the row has none. The user's end-of-turn token is found by its id, the last one before the answer.
     """
-    if first_label < 1:
+    cut = first_label if first_label > 0 else end_of_prompt(opening, ids)
+    if first_label < 0 or cut >= len(ids):
         return None
-    prompt = tuple(ids[:first_label])
+    prompt = tuple(ids[:cut])
     if probe.read == len(probe.ids) - 1:
         return PromptTokens(prompt, len(prompt) - 1)
     end_of_turn = probe.ids[probe.read]

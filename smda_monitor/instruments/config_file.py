@@ -50,7 +50,11 @@ def load_config(source: str | Path | Mapping[str, Any] | MonitorConfig) -> Monit
         return source
     if isinstance(source, Mapping):
         return _validated(dict(source), "the configuration")
-    path = Path(source).expanduser()
+    try:
+        path = Path(source).expanduser()
+    except TypeError as error:
+        expected = "a YAML file's path, a mapping or a MonitorConfig"
+        raise ConfigError(describe("config", type(source).__name__, expected, "see the files in configs/")) from error
     return _anchored(_validated(_read_yaml(path), str(path)), path.parent)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..maths.account import OwnReading, unread
 from .assemble import Instruments
-from .chat import own_prompt
+from .chat import generation_prompt, own_prompt
 from .parameters import TrainedParameters
 from .quiet import quiet
 from .row_capture import CapturedRow
@@ -22,8 +22,8 @@ def read_own_prompts(
     own = unread(len(rows), len(instruments.policy.feature_ids))
     if not instruments.bench.config.probes.own_prompts:
         return own
-    like = instruments.tokens([0])[0]
-    found = [(i, own_prompt(row.ids, row.first_label, like)) for i, row in enumerate(rows)]
+    like, opening = instruments.tokens([0])[0], generation_prompt(instruments.bench.tokenizer)
+    found = [(i, own_prompt(row.ids, row.first_label, like, opening)) for i, row in enumerate(rows)]
     prompts = {i: prompt for i, prompt in found if prompt is not None}
     if prompts:
         at = list(prompts)

@@ -59,16 +59,6 @@ def normalise(text: str) -> str:
     return " ".join(text.translate(_APOSTROPHES).casefold().split())
 
 
-def overlapping(probes: ProbeSet, texts: Iterable[str]) -> list[tuple[str, int]]:
-    """(probe id, position in `texts`) for every text that is also a probe, by `normalise`, in the order of `texts`.
-
-    A training prompt that is also a probe makes the monitor measure what was trained on.
-    """
-    known = {normalise(probe.prompt): probe.id for probe in probes}
-    found = ((known.get(normalise(text)), position) for position, text in enumerate(texts))
-    return [(probe_id, position) for probe_id, position in found if probe_id is not None]
-
-
 def _shipped(role: str) -> ProbeSet:
     """The set that comes with the package for `role`."""
     if role not in _SHIPPED:

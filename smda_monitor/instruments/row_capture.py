@@ -51,8 +51,8 @@ class CapturedRow:
 class RowCapture:
     """Hooks on a model in training; `take` hands over what the micro-batches of one step left.
 
-    Raises `MeasurementError` from the trainer's forward where a batch has no ``input_ids``, and from `take` where no
-    row was seen, or where no gradient came back for a micro-batch that was.
+    Raises `MeasurementError` from `take` alone, never inside the trainer's forward or backward: where no row was seen,
+    a batch had no ``input_ids``, or no gradient came back for a micro-batch.
     """
 
     def __init__(self, causal: nn.Module, parameters: TrainedParameters) -> None:
@@ -63,6 +63,7 @@ class RowCapture:
         self._gradients: list[Tensor] = []
         self._arrived: list[bool] = []
         self._inputs: dict[int, Tensor] = {}
+        self._failure: MeasurementError | None = None
         self._handles: list[RemovableHandle] = [
             causal.register_forward_pre_hook(self._on_forward, with_kwargs=True),
             causal.register_forward_hook(self._on_output),
@@ -81,10 +82,13 @@ class RowCapture:
     def clear(self) -> None:
         """Forgets the open step."""
         self._rows, self._losses, self._gradients, self._arrived = [], [], [], []
+        self._failure = None
         self._inputs.clear()
 
     def take(self) -> tuple[list[CapturedRow], list[float], Tensor]:
         """Rows, their losses (NaN where unknown) and gradients (n, p) since the last call, and forgets them."""
+        if self._failure is not None:
+            raise self._failure
         if not self._rows:
             remedy = "use trl.SFTTrainer with per-row batches (no packing)."
             raise MeasurementError(describe("rows of the step", "none", "the trainer's forward to be seen", remedy))
@@ -97,14 +101,16 @@ class RowCapture:
         return rows, losses, gradients
 
     def _recording(self) -> bool:
-        return self._causal.training and torch.is_grad_enabled()
+        return self._failure is None and self._causal.training and torch.is_grad_enabled()
 
     def _on_forward(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._recording():
             return
         ids = kwargs.get("input_ids", args[0] if args else None)
         if ids is None:
-            raise MeasurementError(describe("training batch", sorted(kwargs), "input_ids", "train on token ids."))
+            found = ", ".join(sorted(kwargs))
+            self._failure = MeasurementError(describe("training batch", found, "input_ids", "train on token ids."))
+            return
         mask, labels = kwargs.get("attention_mask"), kwargs.get("labels")
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         for b in range(ids.shape[0]):
@@ -134,7 +140,14 @@ class RowCapture:
             output.register_hook(partial(self._on_gradient, i))  # type: ignore[no-untyped-call]
 
     def _on_gradient(self, i: int, gradient: Tensor) -> None:
+        if self._failure is not None:
+            return
         layer = self._parameters.layers[i]
+        if i not in self._inputs:
+            found = f"{layer.name} used more than once in a forward"
+            remedy = "train layers that each run once."
+            self._failure = MeasurementError(describe("trained layer", found, "one use", remedy))
+            return
         self._arrived[-1] = True
         rows = row_gradients(self._inputs.pop(i), gradient)
         self._gradients[-1][:, layer.start : layer.stop] += rows.to(self._gradients[-1].dtype)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from .row_capture import IGNORED, CapturedRow, row_hash
+from ..errors import ConfigError, describe
+from .row_capture import CapturedRow, row_hash
+
+logger = logging.getLogger("smda_monitor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,21 +26,46 @@ class RowNames:
         return self.by_hash.get(row.hash, f"unknown-{row.hash}")
 
 
-def index_rows(prepared: Any, rows: Iterable[Mapping[str, Any]] | None, id_column: str, tokenizer: Any) -> RowNames:
+def index_rows(
+    prepared: Any,
+    rows: Iterable[Mapping[str, Any]] | None,
+    id_column: str,
+    tokenizer: Any,
+    max_length: int | None = None,
+) -> RowNames:
     """The index of the trainer's `prepared` data set, and of the user's own `rows` with an id column.
 
-    A user's row is matched by its content: its messages, or prompt and completion, under the tokenizer's chat template.
+    A user's row is matched by its content: its messages, or prompt and completion, under the tokenizer's chat template,
+    or its text, cut at `max_length` tokens as the trainer does. Says so where no row of the data set was matched.
+
+    Raises `ConfigError` for `rows` that are no rows, or that lack `id_column`.
     """
     names: dict[str, str] = {}
-    for row in rows or ():
-        if id_column in row:
-            ids = _tokens(row, tokenizer)
-            if ids is not None:
-                names.setdefault(row_hash(ids), str(row[id_column]))
+    for row in _checked(rows, id_column):
+        for ids in _token_forms(row, tokenizer):
+            names.setdefault(row_hash(ids[:max_length]), str(row[id_column]))
     if hasattr(prepared, "__len__") and "input_ids" in (getattr(prepared, "column_names", None) or ()):
-        for i, ids in enumerate(prepared["input_ids"]):
-            names.setdefault(row_hash(list(ids)), f"row-{i:06d}")
+        hashes = [row_hash(list(ids)) for ids in prepared["input_ids"]]
+        if names and hashes and not names.keys() & set(hashes):
+            logger.warning(
+                "None of the trainer's %d rows is among `rows`: they are called by their place.", len(hashes)
+            )
+        for i, content in enumerate(hashes):
+            names.setdefault(content, f"row-{i:06d}")
     return RowNames(names)
+
+
+def _checked(rows: Iterable[Mapping[str, Any]] | None, id_column: str) -> Iterator[Mapping[str, Any]]:
+    remedy = "pass the data set that you give to the trainer, with an id column: SMDACallback(config, rows=ds)."
+    if isinstance(rows, (str, bytes, Path)):
+        raise ConfigError(describe("rows", repr(rows), "rows (a data set, or mappings), not a path", remedy))
+    for number, row in enumerate(rows or ()):
+        if not isinstance(row, Mapping):
+            raise ConfigError(describe(f"rows, number {number}", type(row).__name__, "a mapping", remedy))
+        if id_column not in row:
+            found = f"no column {id_column!r} among {', '.join(map(str, row))}"
+            raise ConfigError(describe(f"rows, number {number}", found, "one", "name it: id_column='...'."))
+        yield row
 
 
 def row_text(row: CapturedRow, tokenizer: Any) -> tuple[str, str]:
@@ -47,51 +77,22 @@ def row_text(row: CapturedRow, tokenizer: Any) -> tuple[str, str]:
     )
 
 
-def prompt_texts(prepared: Any, tokenizer: Any) -> list[str]:
-    """The prompt of every row of a prepared data set, for finding those that are also probes; [] if unknown.
-
-    The prompt is what stands before the first token that carries loss; where all tokens carry loss, what stands up to
-    and including the template's first generation prompt; where there is none either, the whole row.
-    """
-    columns = getattr(prepared, "column_names", None) or ()
-    if "input_ids" not in columns:
-        return []
-    texts = []
-    masks = "completion_mask" if "completion_mask" in columns else "labels" if "labels" in columns else None
-    ignored = 0 if masks == "completion_mask" else IGNORED
-    opening = _generation_prompt(tokenizer)
-    for row in prepared:
-        ids = list(row["input_ids"])
-        carries = [value != ignored for value in row[masks]] if masks is not None else [True]
-        if True in carries:
-            ids = ids[: carries.index(True) or _end_of(opening, ids)]
-        texts.append(tokenizer.decode(ids, skip_special_tokens=True))
-    return texts
-
-
-def _generation_prompt(tokenizer: Any) -> list[int]:
-    """The tokens that the chat template appends for the model to answer; [] without a template or such tokens."""
-    if not getattr(tokenizer, "chat_template", None):
-        return []
-    turn = [{"role": "user", "content": "x"}]
-    without, complete = (
-        tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=asked) for asked in (False, True)
-    )
-    return list(tokenizer(complete.removeprefix(without), add_special_tokens=False)["input_ids"])
-
-
-def _end_of(part: list[int], ids: list[int]) -> int:
-    """One past the first place in `ids` where `part` stands; the length of `ids` where it does not, or is empty."""
-    starts = range(len(ids) - len(part) + 1) if part else ()
-    return next((at + len(part) for at in starts if ids[at : at + len(part)] == part), len(ids))
-
-
-def _tokens(row: Mapping[str, Any], tokenizer: Any) -> list[int] | None:
-    if "messages" in row:
-        messages = list(row["messages"])
-    elif isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list):
-        messages = [*row["prompt"], *row["completion"]]
+def _token_forms(row: Mapping[str, Any], tokenizer: Any) -> list[list[int]]:
+    """The row's token ids as a trainer may prepare them; [] for a form that is not known."""
+    prompt, completion = row.get("prompt"), row.get("completion")
+    messages: Any = row.get("messages")
+    if isinstance(prompt, list) and isinstance(completion, list):
+        messages = [*prompt, *completion]
+    if isinstance(messages, list):
+        texts = [tokenizer.apply_chat_template(messages, tokenize=False)]
+    elif isinstance(prompt, str) and isinstance(completion, str):
+        texts = [prompt + completion]
+    elif isinstance(row.get("text"), str):
+        texts = [row["text"]]
     else:
-        return None
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return []
+    # Plain text gets an end token from the trainer, and the tokenizer's own special tokens.
+    texts += [texts[0] + (tokenizer.eos_token or "")]
+    return [
+        list(tokenizer(text, add_special_tokens=special)["input_ids"]) for text in texts for special in (False, True)
+    ]

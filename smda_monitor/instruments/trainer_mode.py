@@ -22,6 +22,10 @@ REFUSED = (
 
 def check_trainer_mode(args: Any) -> None:
     """Raises `PrerequisiteError` naming the argument of `args` (SFTConfig) that is not accounted for yet."""
+    kinds = {kind.__name__ for kind in type(args).__mro__}
+    if "TrainingArguments" in kinds and "SFTConfig" not in kinds:
+        remedy = "the account is of SFTTrainer's loss: train with trl.SFTTrainer and SFTConfig."
+        raise PrerequisiteError(describe("trainer's arguments", type(args).__name__, "trl.SFTConfig", remedy))
     for name, accepted, instead in REFUSED:
         value = getattr(args, name, accepted[0])
         if value not in accepted:

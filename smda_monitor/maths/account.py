@@ -13,7 +13,7 @@ from ..records.account import FeatureShift, RowEntry, TargetBalance
 from ..records.policy import SymbolicPolicy
 from ..records.snapshot import Snapshot
 from .interference import dominant_feature, intended_features, interference
-from .pathways import PolicyFrame, exact_refit, feature_shift, output_shift, remainder
+from .pathways import PolicyFrame, alignment, exact_refit, feature_shift, output_shift, remainder
 from .ridge import predict
 from .score import Ruler, against, scores
 from .split import SplitOnTargets
@@ -129,10 +129,9 @@ def feature_shifts(
     shift_Y = output_shift(frame, rows, delta_y, weights)
     first_order = feature_shift(frame, rows, delta_X) + output_shift(frame, rows, delta_y)
     exact = exact_refit(policy, rows, delta_X, delta_y)
-    order = ((shift_X + shift_Y) * policy.coef).abs().argsort(descending=True)[:leading].tolist()
-    shifts = tuple(
-        FeatureShift(policy.feature_ids[k], float(policy.coef[k]), float(shift_X[k]), float(shift_Y[k])) for k in order
-    )
+    order = alignment(shift_X + shift_Y, policy.coef).abs().argsort(descending=True)[:leading].tolist()
+    figures = torch.stack([policy.coef, shift_X, shift_Y, exact])
+    shifts = tuple(FeatureShift(policy.feature_ids[k], *figures[:, k].tolist()) for k in order)
     return shifts, remainder(exact, first_order)
 
 

@@ -12,7 +12,7 @@ from ..records.account import StepAccount
 from ..records.alert import Alert
 from ..records.probes import KINDS
 from ..records.snapshot import Snapshot
-from .ranking import rank_rows
+from .ranking import intention, rank_rows
 from .sink import RunHeader
 from .summary import median_unexplained
 from .text import duration, number, percent, plain
@@ -43,6 +43,7 @@ class ConsoleSink:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._accounts: list[StepAccount] = []
+        self._past = 0
         self._alerts = 0
         self._run: RunHeader | None = None
         self._began = time.monotonic()
@@ -51,15 +52,25 @@ class ConsoleSink:
         """Says what is watched, and starts the bar on a terminal."""
         self._run = run
         self._began = time.monotonic()
+        self._accounts = list(run.past.accounts)
+        self._past = len(self._accounts)
+        self._alerts = len(run.past.alerts)
         quality = run.policy.quality
         self._say(
-            f"smda: {len(run.probes)} probes, {len(run.policy.feature_ids)} features, policy {run.policy.preset} "
-            f"(R² {quality.r2_heldout:.2f} on held-out prompts, constant {quality.r2_constant:.2f}), "
+            f"smda: {len(run.probes)} probes, {len(run.policy.feature_ids)} features ({self._encoder(run)}), policy "
+            f"{run.policy.preset} {'with' if run.policy.has_intercept else 'without'} intercept (R² "
+            f"{quality.r2_heldout:.2f} on held-out prompts, constant {quality.r2_constant:.2f}), "
             f"{self._max_steps} steps, ledger in {run.folder}"
         )
         if self._console.is_terminal:
             self._progress, self._task = _bar(self._console, self._max_steps)
             self._progress.start()
+
+    @staticmethod
+    def _encoder(run: RunHeader) -> str:
+        """Which encoder reads them, and where: a proxy is never used without a word."""
+        gate = run.manifest.get("config", {}).get("dictionary", {}).get("gate")
+        return f"{gate} gate at {run.manifest.get('hookpoint')}"
 
     def snapshot(self, s: Snapshot) -> None:
         """Says nothing: each account tells what its snapshot found."""
@@ -107,11 +118,11 @@ class ConsoleSink:
     def _is_time(self, step: int) -> bool:
         """Every twentieth of the run, and at both its ends."""
         stride = max(1, self._max_steps // LOG_LINES)
-        return len(self._accounts) == 1 or step % stride == 0 or step >= self._max_steps
+        return len(self._accounts) == self._past + 1 or step % stride == 0 or step >= self._max_steps
 
     def _seconds_left(self, step: int) -> float:
         """From the steps this process has taken: a resumed run did not take those before."""
-        done = step - self._accounts[0].step + 1
+        done = len(self._accounts) - self._past
         return (time.monotonic() - self._began) / done * max(0, self._max_steps - step)
 
     def _rows_table(self) -> None:
@@ -128,7 +139,7 @@ class ConsoleSink:
             interference = "n/a" if row.interference != row.interference else f"{row.interference:.2f}"
             cells = [f"{row.step}{'*' if ranked.warm_up else ''}", number(row.score), number(row.own_push)]
             cells += [number(row.push.get(target, float("nan"))) for target in ("S_X", "S_Y")]
-            cells += [str(row.dominant_feature), interference, "yes" if row.unintended else "no"]
+            cells += [str(row.dominant_feature), interference, intention(row)]
             table.add_row(*(_inert(cell) for cell in (plain(row.row_id, 40), *cells)))
         self._console.print(table)
 
@@ -137,12 +148,13 @@ class ConsoleSink:
 
         table = Table(title="Balance of the accounts, summed over the run", title_justify="left")
         table.add_column("target", no_wrap=True)
-        for name in ("measured", "shares", "history", "decay", "unexplained"):
+        for name in ("measured", "shares", "history", "decay", "unexplained", "of measured"):
             table.add_column(name, justify="right", no_wrap=True)
         for target in dict.fromkeys(b.target for a in self._accounts for b in a.balances):
             entries = [b for a in self._accounts for b in a.balances if b.target == target]
             parts = ("measured", "shares", "history", "decay", "unexplained")
-            sums = [number(sum(getattr(b, part) for b in entries)) for part in parts]
+            total = [sum(getattr(b, part) for b in entries) for part in parts]
+            sums = [*map(number, total), percent(abs(total[-1] / total[0])) if total[0] else "n/a"]
             table.add_row(*(_inert(cell) for cell in (plain(target, 40), *sums)))
         self._console.print(table)
 

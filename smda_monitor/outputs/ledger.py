@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import uuid
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,11 @@ class Ledger:
                 _cut_unfinished_line(self.folder / name)
 
     @property
+    def run_id(self) -> str:
+        """The run's own name, the same when it is resumed."""
+        return str(read_json(self.folder / "manifest.json", "manifest")["id"])
+
+    @property
     def last_step(self) -> int:
         """The last step that has an account; 0 where there is none."""
         return self._last_step
@@ -78,6 +84,7 @@ class Ledger:
         manifest = {
             **run.manifest,
             "format": FORMAT,
+            "id": earlier.get("id", uuid.uuid4().hex),
             "status": "running",
             "started": earlier.get("started", now()),
             "resumed": [*earlier.get("resumed", []), now()] if earlier else [],

@@ -12,6 +12,7 @@ from ..records.alert import Alert
 from ..records.probes import Probe, ProbeSet
 from . import parts
 from .files import read_json, read_json_lines
+from .sink import Past
 from .snapshots import SnapshotFiles
 from .tables import table_to_accounts, table_to_rows
 
@@ -108,7 +109,8 @@ def read_ledger(folder: str | Path) -> LedgerView:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise ConfigError(describe(f"run folder {path}", "no such folder", "a run folder", "name the folder of a run"))
+        found = "a file" if path.exists() else "no such folder"
+        raise ConfigError(describe(f"run folder {path}", found, "a run folder", "name the folder of a run"))
     manifest_path = path / "manifest.json"
     if not manifest_path.is_file():
         raise ConfigError(
@@ -122,6 +124,9 @@ def read_ledger(folder: str | Path) -> LedgerView:
     manifest = read_json(manifest_path, "manifest")
     if not isinstance(manifest, dict):
         raise _unreadable(manifest_path, "not a JSON object")
+    for key, kind in (("policy", dict), ("measured_probes", list), ("fingerprints", dict), ("config", dict)):
+        if not isinstance(manifest.get(key, kind()), kind):
+            raise _unreadable(manifest_path, f"a {type(manifest[key]).__name__} under {key!r}")
     summary = path / "summary.json"
     return LedgerView(
         folder=path,
@@ -147,6 +152,12 @@ def read_accounts(folder: Path) -> list[StepAccount]:
         return table_to_accounts(accounts, [] if rows is None else table_to_rows(rows))
     except (KeyError, TypeError) as error:
         raise _unreadable(home, f"parts without the column {error}") from error
+
+
+def read_past(folder: Path) -> Past:
+    """What the run in `folder` did so far. Raises `ConfigError` as `read_ledger`."""
+    named = frozenset(text.id for text in read_row_texts(folder).values())
+    return Past(tuple(read_accounts(folder)), tuple(_alerts(folder / "alerts.jsonl")), named)
 
 
 def read_row_texts(folder: Path) -> dict[str, RowText]:

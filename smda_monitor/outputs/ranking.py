@@ -39,5 +39,12 @@ def rank_rows(accounts: Sequence[StepAccount]) -> list[RankedRow]:
     return sorted(ranked, key=lambda r: _order(r.entry), reverse=True)
 
 
+def intention(row: RowEntry) -> str:
+    """``unintended``, ``as intended``, or ``n/a`` for a row whose own prompt was not read."""
+    if math.isnan(row.own_push):
+        return "n/a"
+    return "unintended" if row.unintended else "as intended"
+
+
 def _order(row: RowEntry) -> float:
     return -math.inf if math.isnan(row.score) else row.score

@@ -8,22 +8,18 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import ConfigError, describe
-from .files import is_temporary
+from .files import is_temporary, read_json
+
+CHECKPOINT_FILE = "smda_monitor.json"
+"""What the monitor leaves in a trainer's checkpoint: the id of its run."""
 
 
-def prepare_run_folder(folder: str | Path, exists: Literal["error", "move_aside"], resume: bool = False) -> Path | None:
-    """Makes `folder` ready for one run and returns the new name of an earlier run that was moved aside, else None.
-
-    An earlier run is a folder with ``manifest.json`` or ``ledger/`` in it. ``exists="error"`` refuses it;
-    ``"move_aside"`` renames it to ``<folder>.1``, ``.2``, …, the first free number; `resume` keeps it and goes on.
-    Raises `ConfigError` for another run under ``"error"``, and always for a file or for a folder that holds something
-    that is no run, since nothing says that it may be mixed with one.
-    """
+def check_run_folder(folder: str | Path, exists: Literal["error", "move_aside"], resume: bool = False) -> None:
+    """Raises what `prepare_run_folder` would, and touches nothing."""
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise ConfigError(describe(f"outputs.folder {path}", "a file", "a folder", "name another outputs.folder"))
     content = [p for p in path.iterdir() if not is_temporary(p)] if path.exists() else []
-    moved = None
     if content and not _is_run(path):
         names = ", ".join(sorted(p.name for p in content)[:5])
         raise ConfigError(
@@ -34,19 +30,55 @@ def prepare_run_folder(folder: str | Path, exists: Literal["error", "move_aside"
                 "name another outputs.folder, or empty this one yourself",
             )
         )
-    if content and not resume:
-        if exists == "error":
-            raise ConfigError(
-                describe(
-                    f"outputs.folder {path}",
-                    f"another run, {_date(path)}",
-                    "an empty folder, or none",
-                    'name another outputs.folder, set outputs.exists to "move_aside", or resume from a checkpoint',
-                )
+    if content and not resume and exists == "error":
+        raise ConfigError(
+            describe(
+                f"outputs.folder {path}",
+                f"another run, {_date(path)}",
+                "an empty folder, or none",
+                'name another outputs.folder, set outputs.exists to "move_aside", or resume from a checkpoint',
             )
-        moved = _move_aside(path)
-    path.mkdir(parents=True, exist_ok=True)
+        )
+
+
+def prepare_run_folder(folder: str | Path, exists: Literal["error", "move_aside"], resume: bool = False) -> Path | None:
+    """Makes `folder` ready for one run and returns the new name of an earlier run that was moved aside, else None.
+
+    An earlier run is a folder with ``manifest.json`` or ``ledger/`` in it. ``exists="error"`` refuses it;
+    ``"move_aside"`` renames it to ``<folder>.1``, ``.2``, …, the first free number; `resume` keeps it and goes on.
+    Raises `ConfigError` for another run under ``"error"``, always for a file or for a folder that holds something
+    that is no run, since nothing says that it may be mixed with one, and where the folder cannot be made.
+    """
+    path = Path(folder)
+    check_run_folder(path, exists, resume)
+    try:
+        moved = _move_aside(path) if not resume and path.exists() and _is_run(path) else None
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        remedy = "name another outputs.folder, or change the rights of this one."
+        raise ConfigError(describe(f"outputs.folder {path}", error, "a folder to write in", remedy)) from error
     return moved
+
+
+def check_resumed(folder: Path, checkpoint: Path, fingerprints: dict[str, str]) -> None:
+    """Raises `ConfigError` unless the run in `folder` is the one that `checkpoint` belongs to, by the run id that the
+    monitor left in the checkpoint (one that was saved without the monitor fits any), and measured with `fingerprints`.
+    """
+    manifest = read_json(folder / "manifest.json", "manifest")
+    expected = {"run id": str(manifest.get("id")), **manifest.get("fingerprints", {})}
+    found = dict(fingerprints)
+    if (checkpoint / CHECKPOINT_FILE).exists():
+        found["run id"] = str(read_json(checkpoint / CHECKPOINT_FILE, "checkpoint's note").get("run"))
+    differing = [name for name, value in found.items() if value != expected.get(name)]
+    if differing:
+        raise ConfigError(
+            describe(
+                f"resuming in outputs.folder {folder}",
+                ", ".join(f"{name} {found[name]}" for name in differing),
+                "those of the run in it: " + ", ".join(f"{name} {expected.get(name)}" for name in differing),
+                "name the run folder of this checkpoint, or another outputs.folder; use the run's own configuration",
+            )
+        )
 
 
 def _is_run(path: Path) -> bool:

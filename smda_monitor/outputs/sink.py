@@ -21,6 +21,18 @@ logger = logging.getLogger("smda_monitor")
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """What a resumed run did before its checkpoint; empty for a new one."""
+
+    accounts: tuple[StepAccount, ...] = ()
+    """By step."""
+    alerts: tuple[Alert, ...] = ()
+    """In the order in which they were raised."""
+    named: frozenset[str] = frozenset()
+    """Ids of the rows whose text is kept already."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunHeader:
     """What is known before the first step."""
 
@@ -32,6 +44,8 @@ class RunHeader:
     """The symbolic policy of the run."""
     manifest: dict[str, Any]
     """Plain JSON values: the resolved config, versions, fingerprints; whatever makes the run repeatable."""
+    past: Past = Past()
+    """Of a resumed run."""
 
 
 class Sink(Protocol):

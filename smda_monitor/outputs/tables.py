@@ -46,6 +46,7 @@ _FEATURE = (
     ("coefficient", "float"),
     ("shift_X", "float"),
     ("shift_Y", "float"),
+    ("refit", "float"),
 )
 
 

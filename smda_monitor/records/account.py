@@ -38,6 +38,13 @@ class TargetBalance:
         return self.measured - (self.shares + self.history + self.decay)
 
     @property
+    def unexplained_of_measured(self) -> float:
+        """|unexplained| / |measured|, ≥ 0; large where the measured shift passes through zero, inf where it is zero."""
+        if self.measured != 0:
+            return abs(self.unexplained / self.measured)
+        return 0.0 if self.unexplained == 0 else float("inf")
+
+    @property
     def unexplained_fraction(self) -> float:
         """|unexplained| / (Σ|share| + |history| + |decay|), ≥ 0; 0 where nothing moved at all, inf where only the
         unexplained did."""
@@ -79,7 +86,8 @@ class RowEntry:
     dominant_feature: int
     """Feature id with the largest |ΔW_k w_k| of the row's output-probability pathway; −1 where it moved none."""
     unintended: bool
-    """The dominant feature lies outside I, or the push on the own prompt goes against the policy's reading of it."""
+    """The dominant feature lies outside I, or the push on the own prompt goes against the policy's reading of it; False
+    where own prompts are not read."""
     answer_reading: float
     """What the row's own answer shows, read from its hidden states in the trainer's forward: about +1 the behaviour,
     −1 not; NaN where the policy has no reference answers."""
@@ -100,6 +108,8 @@ class FeatureShift:
     """ΔW_k through the feature-activation pathway in this account, first order."""
     shift_Y: float
     """ΔW_k through the output-probability pathway in this account, exact."""
+    refit: float
+    """ΔW_k by an exact refit on the measured probes, each counted once (the two shifts count it for its stratum)."""
 
 
 @dataclass(frozen=True, slots=True)

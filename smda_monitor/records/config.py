@@ -108,7 +108,7 @@ class AlertsConfig(Section):
 class OutputsConfig(Section):
     """Where figures go."""
 
-    folder: str = "runs/smda"
+    folder: Annotated[str, Field(min_length=1)] = "runs/smda"
     """The run folder: ledger, manifest, report."""
     exists: Literal["error", "move_aside"] = "error"
     """When the folder holds another run: refuse, or rename the old one with a number."""
@@ -137,7 +137,7 @@ class MonitorConfig(Section):
     """When to speak up."""
     outputs: OutputsConfig = OutputsConfig()
     """Where figures go."""
-    memory_gib: Annotated[float, Field(gt=0)] = 2.0
+    memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
     """Budget of one probe pass, GiB; probes are measured in chunks under it."""
     seed: int = 0
     """Of the stratified choice of probes and of the bootstrap; training's own random state is never touched."""

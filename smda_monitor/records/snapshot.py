@@ -17,7 +17,8 @@ class DictionaryHealth:
     l0: float
     """Mean number of active features per probe."""
     dead: float
-    """Fraction of features active on no measured probe, in [0, 1]."""
+    """Fraction of features active on no measured probe, in [0, 1]; large on few probes, also for a dictionary whose
+    features all fire somewhere."""
 
 
 @dataclass(frozen=True, slots=True)

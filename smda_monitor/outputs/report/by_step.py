@@ -24,7 +24,11 @@ _PATHWAY_COLOURS = {"S_Y": "#4c7fb8", "S_X": "#c98a1b"}
 _HEALTH = {
     "fvu": ("FVU", "fraction", "Fraction of variance unexplained: how much the dictionary misses; 0 is perfect."),
     "l0": ("L0", "features on per probe", "How many features are on at once."),
-    "dead": ("Dead features", "fraction", "Features on no measured probe; more where fewer probes are measured."),
+    "dead": (
+        "Silent features",
+        "fraction",
+        "Features that are on at none of these probes: on few probes, most.",
+    ),
 }
 _TRANSPARENT = "26"  # 15 % opacity, as the last two hex digits of a colour
 
@@ -150,7 +154,12 @@ def unexplained_figure(accounts: Sequence[StepAccount]) -> Figure:
     table: list[list[Cell]] = []
     for target, pathway in _PATHWAYS.items():
         entries = [(a.step, b.unexplained_fraction) for a in accounts for b in a.balances if b.target == target]
-        table += [[step, target, fraction] for step, fraction in entries]
+        table += [
+            [a.step, target, b.unexplained_fraction, b.unexplained_of_measured]
+            for a in accounts
+            for b in a.balances
+            if b.target == target
+        ]
         drawn = [100 * f if 0 < f < math.inf else None for _, f in entries]
         hover = f"{target}, step %{{x}}<br>%{{y:.3g}} %<extra></extra>"
         traces.append(_line(f"{target} ({pathway})", _PATHWAY_COLOURS[target], [s for s, _ in entries], drawn, hover))
@@ -164,7 +173,7 @@ def unexplained_figure(accounts: Sequence[StepAccount]) -> Figure:
             "yaxis": axis("unexplained (% of the explained)", type="log", dtick=1, ticksuffix=" %"),
             "shapes": warm_up_shade(last_warm_up(accounts)),
         },
-        columns=["step", "target", "fraction"],
+        columns=["step", "target", "fraction", "of_measured"],
         table=table,
     )
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ...errors import ConfigError, describe
 from ...maths.by_kind import readings_by_kind
 from ...records.snapshot import Snapshot
 from ..files import to_json, write_text
 from ..ledger_reader import LedgerView, read_ledger
-from ..ranking import rank_rows
+from ..ranking import intention, rank_rows
 from ..text import duration, number, percent, plain, visible
 from .by_step import READINGS, Ends, health_figures, parts_figure, refusal_figure, unexplained_figure
 from .figure import Figure
@@ -31,11 +32,15 @@ def write_report(folder: str | Path) -> Path:
 
     The page needs no server and no network: plotly is inside it once, and a content policy forbids every connection
     and every script but ours. Row text is shown only where ``rows.jsonl`` exists. Raises `ConfigError` as
-    `read_ledger` does; a ledger without accounts still gives a page, which says so.
+    `read_ledger` does, and where the page cannot be written; a ledger without accounts gives a page that says so.
     """
     view = read_ledger(folder)
     path = Path(folder) / "report.html"
-    write_text(path, render(view))
+    page = render(view)
+    try:
+        write_text(path, page)
+    except OSError as error:
+        raise ConfigError(describe(str(path), error, "a file that can be written", "clear the way to it")) from error
     return path
 
 
@@ -78,6 +83,7 @@ def _context(view: LedgerView) -> dict[str, Any]:
         "view": view,
         "verdict": verdict(view, ranking, before, after),
         "figures": _figures(view, start, ends) | {"rows": [rows_figure(ranking)] if ranking else []},
+        "intention": intention,
         "shown_rows": ranking[:TABLE_ROWS],
         "cards": cards,
         "share": _share(max((abs(p.activation) for c in cards for p in c.top_probes), default=0.0)),
