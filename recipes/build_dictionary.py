@@ -27,6 +27,7 @@ from smda_monitor.instruments.embedded import load_model
 from smda_monitor.instruments.hookpoint import decoder_layers
 from smda_monitor.instruments.probe_files import read_probes
 from smda_monitor.instruments.read_behaviour import read_behaviour
+from smda_monitor.maths.gates import average_threshold
 from smda_monitor.maths.health import dictionary_health
 from smda_monitor.maths.ridge import choose_alpha, fit_ridge, predict, r_squared
 from smda_monitor.records.config import BehaviourConfig
@@ -110,6 +111,19 @@ def train(tokens: Tensor, read: Tensor, args: argparse.Namespace, hook: str, fol
     (folder / "cfg.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+@torch.no_grad()
+def calibrate(folder: Path, read: Tensor, k: float) -> None:
+    """Sets the one threshold of all features so that k of them are on, on average, at the read positions `read` of the
+    training prompts: that is where the monitor reads."""
+    from safetensors.torch import load_file, save_file
+
+    weights = folder / "sae_weights.safetensors"
+    tensors = load_file(weights)
+    z = read_dictionary(folder).pre_activations(read)
+    threshold = average_threshold(z, round(k))
+    save_file({**tensors, "threshold": torch.full_like(tensors["threshold"], threshold)}, weights)
+
+
 def judge(model: Any, tokenizer: Any, folder: Path, hook: str) -> list[list[str]]:
     """Health by the native encoder on the held-out prompts: at the read position and on all tokens but the first."""
     dictionary = read_dictionary(folder)
@@ -136,7 +150,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=1024)
     parser.add_argument("--lr", type=float, default=8e-4)
-    parser.add_argument("--read-share", type=float, default=0.15, help="part of each batch from read positions")
+    parser.add_argument("--read-share", type=float, default=0.25, help="part of each batch from read positions")
     parser.add_argument("--rounds", type=int, default=2, help="sampled answers per prompt")
     parser.add_argument("--new-tokens", type=int, default=40, help="tokens per answer, at most")
     parser.add_argument("--seed", type=int, default=0)
@@ -152,6 +166,7 @@ def main() -> None:
     tokens, read = token_activations(model, tokenizer, prompts, hook, args.new_tokens, args.rounds, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     train(tokens, read, args, hook, args.out)
+    calibrate(args.out, read, args.k)
     write_card(args, layers, hook, len(tokens), judge(model, tokenizer, args.out, hook))
 
 
@@ -169,7 +184,8 @@ def write_card(
             ),
             f"{args.features} features at `{hook}`, trained as BatchTopK (k = {args.k:g}) with sae-lens on {n_tokens} "
             f"tokens, {args.steps} steps of {args.batch}, {args.read_share:.0%} of each batch from read positions; "
-            "saved as JumpReLU in half precision. Data: the project's own prompts (probes, fit prompts, refuser and "
+            f"saved as JumpReLU in half precision, its threshold set to {args.k:g} active features on average at the "
+            "read positions of the training prompts. Data: the project's own prompts (probes, fit prompts, refuser and "
             f"demo rows) and {args.rounds} sampled answers of the model to each; the held-out prompts were not seen.",
             "On the held-out prompts, native encoder (dead: active on none of these tokens):",
             table(["where", "tokens", "FVU", "L0", "dead"], health),

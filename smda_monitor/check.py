@@ -10,6 +10,7 @@ from .instruments.embedded import load_model
 from .instruments.quiet import quiet
 from .maths.by_kind import readings_by_kind
 from .outputs.check_report import CheckFindings, print_findings
+from .outputs.run_folder import check_run_folder
 from .records.snapshot import Snapshot
 
 
@@ -20,6 +21,7 @@ def run_check(config_path: str | Path) -> int:
     """
     config = load_config(config_path)
     model, tokenizer = load_model(config.model.name, config.model.adapter, config.model.dtype)
+    check_run_folder(config.outputs.folder, config.outputs.exists)
     instruments = assemble(open_bench(config, model, tokenizer))
     print_findings(_findings(instruments, _measure(instruments)))
     return 0

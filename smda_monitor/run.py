@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -36,6 +37,7 @@ from .records.account import WARM_UP_STEPS, StepAccount
 from .records.alert import Alert
 from .records.snapshot import Snapshot
 
+logger = logging.getLogger("smda_monitor")
 CAPTURE_LIMIT = {"float32": 1e-3, "bfloat16": 5e-2}
 """Largest ‖Σ g_i·c − gradient‖/‖gradient‖ that is a rounding error, by the type of the trainer's forward."""
 
@@ -140,6 +142,8 @@ class MonitoredRun:
         self._keep_texts(rows, facts)
         self.accounts.append(account)
         self.sinks.account(account)
+        if len(self.accounts) == 1 and all(math.isnan(row.score) for row in account.rows):
+            logger.warning("No row of step %d has a prompt of its own that was read: rows get no score.", step)
         raised = self._alerts()
         self.monitor_seconds += time.perf_counter() - clock
         return raised

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from smda_monitor.errors import ConfigError
+from smda_monitor.errors import ConfigError, PrerequisiteError
+from smda_monitor.instruments.config_file import load_config
 from smda_monitor.instruments.dictionary_files import (
     CONFIG_FILE,
     SHIPPED_DICTIONARY,
@@ -223,6 +226,37 @@ def test_reading_a_folder_imports_neither_sae_lens_nor_transformers(tmp_path: Pa
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.split() == [str(D_SAE)]
+
+
+def _loads(name: str, cache: Path) -> str:
+    """What an offline interpreter with the hub's cache at `cache` says of a dictionary."""
+    program = (
+        "from smda_monitor.errors import PrerequisiteError\n"
+        "from smda_monitor.instruments.dictionary_files import load_dictionary\n"
+        f"try: print(load_dictionary({name!r}).d_sae)\n"
+        "except PrerequisiteError as error: print(error)"
+    )
+    hub = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run([sys.executable, "-c", program], env=hub, capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def test_a_hub_repository_with_a_dictionary_at_its_root(tmp_path: Path) -> None:
+    repository = tmp_path / "models--owner--dictionary"
+    commit = "0" * 40
+    shutil.copytree(write(tmp_path), repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    assert _loads("owner/dictionary", tmp_path) == str(D_SAE)
+    missing = _loads("owner/other", tmp_path)
+    assert "owner/other: found no such folder, and no download from the hub" in missing
+    assert "What to do" in missing
+
+
+def test_the_papers_config_names_a_repository() -> None:
+    config = load_config(Path(__file__).parents[1] / "configs" / "llama-3.2-3b-instruct.yaml")
+    with pytest.raises(PrerequisiteError, match="no download from the hub"):
+        load_dictionary(config.dictionary.path, config.dictionary.sae_id)
 
 
 def test_without_sae_lens_a_release_says_so(tmp_path: Path) -> None:

@@ -27,21 +27,26 @@ WEIGHTS_FILE = "sae_weights.safetensors"
 
 
 def load_dictionary(path: str | Path, sae_id: str | None = None) -> Dictionary:
-    """``shipped``, a folder, or a release of sae-lens' registry or the hub with the `sae_id` in it; on the CPU.
+    """``shipped``, a folder, a hub repository ``owner/name`` with one dictionary at its root, or a release of sae-lens'
+    registry or the hub with the `sae_id` in it; on the CPU.
 
-    A folder with a `sae_id` means the folder of that name inside it. Only a release imports sae_lens, and may download.
+    A folder with a `sae_id` means the folder of that name inside it. Only a release imports sae_lens; it and a
+    repository may download.
 
     Raises:
-        ConfigError: as `read_dictionary`; a name that is no folder and comes without `sae_id`; a release or id that
-            sae-lens does not know.
+        ConfigError: as `read_dictionary`; a name that is neither folder nor repository and comes without `sae_id`; a
+            release or id that sae-lens does not know.
         PrerequisiteError: sae_lens is not installed, or the download failed.
     """
     if str(path) == "shipped":
         return read_dictionary(SHIPPED_DICTIONARY)
-    folder = Path(path).expanduser()
-    if folder.exists() or sae_id is None or folder.is_absolute() or str(path).startswith("."):
-        return read_dictionary(folder if sae_id is None else folder / sae_id)
-    return _from_release(str(path), sae_id)
+    folder, name = Path(path).expanduser(), str(path)
+    local = folder.exists() or folder.is_absolute() or name.startswith(".")
+    if not local and sae_id is not None:
+        return _from_release(name, sae_id)
+    if not local and name.count("/") == 1:
+        return read_dictionary(_downloaded(name))
+    return read_dictionary(folder if sae_id is None else folder / sae_id)
 
 
 def read_dictionary(folder: str | Path) -> Dictionary:
@@ -74,6 +79,24 @@ def from_sae_lens(sae: Any) -> Dictionary:
     source = "the sae-lens SAE"
     config = read_encoder_config(sae.cfg.to_dict(), source=source)
     return _build(config, {name: t.detach().cpu() for name, t in sae.state_dict().items()}, source=source)
+
+
+def _downloaded(repository: str) -> Path:
+    """The folder in the hub's cache with the dictionary at the root of `repository`."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except Exception as error:  # hub, network and proxy errors have no common base
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise PrerequisiteError(
+            describe(
+                f"dictionary.path {repository}",
+                f"no such folder, and no download from the hub ({type(error).__name__}: {reason})",
+                f"a folder, or a hub repository with {CONFIG_FILE} and {WEIGHTS_FILE}",
+                "check the name and the network, or download it elsewhere and give the folder.",
+            )
+        ) from error
 
 
 def _from_release(release: str, sae_id: str) -> Dictionary:
