@@ -17,19 +17,19 @@ from .instruments.answer_tap import AnswerTap
 from .instruments.assemble import Instruments
 from .instruments.causal import inner_causal
 from .instruments.feature_cards import feature_cards
-from .instruments.optimizer_state import bare_optimizer, read_adamw
+from .instruments.optimizer_step import bare_optimizer, read_step
 from .instruments.own_prompts import read_own_prompts
 from .instruments.parameters import trained_parameters
 from .instruments.quiet import quiet
 from .instruments.row_capture import CapturedRow, RowCapture
 from .instruments.row_identity import RowNames, row_text
 from .maths.account import RowFacts, balances, feature_shifts, mean_drift, row_entries
-from .maths.adamw import AdamWState
 from .maths.alerts import threshold_alerts
 from .maths.answers import read_answers
 from .maths.by_kind import readings_by_kind
 from .maths.pathways import output_shift
 from .maths.split import StepSplit, on_targets, split_step
+from .maths.step_map import StepMap
 from .maths.targets import TargetGradients
 from .outputs.ledger import Ledger
 from .outputs.sink import Past, SinkGroup
@@ -46,8 +46,8 @@ CAPTURE_LIMIT = {"float32": 1e-3, "bfloat16": 5e-2}
 class StepBegun:
     """What `before_step` keeps until the step is taken."""
 
-    state: AdamWState
-    """The optimizer's state before the step."""
+    step: StepMap
+    """The optimizer's map at its state before the step."""
     clipped: Tensor
     """(p,) the whole clipped gradient."""
     learning_rate: float
@@ -119,8 +119,8 @@ class MonitoredRun:
         clock = time.perf_counter()
         gradients = [w.grad if w.grad is not None else torch.zeros_like(w) for w in self.parameters.weights]
         rate = float(bare_optimizer(optimizer).param_groups[0]["lr"])
-        state = read_adamw(optimizer, self.parameters)
-        self._step_begun = StepBegun(state, self.parameters.flatten(gradients), rate)
+        coming = read_step(optimizer, self.parameters)
+        self._step_begun = StepBegun(coming, self.parameters.flatten(gradients), rate)
         self.monitor_seconds += time.perf_counter() - clock
 
     def after_step(self, step: int) -> list[Alert]:
@@ -130,7 +130,7 @@ class MonitoredRun:
         assert self._step_begun is not None
         begun, self._step_begun = self._step_begun, None
         rows, losses, gradients = self.capture.take()
-        split = split_step(gradients, begun.clipped, begun.state, self._max_grad_norm)
+        split = split_step(gradients, begun.clipped, begun.step, self._max_grad_norm)
         self._check_capture(split, step)
         after, found = self._probe(step, split.push)
         facts = [

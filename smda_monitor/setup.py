@@ -12,7 +12,7 @@ from torch import nn
 
 from .errors import ConfigError, describe
 from .instruments.assemble import Bench, Instruments, assemble, open_bench
-from .instruments.optimizer_state import check_optimizer
+from .instruments.optimizer_step import check_optimizer
 from .instruments.overlap import overlapping
 from .instruments.parameters import trained_parameters
 from .instruments.policy_files import load_policy, save_policy

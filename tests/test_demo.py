@@ -57,7 +57,8 @@ def tiny_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     adapted.save_pretrained(tmp_path / "adapter")
     adapted.unload().save_pretrained(tmp_path / "model")
     tiny.tiny_tokenizer().save_pretrained(tmp_path / "model")
-    config = tiny.tiny_config(tmp_path / "monitor", folder="runs/demo", exists="move_aside", wandb=True)
+    config = tiny.tiny_config(tmp_path / "monitor")
+    config["outputs"] |= {"folder": "runs/demo", "exists": "move_aside", "wandb": True}
     config["model"] = {"name": str(tmp_path / "model"), "adapter": str(tmp_path / "adapter")}
     path = tmp_path / "demo.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -47,7 +47,7 @@ def _other_run(config: Config) -> None:
 
 
 BAD = [
-    pytest.param(_set("dictionary", path="missing-folder/x"), ConfigError, "missing-folder", id="missing dictionary"),
+    pytest.param(_set("dictionary", path="./missing/x"), ConfigError, "no folder missing/x", id="missing dictionary"),
     pytest.param(_corrupt("sae_weights.safetensors"), ConfigError, "sae_weights", id="corrupt dictionary"),
     pytest.param(_corrupt("cfg.json"), ConfigError, "cfg.json", id="corrupt dictionary config"),
     pytest.param(_wrong_width, ConfigError, "24", id="wrong width"),

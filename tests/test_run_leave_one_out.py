@@ -109,6 +109,19 @@ def test_push_equals_exact_replay(tmp_path: Path, max_grad_norm: float) -> None:
     assert checked == 21
 
 
+def test_plain_gradient_descent_is_accounted_for_too(tmp_path: Path) -> None:
+    monitor = SMDACallback(tiny.tiny_config(tmp_path / "monitor"))
+    trainer = tiny.tiny_trainer(tmp_path, [monitor], max_steps=4, optim="sgd", weight_decay=0.1, learning_rate=0.01)
+    trainer.train()
+    assert monitor.run is not None
+    for account in monitor.run.accounts:
+        for balance in account.balances:
+            assert balance.history == 0, "no momentum"
+            assert balance.shares != 0
+            assert balance.decay != 0
+            assert balance.target == "S_X" or balance.unexplained_fraction < 0.02
+
+
 def test_the_account_balances_and_adds_up(tmp_path: Path) -> None:
     monitor = SMDACallback(tiny.tiny_config(tmp_path / "monitor"))
     trainer = tiny.tiny_trainer(tmp_path, [monitor], max_steps=16, weight_decay=0.1, learning_rate=5e-4)

@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_adamw import CASES, Case, built
+from test_step_map import CASES, Case, built
 from torch import Tensor
 
-from smda_monitor.maths.adamw import AdamWSegment, AdamWState, StepMap, clip_factor
+from smda_monitor.maths.adam import AdamStep
 from smda_monitor.maths.split import StepSplit, on_targets, split_step
+from smda_monitor.maths.step_map import StepMap, clip_factor
 
 N, P, K = 5, 40, 3
 
@@ -19,20 +20,20 @@ def random(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def example(t: int = 7) -> tuple[Tensor, AdamWState]:
+def example(t: int = 7) -> tuple[Tensor, AdamStep]:
     """(rows, a state with momentum and decay)."""
-    segment = AdamWSegment(0, P, 1e-2, 0.9, 0.999, 1e-8, 0.1, t)
     rows = random(N, P, seed=1) * (1 + torch.arange(N)[:, None])
-    return rows, AdamWState(random(P, seed=2), random(P, seed=3), 3 * random(P, seed=4).square(), (segment,))
+    theta, m, v = random(P, seed=2), random(P, seed=3), 3 * random(P, seed=4).square()
+    return rows, AdamStep(theta, m, v, None, 1e-2, 0.9, 0.999, 1e-8, 0.1, decoupled=True, maximize=False, t=t)
 
 
-def taken(rows: Tensor, state: AdamWState, max_norm: float) -> Tensor:
+def taken(rows: Tensor, state: StepMap, max_norm: float) -> Tensor:
     """The update that AdamW takes with `rows`."""
     total = rows.double().sum(0)
-    return StepMap.of(state).update(clip_factor(float(total.norm()), max_norm) * total)
+    return state.update(clip_factor(float(total.norm()), max_norm) * total)
 
 
-def split(rows: Tensor, state: AdamWState, max_norm: float) -> StepSplit:
+def split(rows: Tensor, state: StepMap, max_norm: float) -> StepSplit:
     total = rows.double().sum(0)
     return split_step(rows, clip_factor(float(total.norm()), max_norm) * total, state, max_norm)
 

@@ -1,4 +1,4 @@
-"""One AdamW step split among its rows, on every target (notes of `adamw` for the formulas).
+"""One optimizer step split among its rows, on every target (`step_map` for the formulas).
 
     share_i(τ) = ⟨u_i, ½(∇τ_before + ∇τ_after)⟩       adds up, with history and decay, to the step's first order
     push_i(τ)  = ⟨δ_i, ∇τ_after⟩                       what the step would have lacked without row i
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from .adamw import AdamWState, StepMap, push_direction
+from .step_map import StepMap, push_direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,8 @@ class StepSplit:
     """δ_i of every row, in the type of the rows' gradients."""
 
 
-def split_step(
-    rows: Float[Tensor, "n p"], clipped: Float64[Tensor, " p"], state: AdamWState, max_norm: float
-) -> StepSplit:
-    """The split of the step that AdamW takes from `state` with the `clipped` gradient, whose unclipped rows are `rows`.
+def split_step(rows: Float[Tensor, "n p"], clipped: Float64[Tensor, " p"], step: StepMap, max_norm: float) -> StepSplit:
+    """The split of the step that `step` takes with the `clipped` gradient, whose unclipped rows are `rows`.
 
     Raises `ValueError` where the step has no gradient at all.
     """
@@ -49,7 +47,6 @@ def split_step(
     if square == 0 or norm == 0:
         raise ValueError("the step has no gradient to split")
     factor = float(clipped @ total) / square
-    step = StepMap.of(state)
     update = step.update(factor * total)
     push = torch.empty_like(rows)
     for i, row in enumerate(rows):
@@ -57,9 +54,9 @@ def split_step(
     return StepSplit(
         factor,
         float((clipped - factor * total).norm()) / norm,
-        step.share_scale(clipped, factor),
+        factor * step.share_scale(clipped),
         step.history(clipped),
-        step.decay,
+        step.decay(clipped),
         push,
     )
 

@@ -1,0 +1,105 @@
+"""The step map of the trainer's optimizer over the flat parameter vector, read just before its step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import PrerequisiteError, describe
+from ..maths.adam import AdamStep
+from ..maths.sgd import SgdStep
+from ..maths.step_map import StepMap, WholeStep
+from .parameters import TrainedParameters
+
+KNOWN = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
+"""Optimizers whose step is known exactly. A subclass may do anything in its step and is none of them."""
+LONGEST = 1 << 22
+"""Elements in one part of the step map, about: what is computed at a time, in float64."""
+
+
+def bare_optimizer(optimizer: Any) -> Any:
+    """The torch optimizer inside Accelerate's wrapper."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Raises `PrerequisiteError` unless `optimizer` is one of `KNOWN`."""
+    bare = bare_optimizer(optimizer)
+    if type(bare) not in KNOWN:
+        found = f"{type(bare).__module__}.{type(bare).__name__}"
+        expected = ", ".join(f"torch.optim.{known.__name__}" for known in KNOWN)
+        remedy = "set SFTConfig(optim='adamw_torch_fused'), 'adamw_torch' or 'sgd'."
+        raise PrerequisiteError(describe("optimizer", found, f"one of {expected}", remedy))
+
+
+def read_step(optimizer: Any, parameters: TrainedParameters, longest: int = LONGEST) -> WholeStep:
+    """The map of the coming step, from copies of what the optimizer holds.
+
+    Neighbouring parameters with the same hyper-parameters share a part of about `longest` elements at most. Raises
+    `PrerequisiteError` where a trained parameter is in no group of the optimizer.
+    """
+    bare = bare_optimizer(optimizer)
+    groups = {id(p): i for i, group in enumerate(bare.param_groups) for p in group["params"]}
+    parts: list[tuple[int, StepMap]] = []
+    run: list[Tensor] = []
+    key: tuple[object, ...] = ()
+    stop = 0
+    for layer in parameters.layers:
+        weight = layer.module.weight
+        if id(weight) not in groups:
+            remedy = "let the Trainer build the optimizer, or pass it all trained parameters."
+            raise PrerequisiteError(describe("optimizer", f"no group with {layer.name}.weight", "one", remedy))
+        state = bare.state.get(weight, {})
+        here = (groups[id(weight)], int(state.get("step", 0)), *sorted(k for k, v in state.items() if v is not None))
+        if run and (here != key or sum(w.numel() for w in [*run, weight]) > longest):
+            parts.append((layer.start, _part(bare, run)))
+            run = []
+        run, key, stop = [*run, weight], here, layer.stop
+    return WholeStep((*parts, (stop, _part(bare, run))))
+
+
+def _part(optimizer: Any, weights: Sequence[Tensor]) -> StepMap:
+    """The map of `weights`, which share a group and a count of steps."""
+    group: Mapping[str, Any] = next(g for g in optimizer.param_groups if any(p is weights[0] for p in g["params"]))
+    states = [optimizer.state.get(w, {}) for w in weights]
+
+    def joined(name: str) -> Tensor:
+        pairs = zip(states, weights, strict=True)
+        return _flat([s[name] if s.get(name) is not None else torch.zeros_like(w) for s, w in pairs])
+
+    theta, maximize = _flat(weights), bool(group["maximize"])
+    lr, decay = float(group["lr"]), float(group["weight_decay"])
+    if type(optimizer) is torch.optim.SGD:
+        kept = group["momentum"] != 0 and all(s.get("momentum_buffer") is not None for s in states)
+        return SgdStep(
+            theta,
+            joined("momentum_buffer") if kept else None,
+            momentum=float(group["momentum"]),
+            dampening=float(group["dampening"]),
+            weight_decay=decay,
+            nesterov=bool(group["nesterov"]),
+            maximize=maximize,
+            lr=lr,
+        )
+    beta1, beta2 = group["betas"]
+    return AdamStep(
+        theta,
+        joined("exp_avg"),
+        joined("exp_avg_sq"),
+        joined("max_exp_avg_sq") if group["amsgrad"] else None,
+        beta1=float(beta1),
+        beta2=float(beta2),
+        eps=float(group["eps"]),
+        decoupled=bool(group.get("decoupled_weight_decay", type(optimizer) is torch.optim.AdamW)),
+        t=int(states[0].get("step", 0)) + 1,
+        weight_decay=decay,
+        maximize=maximize,
+        lr=lr,
+    )
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([t.detach().reshape(-1) for t in tensors])

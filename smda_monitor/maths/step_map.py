@@ -1,0 +1,90 @@
+"""One optimizer step as a map from gradient to update, element by element, and its exact additive split.
+
+With the clipped gradient of the step g = c·Σ_i g_i, the update θ_{t+1} − θ_t of every optimizer known here is
+
+    u(g) = Σ_i share_scale∘g_i + history + decay,     share_scale, history, decay at this g
+
+and, because the map is known at every other gradient too, what the step would have lacked without row i is exact:
+
+    δ_i = u(c·G) − u(c_i'·(G − g_i)),   G = Σ_i g_i,   c_i' = min(1, max_norm/(‖G − g_i‖ + 1e-6))
+
+The maps themselves: `adam`, `sgd`. All vectors are flat over the trained parameters, float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+CLIP_EPSILON = 1e-6
+"""What torch's `clip_grad_norm_` adds to the norm."""
+
+
+@runtime_checkable
+class StepMap(Protocol):
+    """The step of one optimizer from one state, over p elements with one set of hyper-parameters."""
+
+    def update(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """u(g): the whole change of the parameters for a clipped gradient g."""
+
+    def share_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """What a row's part of the clipped gradient is multiplied by, element by element, to give its share of u(g)."""
+
+    def history(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """Momentum's part of u(g): earlier steps' gradients, and their coupled decay, acting now."""
+
+    def decay(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """Weight decay's part of u(g), of this step alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class WholeStep:
+    """A step map over the whole flat vector, from maps that lie one behind the other without gap."""
+
+    parts: tuple[tuple[int, StepMap], ...]
+    """(one past its last element, map), in order."""
+
+    def update(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """As `StepMap.update`."""
+        return self._joined(gradient, lambda part, g: part.update(g))
+
+    def share_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """As `StepMap.share_scale`."""
+        return self._joined(gradient, lambda part, g: part.share_scale(g))
+
+    def history(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """As `StepMap.history`."""
+        return self._joined(gradient, lambda part, g: part.history(g))
+
+    def decay(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """As `StepMap.decay`."""
+        return self._joined(gradient, lambda part, g: part.decay(g))
+
+    def _joined(self, gradient: Tensor, of: Callable[[StepMap, Tensor], Tensor]) -> Tensor:
+        found, start = [], 0
+        for stop, part in self.parts:
+            found.append(of(part, gradient[start:stop]))
+            start = stop
+        return torch.cat(found)
+
+
+def clip_factor(norm: float, max_norm: float) -> float:
+    """min(1, max_norm/(norm + 1e-6)) as torch clips; 1 where `max_norm` is 0 (no clipping)."""
+    return min(1.0, max_norm / (norm + CLIP_EPSILON)) if max_norm > 0 else 1.0
+
+
+def push_direction(
+    step: StepMap,
+    update: Float64[Tensor, " p"],
+    total: Float64[Tensor, " p"],
+    row: Float64[Tensor, " p"],
+    max_norm: float,
+) -> Float64[Tensor, " p"]:
+    """δ_i = u(c·G) − u(c_i'·(G − g_i)): `update` is u(c·G), `total` the unclipped G, `row` the row's unclipped g_i."""
+    rest = total - row
+    return update - step.update(clip_factor(float(rest.norm()), max_norm) * rest)

@@ -1,0 +1,110 @@
+"""Reading the optimizer's step: what is refused, and that what is read are copies of the right elements."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from smda_monitor.errors import PrerequisiteError
+from smda_monitor.instruments.optimizer_step import bare_optimizer, check_optimizer, read_step
+from smda_monitor.instruments.parameters import trained_parameters
+from smda_monitor.maths.adam import AdamStep
+from smda_monitor.maths.sgd import SgdStep
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2, bias=False))
+
+
+class Homemade(torch.optim.AdamW):
+    """A subclass may do anything in its step."""
+
+
+@pytest.mark.parametrize("implementation", [{}, {"foreach": True}, {"fused": True}])
+def test_adamw_is_accepted_bare_and_wrapped(implementation: dict[str, Any]) -> None:
+    optimizer = torch.optim.AdamW(model().parameters(), **implementation)
+    check_optimizer(optimizer)
+    check_optimizer(SimpleNamespace(optimizer=optimizer))
+    assert bare_optimizer(SimpleNamespace(optimizer=optimizer)) is optimizer
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
+def test_the_other_known_ones_are_accepted(kind: Any) -> None:
+    check_optimizer(kind(model().parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda p: torch.optim.RAdam(p), "RAdam"),
+        (lambda p: torch.optim.Adafactor(p), "Adafactor"),
+        (lambda p: Homemade(p), "Homemade"),
+        (lambda p: None, "NoneType"),
+    ],
+)
+def test_any_other_optimizer_is_refused_by_name(make: Any, named: str) -> None:
+    with pytest.raises(PrerequisiteError, match=named) as error:
+        check_optimizer(make(list(model().parameters())))
+    assert "adamw_torch_fused" in str(error.value)
+
+
+def test_state_before_the_first_step_is_zero_and_neighbours_share_a_part() -> None:
+    net = model()
+    parameters = trained_parameters(net)
+    ((stop, part),) = read_step(torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.2), parameters).parts
+    assert isinstance(part, AdamStep)
+    assert (stop, part.t) == (10, 1)
+    assert not bool(part.m.any())
+    assert not bool(part.v.any())
+    assert torch.equal(part.theta, torch.cat([w.detach().reshape(-1) for w in parameters.weights]))
+    ((_, first),) = read_step(torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9), parameters).parts
+    assert isinstance(first, SgdStep)
+    assert first.buffer is None
+
+
+def test_a_part_is_no_longer_than_asked() -> None:
+    net = model()
+    step = read_step(torch.optim.AdamW(net.parameters()), trained_parameters(net), longest=6)
+    assert [stop for stop, _ in step.parts] == [6, 10]
+
+
+def test_what_is_read_stays_when_the_optimizer_goes_on() -> None:
+    net = model()
+    parameters = trained_parameters(net)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    for _ in range(2):
+        net(torch.ones(1, 3)).sum().backward()
+        ((_, part),) = read_step(optimizer, parameters).parts
+        assert isinstance(part, AdamStep)
+        kept = [t.clone() for t in (part.theta, part.m, part.v)]
+        optimizer.step()
+        assert all(torch.equal(a, b) for a, b in zip(kept, (part.theta, part.m, part.v), strict=True))
+    ((_, later),) = read_step(optimizer, parameters).parts
+    assert isinstance(later, AdamStep)
+    assert not torch.equal(later.theta, part.theta)
+    assert bool(later.m.any())
+    assert later.t == 3
+
+
+def test_hyper_parameters_of_each_group_lie_where_its_parameters_do() -> None:
+    net = model()
+    one, two = net.parameters()
+    optimizer = torch.optim.AdamW([{"params": [two], "lr": 0.5}, {"params": [one], "weight_decay": 0.3}], lr=0.1)
+    (end, first), (whole, second) = read_step(optimizer, trained_parameters(net)).parts
+    assert (end, whole) == (6, 10)
+    assert isinstance(first, AdamStep)
+    assert isinstance(second, AdamStep)
+    assert (first.lr, first.weight_decay) == (0.1, 0.3)
+    assert (second.lr, second.weight_decay) == (0.5, 0.01)
+
+
+def test_a_trained_parameter_without_group_is_named() -> None:
+    net = model()
+    first = next(iter(net.parameters()))
+    with pytest.raises(PrerequisiteError, match=r"no group with 1\.weight"):
+        read_step(torch.optim.AdamW([first]), trained_parameters(net))
