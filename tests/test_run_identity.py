@@ -31,6 +31,8 @@ SETTINGS = [
     pytest.param({"gradient_accumulation_steps": 2}, id="dropout-accumulation-checkpointing"),
     pytest.param({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, id="reentrant-checkpointing"),
     pytest.param({"gradient_checkpointing": False, "max_grad_norm": 0.1, "weight_decay": 0.1}, id="clipping-decay"),
+    pytest.param({"bf16": True}, id="bf16-autocast"),
+    pytest.param({"optim": "sgd"}, id="sgd"),
 ]
 
 
