@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tiny
+from test_chat import CHATML, with_template
 
 from smda_monitor.errors import ConfigError
 from smda_monitor.instruments.chat import prompt_tokens
@@ -152,3 +153,18 @@ def test_row_text_divides_prompt_and_answer(tokenizer: Any) -> None:
     assert row_text(CapturedRow(ids, cut, 5), tokenizer) == ("how?", "so <b>")
     assert row_text(CapturedRow(ids, 0, 5), tokenizer) == ("", "how?so <b>")
     assert row_text(CapturedRow(ids, -1, 0), tokenizer) == ("", "how?so <b>")
+
+
+def test_the_templates_roles_are_no_part_of_a_prompt() -> None:
+    tokenizer = with_template(CHATML)
+    prompt = prompt_tokens(tokenizer, "how?", "last_prompt_token").ids
+    text = tokenizer.apply_chat_template([user("how?"), assistant("so")], tokenize=False)
+    row = CapturedRow(list(tokenizer(text)["input_ids"]), len(prompt), 2)
+    shown, answer = row_text(row, tokenizer)
+    assert (shown, answer.strip()) == ("how?", "so")
+    several = [user("one"), assistant("two"), user("three")]
+    talk = tokenizer.apply_chat_template(several, tokenize=False, add_generation_prompt=True)
+    ids = list(tokenizer(talk)["input_ids"])
+    shown, _ = row_text(CapturedRow([*ids, 70], len(ids), 1), tokenizer)
+    assert [word for word in ("one", "two", "three") if word in shown] == ["one", "two", "three"]
+    assert not any(token in shown for token in tokenizer.all_special_tokens)

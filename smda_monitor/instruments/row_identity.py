@@ -69,12 +69,30 @@ def _checked(rows: Iterable[Mapping[str, Any]] | None, id_column: str) -> Iterat
 
 
 def row_text(row: CapturedRow, tokenizer: Any) -> tuple[str, str]:
-    """(prompt, response) of a row as text, without special tokens; the whole as response where no prompt is masked."""
+    """(prompt, response) of a row as text, without special tokens; the whole as response where no prompt is masked.
+
+    The template's own words around a single user turn (its roles) are taken off.
+    """
     cut = max(row.first_label, 0)
-    return (
-        tokenizer.decode(row.ids[:cut], skip_special_tokens=True),
-        tokenizer.decode(row.ids[cut:], skip_special_tokens=True),
-    )
+    response = tokenizer.decode(row.ids[cut:], skip_special_tokens=True)
+    before, after = _around_user_turn(tokenizer)
+    marked = tokenizer.decode(row.ids[:cut])
+    if before and marked.startswith(before) and marked.endswith(after):
+        prompt = marked[len(before) : len(marked) - len(after)]
+        if not any(token in prompt for token in tokenizer.all_special_tokens):
+            return prompt, response
+    return tokenizer.decode(row.ids[:cut], skip_special_tokens=True), response
+
+
+def _around_user_turn(tokenizer: Any) -> tuple[str, str]:
+    """What the chat template writes before and after the text of a single user turn; two empty texts without one."""
+    if not getattr(tokenizer, "chat_template", None):
+        return "", ""
+    mark = "\u2042"
+    turn = [{"role": "user", "content": mark}]
+    whole = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    before, _, after = whole.partition(mark)
+    return before, after
 
 
 def _token_forms(row: Mapping[str, Any], tokenizer: Any) -> list[list[int]]:
