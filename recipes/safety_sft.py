@@ -74,6 +74,7 @@ def separation(scores: dict[str, float], kinds: dict[str, str]) -> dict[str, Any
 def train(args: argparse.Namespace) -> Path:
     """Runs the monitored fine-tune; returns the run folder."""
     import torch
+    import wandb
     from trl import SFTConfig, SFTTrainer
 
     from smda_monitor import SMDACallback
@@ -109,6 +110,7 @@ def train(args: argparse.Namespace) -> Path:
         trainer.train()
     finally:
         callback.close()
+        wandb.finish()
     return folder
 
 
