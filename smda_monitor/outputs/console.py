@@ -106,8 +106,9 @@ class ConsoleSink:
             self._balance_table()
         medians, after = median_unexplained(self._accounts)
         which = "after warm-up" if after else "warm-up only, low confidence"
+        alerts = "1 alert" if self._alerts == 1 else f"{self._alerts} alerts"
         self._say(
-            f"smda: {summary.get('status', 'finished')} after {len(self._accounts)} accounts, {self._alerts} alerts; "
+            f"smda: {summary.get('status', 'finished')} after {len(self._accounts)} accounts, {alerts}; "
             f"median unexplained: output {percent(medians['output'])}, feature {percent(medians['feature'])} ({which})"
         )
         if self._run is not None:
