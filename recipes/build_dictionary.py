@@ -4,7 +4,7 @@
 
 Reads the embedded model with the shipped refusing adapter on the project's prompts and on the model's own sampled
 answers, trains with sae-lens, saves as JumpReLU in sae-lens format and half precision, and writes the card with FVU,
-L0 and dead features on the held-out prompts. About 35 minutes on two cores.
+L0 and dead features on the held-out prompts. About 25 minutes on two cores.
 """
 
 from __future__ import annotations
