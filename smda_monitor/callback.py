@@ -85,7 +85,8 @@ class SMDACallback(TrainerCallback):
         self._guard(lambda run: run.after_step(state.global_step))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Leaves the run's id in the checkpoint."""
+        """Accounts for the steps up to the checkpoint, and leaves the run's id in it."""
+        self._guard(lambda run: run.account())
         self._guard(lambda run: setup.mark_checkpoint(run, args, state))
 
     def on_train_end(
@@ -99,7 +100,7 @@ class SMDACallback(TrainerCallback):
         """Ends the monitoring of a run that was interrupted (Ctrl-C, an exception): hooks go, the ledger is closed and
         the report written. Called by itself when Python exits; does nothing after a run that ended by itself.
         """
-        if self.run is not None and self.run.capture is not None:
+        if self.run is not None and self.run.accountant.capture is not None:
             run, self.run = self.run, None
             setup.abandon_run(run, status)
         atexit.unregister(self.close)

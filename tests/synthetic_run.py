@@ -15,6 +15,7 @@ from smda_monitor.outputs.summary import summarise
 from smda_monitor.records.account import (
     WARM_UP_STEPS,
     FeatureShift,
+    PastShare,
     RowEntry,
     StepAccount,
     TargetBalance,
@@ -127,6 +128,8 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
                 unintended=planted or position == 9,
                 answer_reading=own if planted else -own,
                 score=own - 0.2 + abs(draw(0.05)),
+                probe_share={"mass": (draw(), draw())},
+                probe_push={"mass": (draw(), draw())},
             )
         )
     balances = []
@@ -137,7 +140,9 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
         leftover = draw(0.03 if target == "S_X" else 0.003) * scale * (4 if step <= WARM_UP_STEPS else 1)
         total = sum(shares)
         measured = total + history + decay + leftover
-        balances.append(TargetBalance(target, measured, total, history, decay, sum(map(abs, shares))))
+        absolute = sum(map(abs, shares))
+        balances.append(TargetBalance(target, measured, total, history, decay, absolute, 0.9 * history, abs(history)))
+    past = (PastShare("demo-000", "0" * 16, step - 1, {t: draw(0.01) for t in TARGETS}),) if step > 1 else ()
     refusal = {t: level(*t.split("."), step) for t in TARGETS if "." in t}
     error = {t: 0.0 if step == STEPS else 0.22 + 0.03 * i for i, t in enumerate(refusal)}
     order = sorted(range(FEATURES), key=lambda k: -abs(math.sin(k * 1.7)) - 0.2 * abs(draw()))[:16]
@@ -146,12 +151,15 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
     )
     return StepAccount(
         step=step,
+        since=step - 1,
         warm_up=step <= WARM_UP_STEPS,
         learning_rate=1e-3 * (1 - (step - 1) / STEPS),
         clip_factor=0.8,
         capture_error=2e-6,
         balances=tuple(balances),
         rows=tuple(rows),
+        past=past,
+        probes={"mass.measured": (0.25, 0.5)},
         features=features,
         drift=tuple((torch.arange(FEATURES) * 1.7).sin().mul(step / STEPS).tolist()),
         refit_remainder=0.03,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from ..errors import PrerequisiteError, describe
 from ..maths.opening_tree import OpeningTree
@@ -92,15 +93,54 @@ def _attention(
     return {"full_attention": additive(sees), "sliding_attention": near} if types else near
 
 
-def tree_logits(causal: nn.Module, batch: TreeBatch) -> Tensor:
-    """(b, 1 + m, vocabulary) logits at the last prompt token and at every inner node."""
+@dataclass(frozen=True, slots=True)
+class PromptStage:
+    """A batch's prompts after their own forward; its inner nodes are still to come."""
+
+    logits: Tensor
+    """(b, 1, vocabulary) at the last prompt token."""
+    cache: DynamicCache
+    """Keys and values of the prompts, with their graph where gradients are on."""
+
+
+def prompt_stage(causal: nn.Module, batch: TreeBatch) -> PromptStage:
+    """The forward of the prompts alone: what is read at a prompt token does not see the nodes, so neither its forward
+    nor its backward has to go through them."""
+    length = batch.input_ids.shape[1] - batch.n_positions + 1
+    cache = DynamicCache()
     output = causal(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention,
-        position_ids=batch.positions,
-        use_cache=False,
-        logits_to_keep=batch.n_positions,
+        input_ids=batch.input_ids[:, :length],
+        attention_mask=_columns(batch.attention, slice(0, length), length),
+        position_ids=batch.positions[:, :length],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
     )
-    logits = output.logits
-    assert isinstance(logits, Tensor)
-    return logits
+    return PromptStage(output.logits, cache)
+
+
+def node_stage(causal: nn.Module, batch: TreeBatch, prompts: PromptStage) -> Tensor:
+    """(b, 1 + m, vocabulary) logits at the last prompt token and at every inner node; `prompts` is used up."""
+    nodes = batch.n_positions - 1
+    if nodes == 0:
+        return prompts.logits
+    output = causal(
+        input_ids=batch.input_ids[:, -nodes:],
+        attention_mask=_columns(batch.attention, slice(-nodes, None), batch.input_ids.shape[1]),
+        position_ids=batch.positions[:, -nodes:],
+        past_key_values=prompts.cache,
+        use_cache=True,
+        logits_to_keep=nodes,
+    )
+    return torch.cat([prompts.logits, output.logits], dim=1)
+
+
+def tree_logits(causal: nn.Module, batch: TreeBatch) -> Tensor:
+    """Both stages in one."""
+    return node_stage(causal, batch, prompt_stage(causal, batch))
+
+
+def _columns(attention: Tensor | dict[str, Tensor], rows: slice, width: int) -> Tensor | dict[str, Tensor]:
+    if isinstance(attention, dict):
+        return {name: mask[:, :, rows, :width] for name, mask in attention.items()}
+    return attention[:, :, rows, :width]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from ..maths.row_gradients import RowGradients
 from .parameters import TrainedParameters
 
 
@@ -17,22 +18,21 @@ def row_gradients(activations: Tensor, output_gradients: Tensor) -> Tensor:
 
 
 class LinearTap:
-    """While open, keeps the input and the output of every trained layer of one forward, for `gradients`.
+    """While open, keeps the input and the output of every trained layer in every forward, for `rows`.
 
     The gradient goes through activations alone: no weight, frozen or trained, gets one of its own.
     """
 
     def __init__(self, parameters: TrainedParameters) -> None:
         self._parameters = parameters
-        self._inputs: dict[int, Tensor] = {}
-        self._outputs: dict[int, Tensor] = {}
+        self._calls: list[tuple[int, Tensor, Tensor]] = []
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> LinearTap:
         for i, layer in enumerate(self._parameters.layers):
 
             def keep(_module: object, args: tuple[Tensor, ...], output: Tensor, i: int = i) -> None:
-                self._inputs[i], self._outputs[i] = args[0].detach(), output
+                self._calls.append((i, args[0].detach(), output))
 
             self._handles.append(layer.module.register_forward_hook(keep))
         return self
@@ -43,19 +43,17 @@ class LinearTap:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._inputs.clear()
-        self._outputs.clear()
+        self._calls.clear()
 
-    def gradients(self, scalar: Tensor) -> Tensor:
-        """(b, p) gradient of `scalar` = Σ_b f(row b) by row; the graph is kept for the next scalar.
+    def rows(self, scalar: Tensor) -> tuple[RowGradients, tuple[Tensor, ...]]:
+        """Gradient of `scalar` = Σ_b f(row b) by row; the graph is kept for the next scalar.
 
         Layers that `scalar` does not depend on (those above a hookpoint) get zeros.
         """
-        found = torch.autograd.grad(scalar, list(self._outputs.values()), retain_graph=True, allow_unused=True)
-        rows = next(iter(self._inputs.values())).shape[0]
-        flat = next(iter(self._outputs.values())).new_zeros(rows, self._parameters.size)
-        for i, gradient in zip(self._outputs, found, strict=True):
+        found = torch.autograd.grad(scalar, [c[2] for c in self._calls], retain_graph=True, allow_unused=True)
+        flat = self._calls[0][2].new_zeros(self._calls[0][1].shape[0], self._parameters.size)
+        for (i, inputs, _), gradient in zip(self._calls, found, strict=True):
             if gradient is not None:
                 layer = self._parameters.layers[i]
-                flat[:, layer.start : layer.stop] = row_gradients(self._inputs[i], gradient)
-        return flat
+                flat[:, layer.start : layer.stop] += row_gradients(inputs, gradient)
+        return RowGradients(flat), ()

@@ -16,8 +16,6 @@ from .parameters import TrainedParameters
 
 KNOWN = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
 """Optimizers whose step is known exactly. A subclass may do anything in its step and is none of them."""
-LONGEST = 1 << 22
-"""Elements in one part of the step map, about: what is computed at a time, in float64."""
 
 
 def bare_optimizer(optimizer: Any) -> Any:
@@ -35,11 +33,11 @@ def check_optimizer(optimizer: Any) -> None:
         raise PrerequisiteError(describe("optimizer", found, f"one of {expected}", remedy))
 
 
-def read_step(optimizer: Any, parameters: TrainedParameters, longest: int = LONGEST) -> WholeStep:
+def read_step(optimizer: Any, parameters: TrainedParameters) -> WholeStep:
     """The map of the coming step, from copies of what the optimizer holds.
 
-    Neighbouring parameters with the same hyper-parameters share a part of about `longest` elements at most. Raises
-    `PrerequisiteError` where a trained parameter is in no group of the optimizer.
+    Neighbouring parameters with the same hyper-parameters share a part. Raises `PrerequisiteError` where a trained
+    parameter is in no group of the optimizer.
     """
     bare = bare_optimizer(optimizer)
     groups = {id(p): i for i, group in enumerate(bare.param_groups) for p in group["params"]}
@@ -54,7 +52,7 @@ def read_step(optimizer: Any, parameters: TrainedParameters, longest: int = LONG
             raise PrerequisiteError(describe("optimizer", f"no group with {layer.name}.weight", "one", remedy))
         state = bare.state.get(weight, {})
         here = (groups[id(weight)], int(state.get("step", 0)), *sorted(k for k, v in state.items() if v is not None))
-        if run and (here != key or sum(w.numel() for w in [*run, weight]) > longest):
+        if run and here != key:
             parts.append((layer.start, _part(bare, run)))
             run = []
         run, key, stop = [*run, weight], here, layer.stop

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from torch import Tensor
+from dataclasses import dataclass
 
 from ..maths.account import OwnReading, unread
+from ..maths.probe_gradients import ChunkedRows
 from .assemble import Instruments
 from .chat import generation_prompt, own_prompt
 from .parameters import TrainedParameters
@@ -14,20 +14,30 @@ from .quiet import quiet
 from .row_capture import CapturedRow
 
 
+@dataclass(frozen=True, slots=True)
+class OwnPrompts:
+    """n rows on their own prompts."""
+
+    reading: OwnReading
+    """Without the push, which is NaN still."""
+    read: list[int]
+    """The rows that have a prompt."""
+    gradients: ChunkedRows | None
+    """Of the contrast of each prompt in `read`; None where there is none."""
+
+
 def read_own_prompts(
-    instruments: Instruments, parameters: TrainedParameters, rows: Sequence[CapturedRow], directions: Tensor
-) -> OwnReading:
-    """`directions` (n, p) of the n `rows`, each read on the contrast of its own prompt; NaN for rows without one, and
-    for all where ``probes.own_prompts`` is off."""
+    instruments: Instruments, parameters: TrainedParameters, rows: Sequence[CapturedRow]
+) -> OwnPrompts:
+    """The `rows` on their own prompts; none is read where ``probes.own_prompts`` is off."""
     own = unread(len(rows), len(instruments.policy.feature_ids))
-    if not instruments.bench.config.probes.own_prompts:
-        return own
     like, opening = instruments.tokens([0])[0], generation_prompt(instruments.bench.tokenizer)
     found = [(i, own_prompt(row.ids, row.first_label, like, opening)) for i, row in enumerate(rows)]
     prompts = {i: prompt for i, prompt in found if prompt is not None}
-    if prompts:
-        at = list(prompts)
-        with quiet(instruments.reader.model):
-            measured, push = instruments.reader.own(list(prompts.values()), parameters, directions[at])
-        own.push[at], own.mass[at], own.X[at] = push, measured.readings.mass, measured.X.double()
-    return own
+    if not prompts or not instruments.bench.config.probes.own_prompts:
+        return OwnPrompts(own, [], None)
+    at = list(prompts)
+    with quiet(instruments.reader.model):
+        measured, gradients = instruments.reader.own(list(prompts.values()), parameters)
+    own.mass[at], own.X[at] = measured.readings.mass, measured.X.double()
+    return OwnPrompts(own, at, gradients)

@@ -47,10 +47,11 @@ def plan_step(probes: ProbeSet, policy: SymbolicPolicy, frame: PolicyFrame, per_
     rows = _fit_rows(probes, policy)[chosen]
     weights = stratum_weights(strata, chosen)
     targets = plan_targets(
-        [probes.probes[i].kind for i in chosen],
+        [probes.probes[i] for i in chosen],
         weights,
         score_cotangent_X(frame, rows, weights),
         score_cotangent_y(frame, rows, weights),
+        frame.w,
         "log_probability" if policy.preset == "paper" else "mass",
     )
     return StepPlan(probes, chosen, rows, weights, targets)

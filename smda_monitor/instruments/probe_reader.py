@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from ..errors import MeasurementError, describe
 from ..maths.health import dictionary_health
+from ..maths.probe_gradients import ChunkedRows, ProbeGradients
 from ..maths.readings import Readings, read_openings
-from ..maths.targets import TargetGradients, TargetPlan
+from ..maths.row_gradients import RowGradients
+from ..records.account import READINGS
 from ..records.snapshot import DictionaryHealth, Snapshot
 from .behaviour import Behaviour
-from .causal import inner_causal, tree_batch, tree_logits
+from .causal import inner_causal, node_stage, prompt_stage, tree_batch
 from .chat import PromptTokens
 from .dictionary import Dictionary
 from .hookpoint import ResidualTap
@@ -82,11 +84,11 @@ class ProbeReader:
         causal = inner_causal(self.model)
         batch = tree_batch(prompts, self.behaviour.tree, self.pad, causal)
         with ResidualTap(self.model, self.hook) as tap:
-            logits = tree_logits(causal, batch)
+            stage = prompt_stage(causal, batch)
             stream = tap.take()
         hidden = stream[torch.arange(len(prompts), device=batch.read.device), batch.read].float()
         X = self.dictionary.features(hidden, self.gate, self.feature_ids)  # type: ignore[arg-type]
-        return hidden, X, read_openings(logits.float(), self.behaviour.tree)
+        return hidden, X, read_openings(node_stage(causal, batch, stage).float(), self.behaviour.tree)
 
     @torch.no_grad()
     def measure(self, prompts: Sequence[PromptTokens]) -> Measurement:
@@ -98,56 +100,40 @@ class ProbeReader:
             order += chunk
         return _in_order(parts, order)
 
-    def targets(
-        self,
-        prompts: Sequence[PromptTokens],
-        plan: TargetPlan,
-        parameters: TrainedParameters,
-        directions: Tensor,
-    ) -> tuple[Measurement, TargetGradients]:
-        """Measurement and gradients of the K targets of `plan` on the m `prompts`.
-
-        `directions` (n, p) are read on every probe's y too. One forward and three backwards per chunk, through
-        activations alone; gradients are on the parameters' device.
-        """
-        device = directions.device
-        gradients = torch.zeros(len(plan.names), parameters.size, device=device)
-        dots = torch.zeros(directions.shape[0], len(prompts), dtype=torch.float64)
-        parts, order = [], []
-        split = 2 + plan.n_kinds
-        for chunk in self._chunks(prompts, graph=True, trained=parameters.size):
-            with torch.enable_grad(), LinearTap(parameters) as tap:
-                hidden, X, readings = self._forward([prompts[i] for i in chunk])
-                saturation = (readings.log_probability - readings.mass).detach().exp().cpu()
-                pull = plan.cotangent_X[chunk].to(X)
-                gradients[0] += tap.gradients((pull * X).sum()).sum(0)
-                mass = tap.gradients(readings.mass.sum())
-                contrast = tap.gradients(readings.contrast.sum())
-            here = TargetPlan(
-                plan.names, plan.cotangent_X[chunk], plan.cotangent_y[chunk], plan.kind_weights[:, chunk], plan.reading
-            )
-            gradients[1:split] += here.mass_weights(saturation).to(mass) @ mass
-            gradients[split:] += plan.kind_weights[:, chunk].to(contrast) @ contrast
-            factor = saturation if plan.reading == "log_probability" else torch.ones_like(saturation)
-            dots[:, chunk] = (directions @ mass.T).double().cpu() * factor
-            parts.append(_detached(hidden, X, readings))
-            order += chunk
-        return _in_order(parts, order), TargetGradients(gradients, dots)
-
-    def own(
-        self, prompts: Sequence[PromptTokens], parameters: TrainedParameters, directions: Tensor
-    ) -> tuple[Measurement, Tensor]:
-        """Measurement of n own prompts and the push (n,) of direction i on the contrast of prompt i; nats."""
-        push = torch.zeros(len(prompts), dtype=torch.float64)
+    def gradients(
+        self, prompts: Sequence[PromptTokens], cotangent_X: Tensor, coef: Tensor, parameters: TrainedParameters
+    ) -> tuple[Measurement, ProbeGradients]:
+        """Measurement and gradients by prompt of the m `prompts`: of ⟨C_j, x_j⟩ (`cotangent_X` C, (m, d)), of both
+        readings, and of the explained part x_j·w (`coef` w). One forward and four backwards per chunk, two of them from
+        the hookpoint, through activations alone; kept on the parameters' device in half precision."""
+        chunks: dict[str, list[tuple[tuple[int, ...], RowGradients]]] = {name: [] for name in ("S_X", *READINGS)}
         parts, order = [], []
         for chunk in self._chunks(prompts, graph=True, trained=parameters.size):
             with torch.enable_grad(), LinearTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
-                rows = tap.gradients(readings.contrast.sum())
-            push[chunk] = (directions[chunk] * rows).sum(1, dtype=torch.float64).cpu()
+                scalars = {
+                    "S_X": (cotangent_X[chunk].to(X) * X).sum(),
+                    "mass": readings.mass.sum(),
+                    "contrast": readings.contrast.sum(),
+                    "explained": (X @ coef.to(X)).sum(),
+                }
+                for name, scalar in scalars.items():
+                    chunks[name].append((tuple(chunk), tap.rows(scalar)[0].half()))
             parts.append(_detached(hidden, X, readings))
             order += chunk
-        return _in_order(parts, order), push
+        by_name = {name: ChunkedRows(tuple(found)) for name, found in chunks.items()}
+        return _in_order(parts, order), ProbeGradients(by_name.pop("S_X"), by_name)
+
+    def own(self, prompts: Sequence[PromptTokens], parameters: TrainedParameters) -> tuple[Measurement, ChunkedRows]:
+        """Measurement of n own prompts and the gradient of the contrast of each."""
+        chunks, parts, order = [], [], []
+        for chunk in self._chunks(prompts, graph=True, trained=parameters.size):
+            with torch.enable_grad(), LinearTap(parameters) as tap:
+                hidden, X, readings = self._forward([prompts[i] for i in chunk])
+                chunks.append((tuple(chunk), tap.rows(readings.contrast.sum())[0]))
+            parts.append(_detached(hidden, X, readings))
+            order += chunk
+        return _in_order(parts, order), ChunkedRows(tuple(chunks))
 
     def snapshot(self, step: int, probe_ids: Sequence[str], measured: Measurement) -> Snapshot:
         """The snapshot of a measurement."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import MeasurementError, describe
+from ..maths.row_gradients import RowGradients
 from .linear_tap import row_gradients
 from .parameters import TrainedParameters
 
@@ -85,7 +86,7 @@ class RowCapture:
         self._failure = None
         self._inputs.clear()
 
-    def take(self) -> tuple[list[CapturedRow], list[float], Tensor]:
+    def take(self) -> tuple[list[CapturedRow], list[float], RowGradients]:
         """Rows, their losses (NaN where unknown) and gradients (n, p) since the last call, and forgets them."""
         if self._failure is not None:
             raise self._failure
@@ -96,7 +97,7 @@ class RowCapture:
             found = f"no gradient for {self._arrived.count(False)} of {len(self._arrived)} micro-batches"
             remedy = "let nothing but the trainer's own step run the model in train mode with gradients on."
             raise MeasurementError(describe("rows of the step", found, "one backward for each forward", remedy))
-        rows, losses, gradients = self._rows, self._losses, torch.cat(self._gradients)
+        rows, losses, gradients = self._rows, self._losses, RowGradients(torch.cat(self._gradients))
         self.clear()
         return rows, losses, gradients
 

@@ -9,29 +9,14 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from ..records.account import FeatureShift, RowEntry, TargetBalance
+from ..records.account import READINGS, FeatureShift, PastShare, RowEntry, TargetBalance, is_leading
 from ..records.policy import SymbolicPolicy
 from ..records.snapshot import Snapshot
 from .interference import dominant_feature, intended_features, interference
 from .pathways import PolicyFrame, alignment, exact_refit, feature_shift, output_shift, remainder
+from .read_split import Read, SplitReading
 from .ridge import predict
 from .score import Ruler, against, scores
-from .split import SplitOnTargets
-
-
-def balances(names: Sequence[str], measured: Float64[Tensor, " K"], split: SplitOnTargets) -> tuple[TargetBalance, ...]:
-    """One balance per target."""
-    return tuple(
-        TargetBalance(
-            name,
-            float(measured[k]),
-            float(split.shares[:, k].sum()),
-            float(split.history[k]),
-            float(split.decay[k]),
-            float(split.shares[:, k].abs().sum()),
-        )
-        for k, name in enumerate(names)
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +35,49 @@ class RowFacts:
     """Norm of its unclipped gradient."""
 
 
+def balances(names: Sequence[str], measured: Float64[Tensor, " K"], reading: SplitReading) -> tuple[TargetBalance, ...]:
+    """One balance per target."""
+    columns = torch.stack(
+        [
+            measured,
+            reading.shares.targets.sum(0),
+            reading.history.targets[0],
+            reading.decay.targets[0],
+            reading.shares.targets.abs().sum(0),
+            reading.past.sum(0),
+            reading.past.abs().sum(0),
+        ]
+    )
+    return tuple(TargetBalance(name, *columns[:, k].tolist()) for k, name in enumerate(names))
+
+
+def by_probe(measured: Float64[Tensor, "readings m"], reading: SplitReading) -> dict[str, tuple[float, ...]]:
+    """``<reading>.measured``, ``.history`` and ``.decay`` of the m probes."""
+    found: dict[str, tuple[float, ...]] = {}
+    for name, (shift, history, decay) in zip(
+        READINGS, zip(measured, _readings(reading.history), _readings(reading.decay), strict=True), strict=True
+    ):
+        parts = {"measured": shift, "history": history[0], "decay": decay[0]}
+        found |= {f"{name}.{part}": tuple(values.tolist()) for part, values in parts.items()}
+    return found
+
+
+def _readings(read: Read) -> list[Tensor]:
+    """(n, m) of every reading, without S_X."""
+    return list(read.columns[:, 1:].chunk(len(READINGS), dim=1))
+
+
+def past_shares(
+    owners: Sequence[tuple[int, RowFacts]], names: Sequence[str], shares: Float64[Tensor, "h K"]
+) -> tuple[PastShare, ...]:
+    """One entry per earlier row, whose step and facts are in `owners`, on the leading targets."""
+    leading = [(k, name) for k, name in enumerate(names) if is_leading(name)]
+    return tuple(
+        PastShare(fact.row_id, fact.row_hash, step, {name: float(values[k]) for k, name in leading})
+        for (step, fact), values in zip(owners, shares, strict=True)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class OwnReading:
     """The rows of a step on their own prompts; rows without a prompt hold NaN."""
@@ -60,6 +88,10 @@ class OwnReading:
     """Log-odds of the behaviour after the step."""
     X: Float64[Tensor, "n d"]
     """Features of the own prompt."""
+
+    def part(self, rows: slice) -> OwnReading:
+        """Of some rows."""
+        return OwnReading(self.push[rows], self.mass[rows], self.X[rows])
 
 
 def unread(n: int, d: int) -> OwnReading:
@@ -72,17 +104,20 @@ def row_entries(
     step: int,
     facts: Sequence[RowFacts],
     names: Sequence[str],
-    split: SplitOnTargets,
+    shares: Read,
+    push: Read,
     row_shift: Float64[Tensor, "n d"],
     own: OwnReading,
     policy: SymbolicPolicy,
     by: Ruler,
     answers: Float64[Tensor, " n"] | None = None,
 ) -> tuple[RowEntry, ...]:
-    """One entry per row. `row_shift` is ΔW_Y of each row's push, `own` its own prompt, `answers` what it answers."""
+    """One entry per row of a step. `row_shift` is ΔW_Y of each row's push, `own` its own prompt, `answers` what it
+    answers."""
     predicted = predict(policy, own.X)
     score = scores(own.push, predicted, by, answers)
     opposed = against(own.push, predicted, by)
+    share_probes, push_probes = _readings(shares), _readings(push)
     entries = []
     for i, fact in enumerate(facts):
         read = not bool(own.push[i].isnan())
@@ -96,8 +131,8 @@ def row_entries(
                 tokens=fact.tokens,
                 loss=fact.loss,
                 gradient_norm=fact.gradient_norm,
-                share={name: float(split.shares[i, k]) for k, name in enumerate(names)},
-                push={name: float(split.push[i, k]) for k, name in enumerate(names)},
+                share=dict(zip(names, shares.targets[i].tolist(), strict=True)),
+                push=dict(zip(names, push.targets[i].tolist(), strict=True)),
                 own_push=float(own.push[i]),
                 own_mass=float(own.mass[i]),
                 own_predicted=float(predicted[i]),
@@ -106,6 +141,8 @@ def row_entries(
                 unintended=read and (bool(opposed[i]) or (column >= 0 and not bool(intended[column]))),
                 answer_reading=float("nan") if answers is None else float(answers[i]),
                 score=float(score[i]),
+                probe_share={name: tuple(of[i].tolist()) for name, of in zip(READINGS, share_probes, strict=True)},
+                probe_push={name: tuple(of[i].tolist()) for name, of in zip(READINGS, push_probes, strict=True)},
             )
         )
     return tuple(entries)

@@ -14,7 +14,7 @@ Sources: Kingma & Ba (1412.6980), Loshchilov & Hutter (1711.05101), Reddi et al.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Float64
@@ -50,6 +50,21 @@ class AdamStep:
     t: int
     """The optimizer's step count for these parameters, this step included; ≥ 1."""
 
+    @property
+    def kept(self) -> float:
+        """1 − β1, negative where the step climbs."""
+        return (self.beta1 - 1) if self.maximize else (1 - self.beta1)
+
+    @property
+    def retained(self) -> float:
+        """β1."""
+        return self.beta1
+
+    def cut(self, start: int, stop: int) -> AdamStep:
+        """As `StepMap.cut`."""
+        v_max = None if self.v_max is None else self.v_max[start:stop]
+        return replace(self, theta=self.theta[start:stop], m=self.m[start:stop], v=self.v[start:stop], v_max=v_max)
+
     def update(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """u(g)."""
         effective = self._effective(gradient)
@@ -62,9 +77,13 @@ class AdamStep:
         sign = -1.0 if self.maximize else 1.0
         return -self._rate * (1 - self.beta1) * sign * self._preconditioner(self._effective(gradient))
 
+    def momentum_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """−lr·β1/bc1 · D."""
+        return -self._rate * self.beta1 * self._preconditioner(self._effective(gradient))
+
     def history(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """−lr·β1/bc1 · D∘m_{t−1}."""
-        return -self._rate * self.beta1 * self._preconditioner(self._effective(gradient)) * self.m.double()
+        return self.momentum_scale(gradient) * self.m.double()
 
     def decay(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """−lr·λ·θ_t, for Adam through D and the bias correction."""

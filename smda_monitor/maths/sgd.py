@@ -11,7 +11,7 @@ the rest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Float64
@@ -39,28 +39,56 @@ class SgdStep:
     maximize: bool
     """Whether the step climbs."""
 
+    @property
+    def kept(self) -> float:
+        """1 − τ, 1 at the first step; negative where the step climbs, 0 without momentum."""
+        if self.momentum == 0:
+            return 0.0
+        return self._into_buffer * self._sign
+
+    @property
+    def retained(self) -> float:
+        """μ."""
+        return self.momentum
+
+    def cut(self, start: int, stop: int) -> SgdStep:
+        """As `StepMap.cut`."""
+        buffer = None if self.buffer is None else self.buffer[start:stop]
+        return replace(self, theta=self.theta[start:stop], buffer=buffer)
+
     def update(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """u(g)."""
         return self.share_scale(gradient) * gradient + self.history(gradient) + self.decay(gradient)
 
     def share_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """−lr·κ·s."""
-        return torch.full_like(gradient, -self.lr * self._gain * (-1.0 if self.maximize else 1.0))
+        return torch.full_like(gradient, -self.lr * self._gain * self._sign)
+
+    def momentum_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """−lr·μ, times μ again for Nesterov."""
+        return torch.full_like(gradient, -self.lr * self.momentum * (self.momentum if self.nesterov else 1.0))
 
     def history(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
-        """−lr·μ·b_{t−1}, times μ again for Nesterov."""
+        """`momentum_scale` ∘ b_{t−1}; 0 at the first step."""
         if self.buffer is None:
             return torch.zeros_like(gradient)
-        return -self.lr * self.momentum * (self.momentum if self.nesterov else 1.0) * self.buffer.double()
+        return self.momentum_scale(gradient) * self.buffer.double()
 
     def decay(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """−lr·κ·λθ."""
         return -self.lr * self._gain * self.weight_decay * self.theta.double()
 
     @property
+    def _sign(self) -> float:
+        return -1.0 if self.maximize else 1.0
+
+    @property
+    def _into_buffer(self) -> float:
+        return 1.0 if self.buffer is None else 1.0 - self.dampening
+
+    @property
     def _gain(self) -> float:
         """κ: what this step's gradient counts in u/(−lr)."""
         if self.momentum == 0:
             return 1.0
-        into_buffer = 1.0 if self.buffer is None else 1.0 - self.dampening
-        return 1.0 + self.momentum * into_buffer if self.nesterov else into_buffer
+        return 1.0 + self.momentum * self._into_buffer if self.nesterov else self._into_buffer

@@ -2,18 +2,22 @@
 
 With the clipped gradient of the step g = c·Σ_i g_i, the update θ_{t+1} − θ_t of every optimizer known here is
 
-    u(g) = Σ_i share_scale∘g_i + history + decay,     share_scale, history, decay at this g
+    u(g) = Σ_i share_scale∘(c·g_i) + history + decay,     history = momentum_scale∘m,     all scales at this g
 
-and, because the map is known at every other gradient too, what the step would have lacked without row i is exact:
+with m the optimizer's momentum buffer, itself a weighted sum of earlier gradients: this step leaves `kept` times its
+clipped gradient there, and `retained` times what was there before. So momentum's part can be handed on to the earlier
+rows whose gradients it holds (`past`).
+
+Because the map is known at every other gradient too, what the step would have lacked without row i is exact:
 
     δ_i = u(c·G) − u(c_i'·(G − g_i)),   G = Σ_i g_i,   c_i' = min(1, max_norm/(‖G − g_i‖ + 1e-6))
 
-The maps themselves: `adam`, `sgd`. All vectors are flat over the trained parameters, float64.
+The maps themselves: `adam`, `sgd`. All vectors are flat over the trained parameters; results are float64.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -29,11 +33,25 @@ CLIP_EPSILON = 1e-6
 class StepMap(Protocol):
     """The step of one optimizer from one state, over p elements with one set of hyper-parameters."""
 
+    @property
+    def kept(self) -> float:
+        """What of the clipped gradient this step leaves in the momentum buffer; 0 without momentum."""
+
+    @property
+    def retained(self) -> float:
+        """What of the momentum buffer this step retains there; 0 without momentum."""
+
+    def cut(self, start: int, stop: int) -> StepMap:
+        """The same step over the elements from `start` to before `stop`."""
+
     def update(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """u(g): the whole change of the parameters for a clipped gradient g."""
 
     def share_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """What a row's part of the clipped gradient is multiplied by, element by element, to give its share of u(g)."""
+
+    def momentum_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """What the momentum buffer is multiplied by to give `history`."""
 
     def history(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """Momentum's part of u(g): earlier steps' gradients, and their coupled decay, acting now."""
@@ -44,7 +62,7 @@ class StepMap(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WholeStep:
-    """A step map over the whole flat vector, from maps that lie one behind the other without gap."""
+    """The step over the whole flat vector, from maps that lie one behind the other without gap."""
 
     parts: tuple[tuple[int, StepMap], ...]
     """(one past its last element, map), in order."""
@@ -72,6 +90,15 @@ class WholeStep:
             start = stop
         return torch.cat(found)
 
+    def slabs(self, longest: int) -> Iterator[tuple[int, int, int, StepMap]]:
+        """(number of the part, start, stop, map) of ranges of `longest` elements at most that cover the vector."""
+        begin = 0
+        for number, (end, part) in enumerate(self.parts):
+            for start in range(begin, end, longest):
+                stop = min(start + longest, end)
+                yield number, start, stop, part.cut(start - begin, stop - begin)
+            begin = end
+
 
 def clip_factor(norm: float, max_norm: float) -> float:
     """min(1, max_norm/(norm + 1e-6)) as torch clips; 1 where `max_norm` is 0 (no clipping)."""
@@ -79,12 +106,12 @@ def clip_factor(norm: float, max_norm: float) -> float:
 
 
 def push_direction(
-    step: StepMap,
+    step: StepMap | WholeStep,
     update: Float64[Tensor, " p"],
     total: Float64[Tensor, " p"],
     row: Float64[Tensor, " p"],
-    max_norm: float,
+    without: float,
 ) -> Float64[Tensor, " p"]:
-    """δ_i = u(c·G) − u(c_i'·(G − g_i)): `update` is u(c·G), `total` the unclipped G, `row` the row's unclipped g_i."""
-    rest = total - row
-    return update - step.update(clip_factor(float(rest.norm()), max_norm) * rest)
+    """δ_i = u(c·G) − u(c_i'·(G − g_i)): `update` is u(c·G), `total` the unclipped G, `row` the row's unclipped g_i,
+    `without` the clip factor c_i'."""
+    return update - step.update(without * (total - row))

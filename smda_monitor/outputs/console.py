@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..records.account import StepAccount
+from ..records.account import StepAccount, is_leading
 from ..records.alert import Alert
 from ..records.probes import KINDS
 from ..records.snapshot import Snapshot
@@ -151,7 +151,7 @@ class ConsoleSink:
         table.add_column("target", no_wrap=True)
         for name in ("measured", "shares", "history", "decay", "unexplained", "of measured"):
             table.add_column(name, justify="right", no_wrap=True)
-        for target in dict.fromkeys(b.target for a in self._accounts for b in a.balances):
+        for target in dict.fromkeys(b.target for a in self._accounts for b in a.balances if is_leading(b.target)):
             entries = [b for a in self._accounts for b in a.balances if b.target == target]
             parts = ("measured", "shares", "history", "decay", "unexplained")
             total = [sum(getattr(b, part) for b in entries) for part in parts]

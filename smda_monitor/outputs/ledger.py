@@ -2,7 +2,8 @@
 
     manifest.json            what ran: config, versions, fingerprints, times, status (running until `finish`)
     probes.jsonl             the probe set
-    ledger/rows-*.parquet    one line per training row and step      ledger/accounts-*.parquet   one line per step
+    ledger/rows-*.parquet    one line per training row and step      ledger/accounts-*.parquet   one line per account
+    ledger/past-*.parquet    one line per account and earlier row to whom momentum's part is handed on
     ledger/coefficients.parquet   the policy's coefficients with their bootstrap intervals
     alerts.jsonl             one line per alert
     snapshots/step-*.safetensors  features and behaviour of the probes
@@ -10,7 +11,7 @@
     feature_cards.json, summary.json   closing figures
 
 A step is in the ledger once its accounts part is: rows are written first, and rows without an account are not read. So
-a kill loses at most the step in progress.
+a kill loses at most the account in progress.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from . import parts
 from .files import read_json, read_json_lines, to_json, write_atomic, write_text
 from .sink import RunHeader
 from .snapshots import save_snapshot, snapshot_files
-from .tables import accounts_to_table, rows_to_table
+from .tables import accounts_to_table, past_to_table, rows_to_table
 from .text import storable
 
 FORMAT = 1
@@ -112,9 +113,10 @@ class Ledger:
                 )
             )
         parts.write_part(self.home, "rows", a.step, a.step, rows_to_table(a.rows))
+        parts.write_part(self.home, "past", a.step, a.step, past_to_table(a.step, a.past))
         parts.write_part(self.home, "accounts", a.step, a.step, accounts_to_table([a]))
         self._last_step = a.step
-        for stem in ("rows", "accounts"):
+        for stem in ("rows", "past", "accounts"):
             parts.merge(self.home, stem, self._merge)
 
     def alert(self, a: Alert) -> None:
@@ -138,7 +140,7 @@ class Ledger:
     def drop_after(self, step: int, alerts: bool = True) -> None:
         """Removes accounts, rows, snapshots and alerts later than `step`, so that a run resumed from the checkpoint of
         `step` leaves no gap and no duplicate. Accounts go first: a kill in between leaves rows that nobody reads."""
-        for stem in ("accounts", "rows"):
+        for stem in ("accounts", "rows", "past"):
             parts.keep_until(self.home, stem, step)
         if alerts:
             for at, path in snapshot_files(self.folder).items():

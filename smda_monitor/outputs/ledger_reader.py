@@ -14,7 +14,7 @@ from . import parts
 from .files import read_json, read_json_lines
 from .sink import Past
 from .snapshots import SnapshotFiles
-from .tables import table_to_accounts, table_to_rows
+from .tables import table_to_accounts, table_to_past, table_to_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +146,11 @@ def read_accounts(folder: Path) -> list[StepAccount]:
     """The accounts of a run with their rows, by step. Raises `ConfigError` naming a corrupt part."""
     home = folder / "ledger"
     try:
-        accounts, rows = parts.read_parts(home, "accounts"), parts.read_parts(home, "rows")
+        accounts, rows, past = (parts.read_parts(home, stem) for stem in ("accounts", "rows", "past"))
         if accounts is None:
             return []
-        return table_to_accounts(accounts, [] if rows is None else table_to_rows(rows))
+        rows_found = [] if rows is None else table_to_rows(rows)
+        return table_to_accounts(accounts, rows_found, {} if past is None else table_to_past(past))
     except (KeyError, TypeError) as error:
         raise _unreadable(home, f"parts without the column {error}") from error
 

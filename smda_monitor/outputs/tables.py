@@ -1,4 +1,4 @@
-"""Records to Arrow tables and back. One row per account in one table, one per example and step in the other.
+"""Records to Arrow tables and back: one line per account, one per row and step, one per earlier row of an account.
 
 Every float is a double and keeps NaN and the infinities. A target that an account does not have is null in its column,
 so accounts with different targets share one table; null and NaN are two things.
@@ -6,11 +6,11 @@ so accounts with different targets share one table; null and NaN are two things.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from ..records.account import FeatureShift, RowEntry, StepAccount, TargetBalance
+from ..records.account import FeatureShift, PastShare, RowEntry, StepAccount, TargetBalance
 from ..records.snapshot import DictionaryHealth
 from .text import storable
 
@@ -30,8 +30,10 @@ _ROW_SCALARS = (
     ("answer_reading", "float"),
     ("score", "float"),
 )
+_PAST_SCALARS = (("row_id", "text"), ("row_hash", "text"))
 _ACCOUNT_SCALARS = (
     ("step", "int"),
+    ("since", "int"),
     ("warm_up", "bool"),
     ("learning_rate", "float"),
     ("clip_factor", "float"),
@@ -39,7 +41,7 @@ _ACCOUNT_SCALARS = (
     ("refit_remainder", "float"),
     ("seconds", "float"),
 )
-_BALANCE = ("measured", "shares", "history", "decay", "absolute_shares")
+_BALANCE = ("measured", "shares", "history", "decay", "absolute_shares", "handed", "absolute_handed")
 _HEALTH = tuple(f.name for f in fields(DictionaryHealth))
 _FEATURE = (
     ("feature", "int"),
@@ -72,6 +74,14 @@ def _dict_columns(prefix: str, maps: Sequence[dict[str, float]]) -> dict[str, An
     return {f"{prefix}.{storable(key)}": _floats(one.get(key) for one in maps) for key in _keys(maps)}
 
 
+def _list_columns(prefix: str, maps: Sequence[dict[str, tuple[float, ...]]]) -> dict[str, Any]:
+    import pyarrow as pa
+
+    keys = dict.fromkeys(key for one in maps for key in one)
+    kind = pa.list_(pa.float32())
+    return {f"{prefix}.{key}": pa.array([one.get(key) for one in maps], kind) for key in keys}
+
+
 def _scalar_columns(records: Sequence[Any], scalars: Iterable[tuple[str, str]]) -> dict[str, Any]:
     import pyarrow as pa
 
@@ -84,19 +94,36 @@ def _scalar_columns(records: Sequence[Any], scalars: Iterable[tuple[str, str]]) 
 
 
 def rows_to_table(rows: Sequence[RowEntry]) -> Any:
-    """One line per `RowEntry`: its scalars, then ``share.<target>`` and ``push.<target>``."""
+    """One line per `RowEntry`: its scalars, ``share.<target>``, ``push.<target>``, and ``probe_share.<reading>`` and
+    ``probe_push.<reading>`` as lists over the measured probes (float32)."""
     import pyarrow as pa
 
     columns = _scalar_columns(rows, _ROW_SCALARS)
     columns |= _dict_columns("share", [r.share for r in rows])
     columns |= _dict_columns("push", [r.push for r in rows])
+    columns |= _list_columns("probe_share", [r.probe_share for r in rows])
+    columns |= _list_columns("probe_push", [r.probe_push for r in rows])
+    return pa.table(columns)
+
+
+def past_to_table(step: int, past: Sequence[PastShare]) -> Any:
+    """One line per `PastShare` of the account of `step`: ``step`` (the account's), ``row_step`` (the row's own), its
+    names and ``share.<target>``."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {
+        "step": pa.array([step] * len(past), pa.int64()),
+        "row_step": pa.array([one.step for one in past], pa.int64()),
+    }
+    columns |= _scalar_columns(past, _PAST_SCALARS)
+    columns |= _dict_columns("share", [one.share for one in past])
     return pa.table(columns)
 
 
 def accounts_to_table(accounts: Sequence[StepAccount]) -> Any:
     """One line per `StepAccount`, rows left out: scalars, ``health.<field>``, ``refusal.<reading>.<kind>``,
     ``standard_error.…``, ``targets`` (their order), ``balance.<target>.<field>``, ``features`` (a list of structs),
-    ``drift`` (one float32 per feature of the policy)."""
+    ``drift`` (one float32 per feature of the policy), ``probes.<reading>.<part>`` (one float32 per measured probe)."""
     import pyarrow as pa
 
     columns = _scalar_columns(accounts, _ACCOUNT_SCALARS)
@@ -113,14 +140,19 @@ def accounts_to_table(accounts: Sequence[StepAccount]) -> Any:
     struct = pa.struct([(name, _type(word)) for name, word in _FEATURE])
     features = [[{name: getattr(f, name) for name, _ in _FEATURE} for f in a.features] for a in accounts]
     columns["features"] = pa.array(features, pa.list_(struct))
+    columns |= _list_columns("probes", [a.probes for a in accounts])
     columns["drift"] = pa.array([a.drift for a in accounts], pa.list_(pa.float32()))
     return pa.table(columns)
 
 
-def _prefixed(line: dict[str, Any], prefix: str) -> dict[str, float]:
+def _prefixed(line: dict[str, Any], prefix: str) -> dict[str, Any]:
     """The columns under `prefix` that hold a value on this line, without the prefix."""
     start = f"{prefix}."
     return {key[len(start) :]: value for key, value in line.items() if key.startswith(start) and value is not None}
+
+
+def _lists(line: dict[str, Any], prefix: str) -> dict[str, tuple[float, ...]]:
+    return {key: tuple(values) for key, values in _prefixed(line, prefix).items()}
 
 
 def table_to_rows(table: Any) -> list[RowEntry]:
@@ -130,15 +162,29 @@ def table_to_rows(table: Any) -> list[RowEntry]:
             **{name: line[name] for name, _ in _ROW_SCALARS},
             share=_prefixed(line, "share"),
             push=_prefixed(line, "push"),
+            probe_share=_lists(line, "probe_share"),
+            probe_push=_lists(line, "probe_push"),
         )
         for line in table.to_pylist()
     ]
 
 
-def table_to_accounts(table: Any, rows: Iterable[RowEntry]) -> list[StepAccount]:
-    """The inverse of `accounts_to_table`, with each account's rows put back, ordered by step.
+def table_to_past(table: Any) -> dict[int, list[PastShare]]:
+    """The inverse of `past_to_table`, by the account's step. Raises `KeyError` where a column is missing."""
+    found: dict[int, list[PastShare]] = {}
+    for line in table.to_pylist():
+        share = _prefixed(line, "share")
+        past = PastShare(**{name: line[name] for name, _ in _PAST_SCALARS}, step=line["row_step"], share=share)
+        found.setdefault(line["step"], []).append(past)
+    return found
 
-    Rows of a step that has no account are left out: they are the step in progress when the run was killed. Raises
+
+def table_to_accounts(
+    table: Any, rows: Iterable[RowEntry], past: Mapping[int, Sequence[PastShare]]
+) -> list[StepAccount]:
+    """The inverse of `accounts_to_table`, with each account's rows and earlier rows put back, ordered by step.
+
+    Rows of a step that no account covers are left out: they are the steps in progress when the run was killed. Raises
     `KeyError` where a column is missing.
     """
     by_step: dict[int, list[RowEntry]] = {}
@@ -151,7 +197,9 @@ def table_to_accounts(table: Any, rows: Iterable[RowEntry]) -> list[StepAccount]
                 TargetBalance(target, **{name: line[f"balance.{target}.{name}"] for name in _BALANCE})
                 for target in line["targets"]
             ),
-            rows=tuple(by_step.get(line["step"], ())),
+            rows=tuple(row for step in range(line["since"] + 1, line["step"] + 1) for row in by_step.get(step, ())),
+            past=tuple(past.get(line["step"], ())),
+            probes=_lists(line, "probes"),
             features=tuple(FeatureShift(**feature) for feature in line["features"]),
             drift=tuple(line["drift"]),
             refusal=_prefixed(line, "refusal"),

@@ -1,8 +1,10 @@
-"""The account of one optimizer step: the ledger's entries.
+"""The account of one optimizer step, or of the steps between two snapshots: the ledger's entries.
 
-For every target τ:  measured(τ) = Σ_i share_i(τ) + history(τ) + decay(τ) + unexplained(τ).
-Target names: ``S_X``, ``S_Y`` (the symbolic policy's two pathways), ``mass.<kind>`` and ``contrast.<kind>`` (mean
-refusal of the probes of one kind in the two readings).
+For every target τ:  measured(τ) = Σ_i share_i(τ) + history(τ) + decay(τ) + unexplained(τ), and history is handed on to
+the earlier rows whose gradients were kept: history(τ) = Σ_r past_r(τ) + what stays unnamed.
+Target names: ``S_X``, ``S_Y`` (the symbolic policy's two pathways), ``<reading>.<kind>`` and
+``<reading>.<kind>.<category>`` with the readings ``mass``, ``contrast`` (refusal in its two readings) and ``explained``
+(the policy's x·w), as means over the measured probes of that kind or category.
 """
 
 from __future__ import annotations
@@ -11,26 +13,45 @@ from dataclasses import dataclass
 
 from .snapshot import DictionaryHealth
 
+READINGS = ("mass", "contrast", "explained")
+"""What is read of every probe: refusal's two readings, and the part x·w of it that the symbolic policy explains."""
 WARM_UP_STEPS = 12
 """Optimizer steps whose figures are marked low confidence: Adam's first steps are sign-like."""
 
 
+def is_leading(target: str) -> bool:
+    """Whether `target` is a pathway or a mean over a whole kind, not over a category of one."""
+    return target.count(".") < 2
+
+
 @dataclass(frozen=True, slots=True)
 class TargetBalance:
-    """How one target's measured shift over the step is made up."""
+    """How one target's measured shift over an account is made up."""
 
     target: str
     """Name of the target, see the module's docstring."""
     measured: float
     """After minus before, on the measured probes; exact. Units of the target."""
     shares: float
-    """Sum of the shares of this step's rows."""
+    """Sum of the shares of the account's rows."""
     history: float
-    """Momentum: what earlier rows' gradients did in this step."""
+    """Momentum: what earlier rows' gradients did in these steps."""
     decay: float
     """Weight decay's part."""
     absolute_shares: float
     """Σ_i |share_i|, the scale against which `unexplained_fraction` is read; ≥ 0."""
+    handed: float = 0.0
+    """What of `history` is handed on to earlier rows by name: Σ_r past_r."""
+    absolute_handed: float = 0.0
+    """Σ_r |past_r|; ≥ 0."""
+
+    @property
+    def named_fraction(self) -> float:
+        """(Σ|share| + Σ|past|) / (Σ|share| + Σ|past| + |history − handed| + |decay|), in [0, 1]: how much of the sum of
+        absolute entries stands under named rows; 1 where there is no entry at all."""
+        named = self.absolute_shares + self.absolute_handed
+        whole = named + abs(self.history - self.handed) + abs(self.decay)
+        return named / whole if whole > 0 else 1.0
 
     @property
     def unexplained(self) -> float:
@@ -94,6 +115,25 @@ class RowEntry:
     score: float
     """Suspicion: higher means the row teaches or moves refusal more strongly against the policy's reading of its own
     prompt. Formula: `smda_monitor.maths.score`."""
+    probe_share: dict[str, tuple[float, ...]]
+    """By reading (`READINGS`): the row's share of every measured probe, in the order of the manifest's
+    ``measured_probes``; nats."""
+    probe_push: dict[str, tuple[float, ...]]
+    """By reading: the row's push on every measured probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastShare:
+    """What momentum made of one earlier row in an account."""
+
+    row_id: str
+    """The row, as in its own `RowEntry`."""
+    row_hash: str
+    """Its content."""
+    step: int
+    """The step that it was trained on; before or within the account."""
+    share: dict[str, float]
+    """By leading target (`is_leading`): its part of ``history``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +154,29 @@ class FeatureShift:
 
 @dataclass(frozen=True, slots=True)
 class StepAccount:
-    """The ledger entry of one optimizer step."""
+    """The ledger entry of one optimizer step, or of all steps between two snapshots."""
 
     step: int
-    """The optimizer step, counted from 1."""
+    """The last optimizer step of the account, counted from 1."""
+    since: int
+    """The step of the snapshot before: the account covers the steps after it up to `step`."""
     warm_up: bool
-    """True for the first `WARM_UP_STEPS` steps: read their figures with care."""
+    """True where it begins within the first `WARM_UP_STEPS` steps: read such figures with care."""
     learning_rate: float
-    """Of the first parameter group, at this step."""
+    """Of the first parameter group, at the last step."""
     clip_factor: float
-    """Measured ratio of the clipped to the unclipped gradient, in (0, 1]."""
+    """Measured ratio of the clipped to the unclipped gradient, in (0, 1]; the smallest of the steps."""
     capture_error: float
-    """‖Σ_i g_i·c − gradient the optimizer saw‖ / ‖gradient the optimizer saw‖; about 1e-6 in fp32."""
+    """‖Σ_i g_i·c − gradient the optimizer saw‖ / ‖gradient the optimizer saw‖; about 1e-6 in fp32; the largest of the
+    steps."""
     balances: tuple[TargetBalance, ...]
     """One per target."""
     rows: tuple[RowEntry, ...]
-    """One per training row of the step."""
+    """One per training row and step, in order."""
+    past: tuple[PastShare, ...]
+    """Earlier rows to whom momentum's part is handed on."""
+    probes: dict[str, tuple[float, ...]]
+    """``<reading>.measured``, ``.history`` and ``.decay`` of every measured probe, in their order; nats."""
     features: tuple[FeatureShift, ...]
     """The features with the largest |ΔW_k w_k| of this account, largest first."""
     drift: tuple[float, ...]

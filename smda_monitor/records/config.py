@@ -92,6 +92,17 @@ class PolicyConfig(Section):
     """Bootstrap resamples for the coefficients' intervals."""
 
 
+class AccountConfig(Section):
+    """How the step account is kept."""
+
+    every: Annotated[int, Field(ge=1)] = 1
+    """Optimizer steps between two snapshots; an account covers them all."""
+    history_steps: Annotated[int, Field(ge=0)] = 24
+    """Momentum's part is handed on to the rows of so many earlier steps, whose gradients are kept; 0: to none."""
+    history_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """Memory for these gradients, GiB (half precision); as many of the last steps are kept as fit."""
+
+
 class AlertsConfig(Section):
     """Plain thresholds; each is a distance from step 0 or from the batch, not a test with an error rate."""
 
@@ -133,6 +144,8 @@ class MonitorConfig(Section):
     """Through which features."""
     policy: PolicyConfig = PolicyConfig()
     """The symbolic policy."""
+    account: AccountConfig = AccountConfig()
+    """How the step account is kept."""
     alerts: AlertsConfig = AlertsConfig()
     """When to speak up."""
     outputs: OutputsConfig = OutputsConfig()

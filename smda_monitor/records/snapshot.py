@@ -42,6 +42,11 @@ class Snapshot:
     health: DictionaryHealth
     """Fit of the dictionary on these probes; on all that were measured together, in a part of a snapshot."""
 
+    @property
+    def saturation(self) -> Tensor:
+        """(n,) 1 − P, P the summed probability of the behaviour's openings; in [0, 1]; float64."""
+        return (-self.mass).sigmoid()
+
     def part(self, probe_ids: Sequence[str]) -> Snapshot:
         """The rows of `probe_ids`, in that order. Raises `ValueError` for one that was not measured."""
         at = [self.probe_ids.index(probe_id) for probe_id in probe_ids]

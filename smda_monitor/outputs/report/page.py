@@ -10,6 +10,7 @@ from typing import Any
 
 from ...errors import ConfigError, describe
 from ...maths.by_kind import readings_by_kind
+from ...records.account import is_leading
 from ...records.snapshot import Snapshot
 from ..files import to_json, write_text
 from ..ledger_reader import LedgerView, read_ledger
@@ -108,7 +109,7 @@ def _figures(view: LedgerView, start: Snapshot | None, ends: Ends) -> dict[str, 
         return {name: [] for name in names} | {"coefficients": coefficients}
     before = readings_by_kind(start, view.probes) if start else ({}, {})
     every_step = start is not None and len(start.probe_ids) == len(view.probes)
-    targets = list(dict.fromkeys(b.target for a in accounts for b in a.balances))
+    targets = list(dict.fromkeys(b.target for a in accounts for b in a.balances if is_leading(b.target)))
     pathways = [t for t in targets if t.startswith("S_")]
     others = [t for t in targets if not t.startswith("S_")]
     balance = []
