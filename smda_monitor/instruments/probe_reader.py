@@ -105,7 +105,9 @@ class ProbeReader:
     ) -> tuple[Measurement, ProbeGradients]:
         """Measurement and gradients by prompt of the m `prompts`: of ⟨C_j, x_j⟩ (`cotangent_X` C, (m, d)), of both
         readings, and of the explained part x_j·w (`coef` w). One forward and four backwards per chunk, two of them from
-        the hookpoint, through activations alone; kept on the parameters' device in half precision."""
+        the hookpoint, through activations alone; kept on the parameters' device, in bfloat16 where float32 would take
+        more than a quarter of the budget."""
+        half = 4 * (1 + len(READINGS)) * len(prompts) * parameters.size > self.memory_gib * 2**30 / 4
         chunks: dict[str, list[tuple[tuple[int, ...], RowGradients]]] = {name: [] for name in ("S_X", *READINGS)}
         parts, order = [], []
         for chunk in self._chunks(prompts, graph=True, trained=parameters.size):
@@ -118,7 +120,8 @@ class ProbeReader:
                     "explained": (X @ coef.to(X)).sum(),
                 }
                 for name, scalar in scalars.items():
-                    chunks[name].append((tuple(chunk), tap.rows(scalar)[0].half()))
+                    rows, _ = tap.rows(scalar)
+                    chunks[name].append((tuple(chunk), rows.half() if half else rows))
             parts.append(_detached(hidden, X, readings))
             order += chunk
         by_name = {name: ChunkedRows(tuple(found)) for name, found in chunks.items()}
