@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,15 @@ from smda_monitor.instruments.assemble import open_bench
 from smda_monitor.instruments.config_file import load_config
 from smda_monitor.instruments.embedded import EMBEDDED, load_model
 from smda_monitor.instruments.policy_files import save_policy
+from smda_monitor.instruments.silence import no_bars
+from smda_monitor.outputs.files import to_json, write_text
 
 MODELS = (EMBEDDED, "tiny")
 """What can be benchmarked: the embedded model with the shipped refusing adapter merged into it, or a random one."""
 RANK = 8
 """Of LoRA on all linear layers."""
+BED_FILE = "bed.json"
+"""What a folder says of the test bed in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Bed:
 
     def model(self, part: str) -> Any:
         """A fresh model in float32 whose LoRA matrices (`part` ``lora``) or all of whose weights (``full``) train."""
-        model = _base(self.name)[0]
+        model = load_model(str(self.folder / "model"))[0]
         if part == "full":
             return model.requires_grad_(True)
         from peft import LoraConfig, get_peft_model
@@ -102,21 +106,27 @@ class Bed:
 
 
 def make_bed(name: str, folder: Path, seed: int = 0) -> Bed:
-    """The test bed of model `name`: the policy is fitted once, to the model that every run starts from."""
+    """The test bed of model `name`, in `folder`: the policy is fitted once, to the model that every run starts from."""
     model, tokenizer = _base(name)
     fitted: dict[str, Any] = {"policy": {"path": "fit"}}
     config = {**(tiny_config(folder / "tiny", seed) if name == "tiny" else fitted), "seed": seed}
-    bed = Bed(name, folder, config, tokenizer, seed)
     policy = open_bench(load_config(monitor_config(config, Settings(), folder / "fit")), model, tokenizer).fit()
     save_policy(policy, folder / "policy")
-    return replace(bed, config={**config, "policy": {"path": str(folder / "policy")}})
+    with no_bars():
+        model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    config["policy"] = {"path": str(folder / "policy")}
+    write_text(folder / BED_FILE, to_json({"name": name, "config": config, "seed": seed}))
+    return open_bed(folder)
 
 
-def open_bed(name: str, folder: Path, seed: int = 0) -> Bed:
-    """The test bed that another process made in `folder`."""
-    config = tiny_config(folder / "tiny", seed) if name == "tiny" else {}
-    config |= {"seed": seed, "policy": {"path": str(folder / "policy")}}
-    return Bed(name, folder, config, _base(name)[1], seed)
+def open_bed(folder: Path) -> Bed:
+    """The test bed that `make_bed` left in `folder`, also in another process."""
+    from transformers import AutoTokenizer
+
+    found = json.loads((folder / BED_FILE).read_text(encoding="utf-8"))
+    tokenizer = AutoTokenizer.from_pretrained(str(folder / "model"))
+    return Bed(found["name"], folder, found["config"], tokenizer, found["seed"])
 
 
 def _base(name: str) -> tuple[Any, Any]:
