@@ -25,7 +25,7 @@ def scored(model: nn.Module, bench: Bench, count: int) -> Iterator[None]:
     from dattri_llm import DataSelectionCallback, HookManager, HookManagerConfig
 
     tokenizer = bench.tokenizer
-    prompts = [bench.encode(probe.prompt).ids for probe in bench.probes.probes[:count]]
+    prompts = [list(bench.encode(probe.prompt).ids) for probe in bench.probes.probes[:count]]
     batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
     token = tokenizer(bench.reader.behaviour.texts[0], add_special_tokens=False).input_ids[0]
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from _slices import Rows, slices
+from _slices import LONGEST, Rows, Slice, slices
 from torch import Tensor
 
 from smda_monitor.instruments.optimizer_step import bare_optimizer
@@ -55,15 +55,27 @@ def leave_one_out(
     rows: Rows,
     max_norm: float,
     measure: Callable[[], Tensor],
+    longest: int = LONGEST,
 ) -> Tensor:
-    """(count, K) exact effect of every row of the coming step on what `measure` () gives, with minus without."""
-    totals, norm, norms = _sums(weights, count, rows)
+    """(count, K) exact effect of every row of the coming step on what `measure` () gives, with minus without.
+
+    Args:
+        optimizer: About to step, alone or in Accelerate's wrapper.
+        weights: All that it trains, in the flat vector's order.
+        count: Rows n of the step.
+        rows: Their unclipped gradients (n, p).
+        max_norm: At which the gradient's norm is clipped; 0: not at all.
+        measure: Gives (K,) figures of the model as it is.
+        longest: Elements of the flat vector that are in hand at a time.
+    """
+    pieces = list(slices(weights, longest))
+    totals, norm, norms = _sums(weights, pieces, count, rows)
     with undone(optimizer, weights) as step:
-        step(_gradients(weights, totals, None, clip_factor(norm, max_norm)))
+        step(_gradients(weights, pieces, totals, None, clip_factor(norm, max_norm)))
         whole = measure()
         effects = []
         for i in range(count):
-            step(_gradients(weights, totals, (rows, i), clip_factor(norms[i], max_norm)))
+            step(_gradients(weights, pieces, totals, (rows, i), clip_factor(norms[i], max_norm)))
             effects.append(whole - measure())
     return torch.stack(effects)
 
@@ -74,11 +86,13 @@ def _put(weights: Sequence[Tensor], values: Sequence[Tensor]) -> None:
             w.copy_(value)
 
 
-def _sums(weights: Sequence[Tensor], count: int, rows: Rows) -> tuple[list[Tensor], float, list[float]]:
+def _sums(
+    weights: Sequence[Tensor], pieces: Sequence[Slice], count: int, rows: Rows
+) -> tuple[list[Tensor], float, list[float]]:
     """G by parameter, flat; ‖G‖; ‖G − g_i‖ of every row."""
     totals = [torch.zeros(w.numel(), dtype=torch.float64, device=w.device) for w in weights]
     square, squares = 0.0, torch.zeros(count, dtype=torch.float64)
-    for piece in slices(weights):
+    for piece in pieces:
         part = rows.dense(piece.start, piece.stop).double()
         total = part.sum(0)
         totals[piece.parameter][piece.inside] = total
@@ -88,11 +102,15 @@ def _sums(weights: Sequence[Tensor], count: int, rows: Rows) -> tuple[list[Tenso
 
 
 def _gradients(
-    weights: Sequence[Tensor], totals: Sequence[Tensor], out: tuple[Rows, int] | None, factor: float
+    weights: Sequence[Tensor],
+    pieces: Sequence[Slice],
+    totals: Sequence[Tensor],
+    out: tuple[Rows, int] | None,
+    factor: float,
 ) -> list[Tensor]:
     """factor·G, or factor·(G − g_i) for `out` = (rows, i), shaped and typed as the weights."""
     found = [torch.empty_like(w).reshape(-1) for w in weights]
-    for piece in slices(weights):
+    for piece in pieces:
         part = totals[piece.parameter][piece.inside]
         if out is not None:
             part = part - out[0].dense(piece.start, piece.stop)[out[1]].double()

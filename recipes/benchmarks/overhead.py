@@ -4,10 +4,11 @@
 
 LoRA (r = 8 on all linear layers) in fp32 without checkpointing, 8 rows of 256 tokens, 32 probes. Ways of training take
 turns in one process, on the same batches and from the same weights: plain, with the capture's hooks alone, monitored
-with an account of every step, of every 8 steps without and with the rows' own prompts, with history handed on, and with
-dattri-llm's online scoring of one target where that library is installed. Seconds are wall time per optimizer step
-after two of warm-up: the median over accounts of the mean over an account's steps. Peak memory is of a process for
-each. Growth is the exponent b of the monitor's own seconds = a·sizeᵇ.
+with an account of every step, of every 8 steps without and with the rows' own prompts, with history handed on, and
+with dattri-llm's online scoring of one target where that library is installed. Seconds are wall time per optimizer
+step after two of warm-up: the median over accounts of the mean over an account's steps. Peak memory is of a process
+for each. Growth is the exponent b of the monitor's own seconds = a·sizeᵇ. Let nothing else run meanwhile: where
+threads wait for a core, times of any size come out, and the spread (slowest over fastest step) shows it.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ QUICK_SIZES = {"probes": (8, 16, 32), "rows": (2, 4, 8), "features": (4, 16, 32)
 QUICK_STEPS = (4, 8)
 
 
-def walls(bed: Bed, ways: Mapping[str, Condition], load: Load, rounds: int) -> dict[str, float | None]:
-    """Seconds per step of every way, the ways taking turns; None for one that cannot be run here."""
+def times(bed: Bed, ways: Mapping[str, Condition], load: Load, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every timed step of every way, the ways taking turns; none of one that cannot be run here."""
     model, found = bed.model("lora"), {name: list[float]() for name in ways}
     for turn in range(rounds):
         for name, way in ways.items():
             if way.missing is None:
                 found[name] += timed_run(bed, model, way, load, f"{name}-{turn}").steps
-    return {name: median(seconds) if seconds else None for name, seconds in found.items()}
+    return found
 
 
 def own_process(bed: Bed, name: str, load: Load, args: argparse.Namespace) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def one(args: argparse.Namespace) -> int:
     bed = open_bed(args.folder)
     way = conditions(args.history_steps, args.probes)[args.one]
     load = Load(args.rows, args.tokens, args.steps)
-    timing = timed_run(bed, bed.model("lora"), way, load, f"memory-{args.one}-{args.steps}")
+    timing = timed_run(bed, bed.model("lora"), way, load, f"own-process-{args.one}-{args.steps}")
     print(json.dumps({"peak": peak_bytes(), "ledger_bytes": timing.ledger_bytes}))
     return 0
 
@@ -100,10 +101,11 @@ def report(found: dict[str, Any], ways: Mapping[str, Condition], grown: Mapping[
     rows = []
     for name, way in ways.items():
         here = found[name]
-        times = [number(here["seconds"]), number(here["wall"], ".2f")] if way.missing is None else [way.missing, "–"]
+        seconds = way.missing or number(here["seconds"])
         gib = number(here["peak_bytes"] / 2**30 if here["peak_bytes"] else None, ".2f")
-        rows.append([name, *times, gib, number(here["memory"], ".2f")])
-    columns = ["training", "s per step", "of plain", "peak GiB", "of plain"]
+        ratios = [number(here[key], ".2f") for key in ("wall", "spread", "memory")]
+        rows.append([name, seconds, *ratios[:2], gib, ratios[2]])
+    columns = ["training", "s per step", "of plain", "spread", "peak GiB", "of plain"]
     show("What it costs", columns, rows, "– : not measured.")
     cells = [
         [name, f"{g.exponent:.2f}", ", ".join(f"{s}: {c:.3g} {g.unit}" for s, c in zip(g.sizes, g.costs, strict=True))]
@@ -115,11 +117,13 @@ def report(found: dict[str, Any], ways: Mapping[str, Condition], grown: Mapping[
 def measure(bed: Bed, args: argparse.Namespace) -> dict[str, Any]:
     ways = conditions(args.history_steps, args.probes)
     load = Load(args.rows, args.tokens, args.steps)
-    seconds, memory = walls(bed, ways, load, args.rounds), peaks(bed, ways, load, args)
+    taken, memory = times(bed, ways, load, args.rounds), peaks(bed, ways, load, args)
+    seconds = {name: median(found) if found else None for name, found in taken.items()}
     found: dict[str, Any] = {
         name: {
             "wall": ratio(seconds[name], seconds["plain"]),
             "seconds": seconds[name],
+            "spread": max(taken[name]) / min(taken[name]) if taken[name] else None,
             "memory": ratio(memory.get(name), memory["plain"]),
             "peak_bytes": memory.get(name),
         }
