@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "benchmarks"))
 import _rivals
 import fidelity
 import overhead
 from _agreement import Collected, StepFigures, judge
+from _bed import make_bed
 from _conditions import _per_step
 from _growth import Growth
 from _leave_one_out import leave_one_out, undone
+from _replay import Replayer
 from _settings import Settings, knows, monitor_config, supported
 from _slices import DenseRows, slices
 
@@ -226,6 +229,39 @@ def test_a_step_costs_its_part_of_the_account_that_covers_it() -> None:
     assert _per_step(times, 4) == [14.0 / 4]
 
 
+@pytest.mark.parametrize("part", ["lora", "full"])
+def test_training_does_not_notice_the_replays(tmp_path: Path, part: str) -> None:
+    bed = make_bed("tiny", tmp_path / "bed")
+    rows, ends, seen = bed.demo_rows(), [], []
+    for watched in (True, False):
+        model = bed.model(part)
+        if part == "lora":
+            monitor = bed.monitor(Settings(per_step=12), f"run-{watched}", rows)
+            callbacks = [monitor, Replayer(monitor, 1)] if watched else [monitor]
+        else:  # without the monitor: what it accounts for is its own affair
+            callbacks = [Rehearses(seen)] if watched else []
+        trainer = bed.trainer(model, rows, callbacks, max_steps=4, per_device_train_batch_size=4, learning_rate=1e-3)
+        trainer.train()
+        seen += [len(steps) for c in callbacks if isinstance(c, Replayer) for steps in c.collected.by_target.values()]
+        ends.append([p.detach().clone() for p in model.parameters()])
+    assert set(seen) == ({3} if part == "lora" else {4}), "the replays did happen"
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+class Rehearses(TrainerCallback):
+    """Takes every step of a fully tuned model with two other gradients, and notes how many figures that gave."""
+
+    def __init__(self, seen: list[int]) -> None:
+        self.seen = seen
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        weights = [w for w in kwargs["model"].parameters() if w.requires_grad]
+        rows = DenseRows(torch.randn(4, sum(w.numel() for w in weights), generator=torch.Generator().manual_seed(0)))
+        found = leave_one_out(kwargs["optimizer"], weights, 4, rows, 1.0, lambda: weights[0].detach()[:2, 0].clone())
+        assert float(found.abs().max()) > 0
+        self.seen.append(len(found))
+
+
 def test_fidelity_writes_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     size = ["--steps", "2", "--warm-up", "6", "--batch", "4", "--probes", "12"]
     out = tmp_path / "figures.json"
@@ -265,14 +301,16 @@ def test_overhead_writes_every_figure(tmp_path: Path, capsys: pytest.CaptureFixt
     found = json.loads(out.read_text())
     for name in ("plain", "capture", "interval_1"):
         assert 0 < found[name]["wall"] < 1e3
+        assert found[name]["spread"] >= 1
     assert found["plain"]["wall"] == 1
     assert 0.5 < found["interval_1"]["memory"] < 4
-    assert found["interval_1"]["wall"] > found["capture"]["wall"], "an account costs more than its capture"
     for name in ("interval_8", "interval_8_own_prompt"):
         assert (found[name]["wall"] is not None) == knows("account", "every")
     assert (found["history"]["memory"] is not None) == knows("account", "history_steps")
     assert set(found["growth"]) >= {"probes", "rows", "features", "steps"}
-    assert all(-3 < exponent < 3 for exponent in found["growth"].values())
-    assert found["growth"]["steps"] > 0, "a ledger grows"
+    # No bounds on times: other processes may hold the cores.
+    assert all(math.isfinite(exponent) for exponent in found["growth"].values())
+    assert 0.3 < found["growth"]["steps"] < 1.1, "a ledger grows, and no faster than its run"
+    assert all(cost > 0 for factor in found["growth_measured"].values() for cost in factor["costs"])
     shown = capsys.readouterr().out
     assert ("not known to this monitor" in shown) == (not knows("account", "every"))

@@ -31,21 +31,27 @@ class Growth:
         return float(slope)
 
 
-def seconds_growth(bed: Bed, model: Any, load: Load, sizes: Mapping[str, Sequence[int]]) -> dict[str, Growth]:
-    """Growth of the monitor's seconds per step with ``probes``, ``rows`` of a step and ``features`` followed; what is
-    not varied stays at its smallest size, so that it hides least."""
+def seconds_growth(
+    bed: Bed, model: Any, load: Load, sizes: Mapping[str, Sequence[int]], rounds: int
+) -> dict[str, Growth]:
+    """Growth of the monitor's seconds per step with ``probes``, ``rows`` of a step and ``features`` followed.
+
+    What is not varied stays at its smallest size, so that it hides least; sizes take turns, `rounds` times, so that a
+    machine that slows down does not look like growth.
+    """
     found = {}
     smallest = Settings(per_step=min(sizes["probes"]), features=min(sizes["features"]))
     for factor, values in sizes.items():
-        costs = []
-        for size in values:
-            settings = replace(
-                smallest,
-                per_step=size if factor == "probes" else smallest.per_step,
-                features=size if factor == "features" else smallest.features,
-            )
-            here = replace(load, batch=size if factor == "rows" else min(sizes["rows"]))
-            timing = timed_run(bed, model, Condition("monitor", settings), here, f"growth-{factor}-{size}")
-            costs.append(median(timing.monitor))
-        found[factor] = Growth(tuple(values), tuple(costs), "s")
+        costs = {size: list[float]() for size in values}
+        for turn in range(rounds):
+            for size in values:
+                settings = replace(
+                    smallest,
+                    per_step=size if factor == "probes" else smallest.per_step,
+                    features=size if factor == "features" else smallest.features,
+                )
+                here = replace(load, batch=size if factor == "rows" else min(sizes["rows"]))
+                name = f"growth-{factor}-{size}-{turn}"
+                costs[size] += timed_run(bed, model, Condition("monitor", settings), here, name).monitor
+        found[factor] = Growth(tuple(values), tuple(median(costs[size]) for size in values), "s")
     return found

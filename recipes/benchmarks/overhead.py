@@ -80,7 +80,7 @@ def growth(bed: Bed, args: argparse.Namespace) -> dict[str, Growth]:
     sizes, steps = (QUICK_SIZES, QUICK_STEPS) if args.quick else (SIZES, STEPS)
     tokens = min(args.tokens, GROWTH_TOKENS)
     model = bed.model("lora")
-    found = seconds_growth(bed, model, Load(0, tokens, args.steps), sizes)
+    found = seconds_growth(bed, model, Load(0, tokens, args.steps), sizes, args.rounds)
     loads = [Load(min(sizes["rows"]), tokens, n) for n in steps]
     if args.quick:
         way = Condition("monitor", Settings(per_step=args.probes))
