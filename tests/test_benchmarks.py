@@ -224,9 +224,10 @@ def test_growth_is_the_exponent() -> None:
 
 
 def test_a_step_costs_its_part_of_the_account_that_covers_it() -> None:
-    times = [0.0, 1.0, 2.0, 3.0, 4.0, 15.0, 16.0]  # steps of 1 s, but for one with a snapshot
-    assert _per_step(times, 1) == [1.0, 1.0, 1.0, 11.0, 1.0]
-    assert _per_step(times, 4) == [14.0 / 4]
+    ends = [1.0, 2.0, 3.0, 4.0, 15.0, 16.0]  # steps of 1 s, but for one with a snapshot
+    assert _per_step(ends, 1) == [1.0, 1.0, 1.0, 11.0, 1.0]
+    assert _per_step(ends, 4) == [14.0 / 4]
+    assert _per_step([], 4) == []
 
 
 @pytest.mark.parametrize("part", ["lora", "full"])
@@ -297,7 +298,7 @@ def test_fidelity_says_what_cannot_be_run(capsys: pytest.CaptureFixture[str]) ->
 
 def test_overhead_writes_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "figures.json"
-    assert overhead.main(["--model", "tiny", "--quick", "--tokens", "32", "--json", str(out)]) == 0
+    assert overhead.main(["--model", "tiny", "--quick", "--rows", "4", "--tokens", "32", "--json", str(out)]) == 0
     found = json.loads(out.read_text())
     for name in ("plain", "capture", "interval_1"):
         assert 0 < found[name]["wall"] < 1e3

@@ -26,7 +26,7 @@ from smda_monitor.instruments.parameters import trained_parameters
 from smda_monitor.instruments.row_capture import RowCapture
 
 WARM_UP = 2
-"""First steps of a run whose time does not count."""
+"""First steps of a run whose time does not count, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,11 @@ class Condition:
     """Without anything; with the rows' gradients captured and thrown away; with the monitor; with dattri-llm."""
     settings: Settings = field(default_factory=Settings)
     """The monitor's."""
+
+    @property
+    def warm_up(self) -> int:
+        """First steps of a run whose time does not count: until the history that is handed on is whole."""
+        return WARM_UP + self.settings.history_steps
 
     @property
     def missing(self) -> str | None:
@@ -70,7 +75,7 @@ class Load:
     tokens: int
     """Tokens of every row."""
     steps: int
-    """Timed steps, after `WARM_UP`; a run has as many more as make its last account whole."""
+    """Timed steps, after the warm-up; a run has as many more as make its last account whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +141,7 @@ def timed_run(bed: Bed, model: Any, condition: Condition, load: Load, name: str)
     """Trains `model` (LoRA) on the same batches as every other run, and puts its weights back afterwards."""
     settings = condition.settings
     blocks = -(-load.steps // settings.every)
-    steps = WARM_UP + blocks * settings.every
+    steps = condition.warm_up + blocks * settings.every
     rows = bed.long_rows(load.batch * (steps + 1), load.tokens)
     monitor = bed.monitor(settings, name) if condition.kind == "monitor" else None
     clock = Clock(monitor, steps)
@@ -162,8 +167,9 @@ def timed_run(bed: Bed, model: Any, condition: Condition, load: Load, name: str)
             for w, old in zip(weights, saved, strict=True):
                 w.copy_(old)
         model.zero_grad(set_to_none=True)
-    own = _per_step(clock.own, settings.every) if clock.own else []
-    return Timing(_per_step(clock.times, settings.every), own, _size(bed.folder / name / "ledger"))
+    every, first_end = settings.every, condition.warm_up - 1
+    own = _per_step(clock.own[first_end:], every)
+    return Timing(_per_step(clock.times[first_end:], every), own, _size(bed.folder / name / "ledger"))
 
 
 @contextmanager
@@ -176,10 +182,9 @@ def _beside(bed: Bed, model: Any, condition: Condition) -> Iterator[None]:
         yield
 
 
-def _per_step(times: list[float], every: int) -> list[float]:
-    """Mean difference over each `every` steps after the warm-up."""
-    ends = times[WARM_UP - 1 :: every]
-    return [(b - a) / every for a, b in pairwise(ends)]
+def _per_step(ends: list[float], every: int) -> list[float]:
+    """Mean difference over each `every` of the steps that end then."""
+    return [(b - a) / every for a, b in pairwise(ends[::every])]
 
 
 def _size(folder: Path) -> int:

@@ -6,9 +6,10 @@ LoRA (r = 8 on all linear layers) in fp32 without checkpointing, 8 rows of 256 t
 turns in one process, on the same batches and from the same weights: plain, with the capture's hooks alone, monitored
 with an account of every step, of every 8 steps without and with the rows' own prompts, with history handed on, and
 with dattri-llm's online scoring of one target where that library is installed. Seconds are wall time per optimizer
-step after two of warm-up: the median over accounts of the mean over an account's steps. Peak memory is of a process
-for each. Growth is the exponent b of the monitor's own seconds = a·sizeᵇ. Let nothing else run meanwhile: where
-threads wait for a core, times of any size come out, and the spread (slowest over fastest step) shows it.
+step after two of warm-up (with history: as many more): the median over accounts of the mean over an account's steps.
+Peak memory is of a process for each. Growth is the exponent b of the monitor's own seconds = a·sizeᵇ. Let nothing else
+run meanwhile: where threads wait for a core, times of any size come out, and the spread (slowest over fastest step)
+shows it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ SIZES = {"probes": (8, 16, 32, 64), "rows": (2, 4, 8, 16), "features": (4, 16, 6
 STEPS = (8, 16, 32)
 GROWTH_TOKENS = 64
 """Tokens of a row where growth is measured: the trainer's own work is not what is looked at."""
-QUICK_SIZES = {"probes": (8, 16, 32), "rows": (2, 4, 8), "features": (4, 16, 32)}
+QUICK_SIZES = {"probes": (8, 32), "rows": (2, 8), "features": (4, 32)}
 QUICK_STEPS = (4, 8)
 
 
