@@ -1,0 +1,97 @@
+"""The fidelity benchmark's callback: after the warm-up every step is replayed without each row, before it is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from _access import captured_rows, measure_targets, target_gradients, target_names, trained_weights
+from _agreement import Collected, StepFigures
+from _leave_one_out import leave_one_out
+from _rivals import RIVALS, Moments, moments, scores
+from _slices import Rows, slices
+from torch import Tensor
+from transformers import TrainerCallback
+
+from smda_monitor.callback import SMDACallback
+from smda_monitor.instruments.optimizer_step import bare_optimizer
+from smda_monitor.run import MonitoredRun
+
+PORTIONS = (8, 3, 1)
+"""Probes at a time in the further passes over one state that show what rounding makes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepLeftOut:
+    """What is kept from before a step until its account is there."""
+
+    rows: Rows
+    """Unclipped gradients of its rows."""
+    moments: list[Moments]
+    """The optimizer's state before it, by parameter."""
+    truth: Tensor
+    """(n, K) exact effects of its rows."""
+    rounding: Tensor
+    """(r, K) one state measured otherwise, minus itself."""
+
+
+class Replayer(TrainerCallback):
+    """Stands behind `monitor` in the trainer's callbacks; `collected` fills as training goes on.
+
+    Args:
+        monitor: The callback whose figures are judged; one account per step.
+        after: Steps of warm-up, which are not replayed.
+    """
+
+    def __init__(self, monitor: SMDACallback, after: int) -> None:
+        self.monitor, self.after = monitor, after
+        self.collected = Collected()
+        self._step: StepLeftOut | None = None
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leaves every row out of the coming step; model and optimizer are as before, bit for bit."""
+        if state.global_step < self.after:
+            return
+        run, optimizer = self._run(), bare_optimizer(kwargs["optimizer"])
+        weights, (count, rows) = trained_weights(run), captured_rows(run)
+        max_norm = float(args.max_grad_norm or 0.0)
+        truth = leave_one_out(optimizer, weights, count, rows, max_norm, lambda: measure_targets(run))
+        whole = measure_targets(run)
+        rounding = torch.stack([measure_targets(run, portion) - whole for portion in PORTIONS])
+        self._step = StepLeftOut(rows, [moments(optimizer, w) for w in weights], truth, rounding)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Puts the account's figures and the rivals' beside the exact ones."""
+        if self._step is None:
+            return
+        left_out, self._step = self._step, None
+        run = self._run()
+        account = run.accounts[-1]
+        if account.step != state.global_step:
+            raise RuntimeError(f"the account of step {state.global_step} is missing; the latest is {account.step}")
+        others = rivals(run, left_out, account.clip_factor)
+        for k, name in enumerate(target_names(run)):
+            own = {kind: [getattr(row, kind)[name] for row in account.rows] for kind in ("push", "share")}
+            estimates = {kind: torch.tensor(values, dtype=torch.float64) for kind, values in own.items()}
+            estimates |= {rival: found[:, k] for rival, found in others.items()}
+            unexplained = account.balance(name).unexplained_fraction
+            figures = StepFigures(left_out.truth[:, k], estimates, left_out.rounding[:, k], unexplained)
+            self.collected.add(name, figures)
+
+    def _run(self) -> MonitoredRun:
+        assert self.monitor.run is not None
+        return self.monitor.run
+
+
+def rivals(run: MonitoredRun, step: StepLeftOut, clip: float) -> dict[str, Tensor]:
+    """By rival: (n, K) its figures for the same rows, with the same target gradients at θ_{t+1}."""
+    n, K = step.truth.shape
+    found = {name: torch.zeros(n, K, dtype=torch.float64) for name in RIVALS}
+    targets = target_gradients(run)
+    for piece in slices(trained_weights(run)):
+        g, towards = clip * step.rows.dense(piece.start, piece.stop), targets.dense(piece.start, piece.stop)
+        at = step.moments[piece.parameter].part(piece.inside)
+        for name, part in scores(g, towards, at).items():
+            found[name] += part.cpu()
+    return found

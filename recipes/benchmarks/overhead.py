@@ -1,0 +1,173 @@
+"""What the monitor costs: time and memory of monitored over plain training, and how both grow.
+
+    python recipes/benchmarks/overhead.py [--quick] [--json FILE]
+
+LoRA (r = 8 on all linear layers) in fp32 without checkpointing, 8 rows of 256 tokens, 32 probes. Ways of training take
+turns in one process, on the same batches and from the same weights: plain, with the capture's hooks alone, monitored
+with an account of every step, of every 8 steps without and with the rows' own prompts, with history handed on, and
+with dattri-llm's online scoring of one target where that library is installed. Seconds are wall time per optimizer
+step after two of warm-up (with history: as many more): the median over accounts of the mean over an account's steps.
+Peak memory is of a process for each. Growth is the exponent b of the monitor's own seconds = a·sizeᵇ. Let nothing else
+run meanwhile: where threads wait for a core, times of any size come out, and the spread (slowest over fastest step)
+shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from _bed import MODELS, Bed, make_bed, open_bed
+from _conditions import Condition, Load, conditions, timed_run
+from _growth import Growth, seconds_growth
+from _peak import in_own_process, peak_bytes
+from _settings import Settings
+from _show import number, show
+
+from smda_monitor.errors import SMDAError
+
+MEMORY = ("plain", "capture", "interval_1", "interval_8", "interval_8_own_prompt", "history")
+"""What gets a process of its own."""
+QUICK_MEMORY = ("plain", "interval_1", "history")
+SIZES = {"probes": (8, 16, 32, 64), "rows": (2, 4, 8, 16), "features": (4, 16, 64, 256)}
+STEPS = (8, 16, 32)
+GROWTH_TOKENS = 64
+"""Tokens of a row where growth is measured: the trainer's own work is not what is looked at."""
+QUICK_SIZES = {"probes": (8, 32), "rows": (2, 8), "features": (4, 32)}
+QUICK_STEPS = (4, 8)
+
+
+def times(bed: Bed, ways: Mapping[str, Condition], load: Load, rounds: int) -> dict[str, list[float]]:
+    """Seconds of every timed step of every way, the ways taking turns; none of one that cannot be run here."""
+    model, found = bed.model("lora"), {name: list[float]() for name in ways}
+    for turn in range(rounds):
+        for name, way in ways.items():
+            if way.missing is None:
+                found[name] += timed_run(bed, model, way, load, f"{name}-{turn}").steps
+    return found
+
+
+def own_process(bed: Bed, name: str, load: Load, args: argparse.Namespace) -> dict[str, Any]:
+    """Peak memory, and size of the ledger, of one run in a process of its own."""
+    figures = ["--rows", load.batch, "--tokens", load.tokens, "--steps", load.steps, "--probes", args.probes]
+    hidden = ["--one", name, "--folder", bed.folder, "--history-steps", args.history_steps]
+    return in_own_process(Path(__file__), [str(word) for word in (*hidden, *figures)])
+
+
+def one(args: argparse.Namespace) -> int:
+    """The other side of `own_process`."""
+    bed = open_bed(args.folder)
+    way = conditions(args.history_steps, args.probes)[args.one]
+    load = Load(args.rows, args.tokens, args.steps)
+    timing = timed_run(bed, bed.model("lora"), way, load, f"own-process-{args.one}-{args.steps}")
+    print(json.dumps({"peak": peak_bytes(), "ledger_bytes": timing.ledger_bytes}))
+    return 0
+
+
+def peaks(bed: Bed, ways: Mapping[str, Condition], load: Load, args: argparse.Namespace) -> dict[str, int | None]:
+    """Peak bytes of the ways that get a process; None for one that cannot be run here."""
+    names = QUICK_MEMORY if args.quick else MEMORY
+    return {n: None if ways[n].missing else own_process(bed, n, load, args)["peak"] for n in names}
+
+
+def growth(bed: Bed, args: argparse.Namespace) -> dict[str, Growth]:
+    """All factors; with steps the ledger's bytes (``steps``) and, unless quick, the peak memory (``steps_memory``)."""
+    sizes, steps = (QUICK_SIZES, QUICK_STEPS) if args.quick else (SIZES, STEPS)
+    tokens = min(args.tokens, GROWTH_TOKENS)
+    model = bed.model("lora")
+    found = seconds_growth(bed, model, Load(0, tokens, args.steps), sizes, args.rounds)
+    loads = [Load(min(sizes["rows"]), tokens, n) for n in steps]
+    if args.quick:
+        way = Condition("monitor", Settings(per_step=args.probes))
+        sized = [timed_run(bed, model, way, load, f"growth-steps-{load.steps}").ledger_bytes for load in loads]
+    else:
+        runs = [own_process(bed, "interval_1", load, args) for load in loads]
+        sized = [run["ledger_bytes"] for run in runs]
+        found["steps_memory"] = Growth(steps, tuple(run["peak"] for run in runs), "B")
+    found["steps"] = Growth(steps, tuple(sized), "B")
+    return found
+
+
+def ratio(value: float | None, plain: float | None) -> float | None:
+    return None if value is None or plain is None else value / plain
+
+
+def report(found: dict[str, Any], ways: Mapping[str, Condition], grown: Mapping[str, Growth]) -> None:
+    rows = []
+    for name, way in ways.items():
+        here = found[name]
+        seconds = way.missing or number(here["seconds"])
+        gib = number(here["peak_bytes"] / 2**30 if here["peak_bytes"] else None, ".2f")
+        ratios = [number(here[key], ".2f") for key in ("wall", "spread", "memory")]
+        rows.append([name, seconds, *ratios[:2], gib, ratios[2]])
+    columns = ["training", "s per step", "of plain", "spread", "peak GiB", "of plain"]
+    show("What it costs", columns, rows, "– : not measured.")
+    cells = [
+        [name, f"{g.exponent:.2f}", ", ".join(f"{s}: {c:.3g} {g.unit}" for s, c in zip(g.sizes, g.costs, strict=True))]
+        for name, g in grown.items()
+    ]
+    show("How it grows", ["with", "exponent", "measured"], cells, "1: proportional, 0: does not grow.")
+
+
+def measure(bed: Bed, args: argparse.Namespace) -> dict[str, Any]:
+    ways = conditions(args.history_steps, args.probes)
+    load = Load(args.rows, args.tokens, args.steps)
+    taken, memory = times(bed, ways, load, args.rounds), peaks(bed, ways, load, args)
+    seconds = {name: median(found) if found else None for name, found in taken.items()}
+    found: dict[str, Any] = {
+        name: {
+            "wall": ratio(seconds[name], seconds["plain"]),
+            "seconds": seconds[name],
+            "spread": max(taken[name]) / min(taken[name]) if taken[name] else None,
+            "memory": ratio(memory.get(name), memory["plain"]),
+            "peak_bytes": memory.get(name),
+        }
+        for name in ways
+    }
+    grown = growth(bed, args)
+    report(found, ways, grown)
+    found["growth"] = {name: g.exponent for name, g in grown.items()}
+    found["growth_measured"] = {n: {"sizes": g.sizes, "costs": g.costs, "unit": g.unit} for n, g in grown.items()}
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="tiny: a random model, for the machinery")
+    parser.add_argument("--quick", action="store_true", help="one round, two steps, short rows, few sizes")
+    parser.add_argument("--rows", type=int, default=8, help="rows of a step (default 8)")
+    parser.add_argument("--tokens", type=int, help="tokens of a row (default 256; quick: 64)")
+    parser.add_argument("--probes", type=int, default=32)
+    parser.add_argument("--steps", type=int, help="timed steps of a run, at least (default 4; quick: 2)")
+    parser.add_argument("--rounds", type=int, help="turns of every way of training (default 2; quick: 1)")
+    parser.add_argument("--history-steps", type=int, default=8, help="earlier steps that history is handed on to")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="where to work (default: a temporary folder)")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args(arguments)
+    if args.one:
+        return one(args)
+    args.tokens = args.tokens or (64 if args.quick else 256)
+    args.steps = args.steps or (2 if args.quick else 4)
+    args.rounds = args.rounds or (1 if args.quick else 2)
+    with tempfile.TemporaryDirectory(prefix="smda-overhead-") as temporary:
+        try:
+            found = measure(make_bed(args.model, args.folder or Path(temporary), args.seed), args)
+        except SMDAError as error:
+            print(f"overhead: {error}", file=sys.stderr)
+            return 2
+    settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder", "one")}
+    if args.json:
+        args.json.write_text(json.dumps({**found, "settings": settings}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
