@@ -129,7 +129,8 @@ class MonitoredRun:
         assert self.capture is not None
         assert self._step_begun is not None
         begun, self._step_begun = self._step_begun, None
-        rows, losses, gradients = self.capture.take()
+        rows, losses, captured = self.capture.take()
+        gradients = captured.dense(0, captured.size)
         split = split_step(gradients, begun.clipped, begun.step, self._max_grad_norm)
         self._check_capture(split, step)
         after, found = self._probe(step, split.push)

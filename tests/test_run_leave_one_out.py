@@ -34,7 +34,7 @@ class Replayer(TrainerCallback):
             return
         weights = run.parameters.weights
         optimizer = kwargs["optimizer"].optimizer
-        gradients = torch.cat(run.capture._gradients)
+        gradients = run.capture.gradients().dense(0, run.parameters.size)
         start = [w.detach().clone() for w in weights]
         total = gradients.double().sum(0)
         values = []
@@ -45,7 +45,7 @@ class Replayer(TrainerCallback):
             twins = [w.detach().clone().requires_grad_() for w in weights]
             other = torch.optim.AdamW(twins, foreach=False)
             other.load_state_dict(_state_for(optimizer, weights))
-            for layer, twin in zip(run.parameters.layers, twins, strict=True):
+            for layer, twin in zip(run.parameters.tensors, twins, strict=True):
                 twin.grad = (factor * rest[layer.start : layer.stop]).reshape(twin.shape).float()
             other.step()
             with torch.no_grad():

@@ -21,8 +21,8 @@ from .behaviour import Behaviour
 from .causal import inner_causal, tree_batch, tree_logits
 from .chat import PromptTokens
 from .dictionary import Dictionary
+from .gradient_tap import GradientTap
 from .hookpoint import ResidualTap
-from .linear_tap import LinearTap
 from .parameters import TrainedParameters
 
 
@@ -116,13 +116,13 @@ class ProbeReader:
         parts, order = [], []
         split = 2 + plan.n_kinds
         for chunk in self._chunks(prompts, graph=True, trained=parameters.size):
-            with torch.enable_grad(), LinearTap(parameters) as tap:
+            with torch.enable_grad(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
                 saturation = (readings.log_probability - readings.mass).detach().exp().cpu()
                 pull = plan.cotangent_X[chunk].to(X)
-                gradients[0] += tap.gradients((pull * X).sum()).sum(0)
-                mass = tap.gradients(readings.mass.sum())
-                contrast = tap.gradients(readings.contrast.sum())
+                gradients[0] += _whole(tap, (pull * X).sum()).sum(0)
+                mass = _whole(tap, readings.mass.sum())
+                contrast = _whole(tap, readings.contrast.sum())
             here = TargetPlan(
                 plan.names, plan.cotangent_X[chunk], plan.cotangent_y[chunk], plan.kind_weights[:, chunk], plan.reading
             )
@@ -141,9 +141,9 @@ class ProbeReader:
         push = torch.zeros(len(prompts), dtype=torch.float64)
         parts, order = [], []
         for chunk in self._chunks(prompts, graph=True, trained=parameters.size):
-            with torch.enable_grad(), LinearTap(parameters) as tap:
+            with torch.enable_grad(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
-                rows = tap.gradients(readings.contrast.sum())
+                rows = _whole(tap, readings.contrast.sum())
             push[chunk] = (directions[chunk] * rows).sum(1, dtype=torch.float64).cpu()
             parts.append(_detached(hidden, X, readings))
             order += chunk
@@ -170,6 +170,12 @@ class ProbeReader:
         on_device = hidden.to(self.dictionary.W_enc.device)
         activations = self.dictionary.native(on_device)
         return dictionary_health(on_device, self.dictionary.decode(activations, on_device), activations > 0)
+
+
+def _whole(tap: GradientTap, scalar: Tensor) -> Tensor:
+    """(b, p) gradient of `scalar` by row."""
+    rows, _ = tap.rows(scalar)
+    return rows.dense(0, rows.size)
 
 
 def _detached(hidden: Tensor, X: Tensor, readings: Readings) -> Measurement:
