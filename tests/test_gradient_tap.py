@@ -61,11 +61,35 @@ def head_on_one_position(model: Any, rows: Tensor) -> Tensor:
     return logits[:, [0, 0, 0, 1]]
 
 
+class ExactDora(nn.Module):
+    """A DoRA layer written out, with the derivative of its norm."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        base, magnitude = self.layer.get_base_layer(), self.layer.lora_magnitude_vector["default"].weight
+        weight = base.weight.T if self.layer.fan_in_fan_out else base.weight
+        A, B = self.layer.lora_A["default"].weight, self.layer.lora_B["default"].weight
+        V = weight + self.layer.scaling["default"] * B @ A
+        return nn.functional.linear(x, V * (magnitude / V.norm(dim=1))[:, None], base.bias)
+
+
+def exact(model: Any) -> Any:
+    """`model` with every DoRA layer written out, on the same parameters."""
+    for name, module in list(model.named_modules()):
+        if len(getattr(module, "lora_magnitude_vector", ())):
+            model.set_submodule(name, ExactDora(module))
+    return model
+
+
 def check(model: Any, forward: Callable[[Any, Tensor], Tensor]) -> None:
     model.eval()
     parameters = trained_parameters(model)
     with GradientTap(parameters) as tap:
         found = whole(tap, function(forward(model, ids())).sum())
+    model = exact(model)
     expected = torch.stack([flat_gradient(function(forward(model, row[None])).sum(), parameters) for row in ids()])
     assert found.shape == (ROWS, parameters.size)
     assert worst(found, expected) < 1e-5
@@ -89,6 +113,14 @@ def test_two_stages(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["LoRA", "embeddings and head", "tied embeddings and head"])
 def test_the_head_apart(mode: str) -> None:
     check(MODES[mode](), head_on_one_position)
+
+
+def test_dora_s_own_backward_lacks_the_norm() -> None:
+    model = MODES["DoRA"]()
+    parameters = trained_parameters(model)
+    short = flat_gradient(function(one_forward(model, ids())).sum(), parameters)
+    full = flat_gradient(function(one_forward(exact(model), ids())).sum(), parameters)
+    assert float((short - full).norm() / full.norm()) > 0.05
 
 
 def test_dropout_is_off() -> None:

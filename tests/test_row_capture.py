@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import TrainerCallback
 
 from smda_monitor.errors import MeasurementError
@@ -248,6 +249,24 @@ def test_dropout_is_the_trainers_own(reentrant: bool | None) -> None:
     rows, _, found = taken(capture)
     assert len(rows) == 6
     assert relative(found.sum(0), flat(w.grad for w in parameters.weights)) < 1e-5
+    capture.remove()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_checkpointing_saves_what_it_is_there_to_save(checkpointing: bool) -> None:
+    """After a forward the inputs of a checkpointed layer's parts are held by nobody."""
+    model: Any = tiny.tiny_llama().train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    capture = RowCapture(model, trained_parameters(model))
+    held: list[StorageWeakRef] = []
+    inside = model.model.layers[1].mlp.down_proj
+    inside.register_forward_pre_hook(lambda _, args: held.append(StorageWeakRef(args[0].untyped_storage())))
+    loss = model(**batch(), use_cache=False).loss
+    assert [storage.expired() for storage in held] == [checkpointing]
+    loss.backward()
+    _, _, found = taken(capture)
+    assert relative(found.sum(0), flat(w.grad for w in model.parameters())) < 1e-5
     capture.remove()
 
 

@@ -17,8 +17,8 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import MeasurementError, describe
-from ..maths.row_gradients import DenseRows, RowAccumulator, RowGradients
-from .module_rows import Inputs, kept_inputs, module_rows
+from ..maths.row_gradients import DenseRows, RowAccumulator, RowFactors, RowGradients
+from .module_rows import Inputs, kept_inputs, module_rows, norm_contributions
 from .parameters import TrainedModule, TrainedParameters
 
 
@@ -27,7 +27,7 @@ class GradientTap:
 
     Several forwards of the same rows may run while it is open: what they contribute adds up. Calls whose output needs
     no gradient are passed over. The gradient goes through activations alone: no weight, frozen or trained, gets one of
-    its own.
+    its own. It is the whole derivative, also of DoRA, whose own backward holds a norm constant that moves.
     """
 
     def __init__(self, parameters: TrainedParameters) -> None:
@@ -79,12 +79,14 @@ class GradientTap:
         edges = [edge for _, _, edge in self._calls]
         at: Any = [*edges, *also]
         found = torch.autograd.grad(scalar, at, retain_graph=retain_graph, allow_unused=True)
-        contributions = [
-            (number, factors)
-            for (owner, inputs, _), gradient in zip(self._calls, found, strict=False)
-            if gradient is not None
-            for number, factors in module_rows(owner, inputs, gradient, self._rows)
-        ]
+        contributions: list[tuple[int, RowFactors]] = []
+        numbers = {id(weight): number for number, weight in enumerate(self._parameters.weights)}
+        for (owner, inputs, _), gradient in zip(self._calls, found, strict=False):
+            if gradient is not None:
+                here = module_rows(owner, inputs, gradient, self._rows)
+                contributions += here
+                if owner.kind == "magnitude":
+                    contributions += norm_contributions(owner, inputs, here[0][1], numbers)
         sizes = [0] * len(self._parameters.tensors)
         formed = [True] * len(sizes)
         for number, factors in contributions:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import MeasurementError, describe
 from ..maths.row_gradients import DenseRows, EmbeddingFactors, LinearFactors, RowFactors
+from .dora_rows import direction, magnitude_rows, norm_rows
 from .parameters import TrainedModule
 
 
@@ -69,7 +70,9 @@ def module_rows(owner: TrainedModule, inputs: Inputs, gradient: Tensor, rows: in
             (ids,) = inputs.tensors
             return [(owner.own["weight"], _embedding_rows(module, ids, gradient))]
         if owner.kind == "magnitude":
-            return [(owner.own["weight"], DenseRows(_magnitude_rows(module, inputs, gradient)))]
+            V = direction(module, **inputs.named)
+            of_magnitude = magnitude_rows(V, _by_token(inputs.tensors[0]), _by_token(gradient))
+            return [(owner.own["weight"], DenseRows(of_magnitude))]
         if owner.kind == "replayed":
             by_name = _replayed_rows(module, tuple(owner.own), inputs.tensors, gradient)
             return [(owner.own[name], DenseRows(values.flatten(1))) for name, values in by_name.items()]
@@ -97,16 +100,18 @@ def _embedding_rows(module: Any, ids: Tensor, gradient: Tensor) -> EmbeddingFact
     return EmbeddingFactors(ids, gradient if scale is None else gradient * scale)
 
 
-def _magnitude_rows(module: Any, inputs: Inputs, gradient: Tensor) -> Tensor:
-    from peft.utils.integrations import dequantize_module_weight
+def norm_contributions(
+    owner: TrainedModule, inputs: Inputs, of_magnitude: RowFactors, numbers: Mapping[int, int]
+) -> list[tuple[int, RowFactors]]:
+    """What DoRA's backward leaves out of the matrices beside the magnitude of one call (`dora_rows`).
 
+    `of_magnitude` is what `module_rows` gave for that call, `numbers` a trained parameter's number by its id.
+    """
     named = inputs.named
-    stored: Tensor = dequantize_module_weight(named["base_layer"])
-    weight = (stored.T if module.fan_in_fan_out else stored).float()
-    direction = weight + named["scaling"] * named["lora_B"].weight.float() @ named["lora_A"].weight.float()
-    moved = _by_token(inputs.tensors[0]).float() @ direction.T
-    found: Tensor = (_by_token(gradient).float() * moved).sum(1) / direction.norm(dim=1)
-    return found
+    V = direction(owner.module, **named)
+    found = norm_rows(owner.module, V, of_magnitude.dense(0, V.shape[0]), named)
+    places = (numbers.get(id(named[matrix].weight)) for matrix in ("lora_A", "lora_B"))
+    return [(place, rows) for place, rows in zip(places, found, strict=True) if place is not None]
 
 
 class _Unhooked(nn.Module):
