@@ -122,6 +122,24 @@ class Own(nn.Module):
         return found
 
 
+def experts(name: str) -> nn.Module:
+    """A mixture of experts that trains the parameters of that name alone."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=2,
+    )  # fmt: skip
+    model = MixtralForCausalLM(config)
+    for own, parameter in model.named_parameters():
+        parameter.requires_grad_(own.endswith(name))
+    return model
+
+
+def test_a_mixture_of_experts_is_accepted_where_its_experts_are_frozen() -> None:
+    assert {tensor.captured for tensor in trained_parameters(experts("q_proj.weight")).tensors} == {("linear",)}
+
+
 def prompt_tuned() -> nn.Module:
     from peft import PromptTuningConfig, get_peft_model
 
@@ -158,6 +176,8 @@ def ia3() -> nn.Module:
         pytest.param(
             lambda: adapted(use_dora=True, bias="all", **GPT2), r"c_attn\.base_layer\.bias.*DoRA", id="DoRA and bias"
         ),
+        pytest.param(lambda: experts("gate.weight"), r"mlp\.gate\.weight \(.*on tokens", id="a router"),
+        pytest.param(lambda: experts("down_proj"), r"mlp\.experts\.down_proj \(MixtralExperts", id="experts"),
         pytest.param(ia3, "ia3_l", id="IA3"),
         pytest.param(prompt_tuned, "prompt_encoder", id="prompt tuning"),
         pytest.param(Own, r"scale \(Own", id="a parameter beside parts"),

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from smda_monitor.errors import MeasurementError
 from smda_monitor.instruments.causal import inner_causal
+from smda_monitor.instruments.gradient_tap import GradientTap
 from smda_monitor.instruments.parameters import TrainedParameters, trained_parameters
 from smda_monitor.instruments.row_capture import CapturedRow, RowCapture, row_hash
 
@@ -360,6 +361,42 @@ def test_a_layer_that_does_not_run_on_the_rows_is_refused_after_the_backward(sha
     with pytest.raises(MeasurementError, match=r"q_proj.lora_A.default called on tensors of shape .*3 rows first"):
         capture.take()
     capture.remove()
+
+
+class Pair(nn.Module):
+    """A trained module that gives two tensors."""
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(norm.weight.detach().clone())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * self.weight, x
+
+
+class First(nn.Module):
+    """Passes the first of two tensors on."""
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        self.pair = pair
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.pair(x)[0]
+        return found
+
+
+def test_a_module_that_gives_no_tensor_is_refused_after_the_backward() -> None:
+    model: Any = tiny.tiny_llama().train()
+    model.model.norm = First(Pair(model.model.norm))
+    parameters = trained_parameters(model)
+    capture = RowCapture(model, parameters)
+    model(**batch(), use_cache=False).loss.backward()
+    with pytest.raises(MeasurementError, match=r"model\.norm\.pair gives tuple"):
+        capture.take()
+    capture.remove()
+    with GradientTap(parameters), pytest.raises(MeasurementError, match=r"model\.norm\.pair gives tuple"):
+        model(**batch(), use_cache=False)
 
 
 def test_a_second_backward_is_refused() -> None:

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import MeasurementError, describe
 from ..maths.row_gradients import DenseRows, RowAccumulator, RowFactors, RowGradients
-from .module_rows import Inputs, kept_inputs, module_rows, norm_contributions
+from .module_rows import Inputs, kept_inputs, module_rows, no_tensor, norm_contributions
 from .parameters import TrainedModule, TrainedParameters
 
 
@@ -49,10 +49,13 @@ class GradientTap:
             handle.remove()
         self._handles.clear()
         self._calls.clear()
+        self._rows = 0
 
     def _keep(
-        self, owner: TrainedModule, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor
+        self, owner: TrainedModule, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any
     ) -> Tensor | None:
+        if not isinstance(output, Tensor):
+            raise no_tensor(owner, output)
         if not output.requires_grad:
             return None
         spread = None

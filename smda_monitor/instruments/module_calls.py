@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import MeasurementError, describe
-from .module_rows import Inputs, kept_inputs, needs_inputs
+from .module_rows import Inputs, kept_inputs, needs_inputs, no_tensor
 from .parameters import TrainedModule
 
 Receive = Callable[[TrainedModule, int, Inputs, Tensor], None]
@@ -123,7 +123,12 @@ class ModuleCalls:
         if owner.name in self._repeated:
             self._repeated.discard(owner.name)
             return None
-        if self._batch < 0 or not self._recording() or not output.requires_grad:
+        if self._batch < 0 or not self._recording():
+            return None
+        if not isinstance(output, Tensor):
+            self._fail(no_tensor(owner, output))
+            return None
+        if not output.requires_grad:
             return None
         spread = None
         if owner.kind == "embedding" and output.shape[0] == 1 < self._rows:

@@ -53,6 +53,12 @@ def kept_inputs(owner: TrainedModule, args: tuple[Any, ...], kwargs: Mapping[str
     return Inputs(tuple(a.detach() for a in given), {})
 
 
+def no_tensor(owner: TrainedModule, output: object) -> MeasurementError:
+    """The error of a module that gives something else than one tensor."""
+    found = f"{owner.name} gives {type(output).__name__}"
+    return MeasurementError(describe("trained module", found, "one tensor", "leave this module frozen."))
+
+
 @torch.no_grad()
 def module_rows(owner: TrainedModule, inputs: Inputs, gradient: Tensor, rows: int) -> list[tuple[int, RowFactors]]:
     """(number of the trained tensor, its rows) for one call, `gradient` being the one at the call's output.

@@ -173,6 +173,10 @@ def _refusal(modules: dict[str, nn.Module], owner: str, own: str, head: object) 
         and len(getattr(modules[above[0]], "lora_magnitude_vector", ()))
     ):
         return "DoRA uses it beside its own module"
+    # Experts and routers are called on tokens of all rows together.
+    mixes = module.get_parameter(own).dim() > 2 or "router" in type(module).__name__.lower()
+    if _kind(module) == "replayed" and type(module) not in vars(nn).values() and mixes:
+        return f"{type(module).__name__} is called on tokens, not on rows"
     if isinstance(module, nn.Embedding):
         changed = type(module).forward is not nn.Embedding.forward and not hasattr(module, "embed_scale")
         if changed or module.max_norm is not None or module.scale_grad_by_freq or module.sparse:
