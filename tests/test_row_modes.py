@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
@@ -190,11 +192,11 @@ def truth(model: Any, step: Step, labels: dict[tuple[int, ...], list[int]]) -> T
     return torch.stack(found)
 
 
-def check(folder: Path, model: Any, per_token: int | None = None, tolerance: float = 1e-5, **settings: Any) -> Watch:
+def check(folder: Path, model: Any, per_token: int | None = None, tolerance: float = 1e-5, **arguments: Any) -> Watch:
     twin = copy.deepcopy(model).eval()
     watch = Watch(per_token)
     trainer = tiny.tiny_trainer(
-        folder, [watch], model=model, max_steps=2, max_grad_norm=0.0, gradient_accumulation_steps=2, **settings
+        folder, [watch], model=model, max_steps=2, max_grad_norm=0.0, gradient_accumulation_steps=2, **arguments
     )
     trainer.train()
     labels = {tuple(row["input_ids"]): row["labels"] for row in trainer.train_dataset}
@@ -238,3 +240,25 @@ def test_however_they_are_kept(tmp_path: Path, mode: str, per_token: int) -> Non
     kept = sum(stop - start for start, stop in gradients.formed)
     assert kept == gradients.size if per_token == 0 else kept < gradients.size / 2
     assert bool(gradients.pieces) == bool(per_token)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=8, max_size=8), min_size=3, max_size=3), st.integers(0, 10**6))
+def test_a_fully_masked_row_has_no_gradient_and_rows_add_up(carries: list[list[bool]], seed: int) -> None:
+    """The law, under TRL's fused head with everything trained, whatever is masked."""
+    from trl.trainer.utils import add_fused_lm_head
+
+    model = train_all(tiny.tiny_llama()).train()
+    add_fused_lm_head(model)
+    capture = RowCapture(model, trained_parameters(model))
+    ids = torch.randint(1, tiny.VOCABULARY, (3, 8), generator=torch.Generator().manual_seed(seed))
+    labels = ids.masked_fill(~torch.tensor(carries), -100)
+    (-model(input_ids=ids, labels=labels, fused_lm_head=True).log_probs.sum() / 10).backward()
+    _, losses, gradients = capture.take()
+    capture.remove()
+    whole = gradients.dense(0, gradients.size)
+    for row, mask, loss in zip(whole, carries, losses, strict=True):
+        assert bool(row.any()) == any(mask[1:])
+        assert (loss == loss) == any(mask[1:])
+    total = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert float((whole.sum(0) - total).norm()) <= 1e-5 * float(total.norm())

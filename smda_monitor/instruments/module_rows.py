@@ -1,10 +1,11 @@
-"""The rows' gradients of one call of a module, from what went in and the gradient at what came out.
+"""The rows' gradients of one call of a module, from what went in and the gradient δ at what came out.
 
-Linear, Conv1D    Σ_t δ_t a_tᵀ of the weight, Σ_t δ_t of the bias
-Embedding         δ_t added to the line of token t
-DoRA's magnitude  Σ_t δ_t ∘ (V x_t)/‖V‖, with V = W + s·BA and ‖V‖ by output, which DoRA holds constant
-any other         the vector-Jacobian product of the module run again on each row alone (exact for every module
-                  that treats rows separately: norms)
+    Linear, Conv1D    Σ_t δ_t a_tᵀ of the weight, Σ_t δ_t of the bias
+    Embedding         δ_t added to the line of token t
+    DoRA's magnitude  Σ_t δ_t ∘ (V x_t)/‖V‖ (`dora_rows`)
+    any other         the vector-Jacobian product of the module, run again on each row alone
+
+The last is exact for every module that treats rows apart, as norms do.
 """
 
 from __future__ import annotations

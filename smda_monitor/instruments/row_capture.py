@@ -149,7 +149,8 @@ class RowCapture:
 
     def _on_backbone(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         if self._recording() and self._calls.is_open:
-            self._hidden = output[0].detach()
+            hidden = getattr(output, "last_hidden_state", None)
+            self._hidden = hidden.detach() if isinstance(hidden, Tensor) else None
 
     def _on_output(self, _module: nn.Module, _args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
         self._calls.close()
@@ -183,17 +184,26 @@ class RowCapture:
     def _on_log_probs(self, batch: int, at_tokens: tuple[Tensor, Tensor, Tensor], gradient: Tensor) -> None:
         if self._failure is not None:
             return
-        head, accumulator = self._parameters.head, self._batches[batch]
+        self._arrived[batch] = True
+        try:
+            self._add_head(self._batches[batch], at_tokens, gradient.detach().float())
+        except Exception as error:  # the trainer's backward goes on whatever happens here
+            self._fail(error)
+
+    def _add_head(
+        self, accumulator: RowAccumulator, at_tokens: tuple[Tensor, Tensor, Tensor], gradient: Tensor
+    ) -> None:
+        head = self._parameters.head
         assert head is not None
         if self._head is None:
             self._head = _before_step(head.module, head.scale, head.softcap)
         hidden, targets, mask = at_tokens
-        found = head_factors(hidden, targets, gradient.detach().float() * mask, self._head)
+        # Tokens without a label have a gradient too: the loss is summed over all, the others' log-probability being 0.
+        found = head_factors(hidden, targets, gradient * mask, self._head)
         if head.weight is not None:
             accumulator.add(head.weight, found)
         if head.bias is not None:
             accumulator.add(head.bias, DenseRows(found.bias()))
-        self._arrived[batch] = True
 
 
 def _before_step(module: nn.Module, scale: float, softcap: float | None) -> Head:
