@@ -257,13 +257,13 @@ def test_the_derivative_is_what_a_small_step_does(bench: Bench, reading: str) ->
     along = directions(bench, 1)
     _, found = bench.reader.targets(prompts(), plan(reading), bench.parameters, along)
     model = tiny.tiny_lora(tiny.tiny_llama()).double().eval()
-    layers = trained_parameters(model).layers
+    layers = trained_parameters(model).tensors
     values = []
     for sign in (1, -1):
         with torch.no_grad():
             for layer in layers:
-                part = along[0, layer.start : layer.stop].reshape(layer.module.weight.shape).double()
-                layer.module.weight.add_(part, alpha=1e-3 if sign > 0 else -2e-3)
+                part = along[0, layer.start : layer.stop].reshape(layer.parameter.shape).double()
+                layer.parameter.add_(part, alpha=1e-3 if sign > 0 else -2e-3)
             read = [alone.readings_alone(model, p.ids, OURS, OTHERS) for p in prompts()]
             values.append(torch.stack([getattr(r, reading) for r in read]))
     difference = (values[0] - values[1]) / 2e-3
@@ -272,7 +272,7 @@ def test_the_derivative_is_what_a_small_step_does(bench: Bench, reading: str) ->
 
 def test_a_layer_above_the_hookpoint_does_not_move_features(bench: Bench) -> None:
     _, found = bench.reader.targets(prompts(), plan("mass"), bench.parameters, directions(bench, 0))
-    above = [layer for layer in bench.parameters.layers if f".layers.{LAYER + 1}." in layer.name]
+    above = [layer for layer in bench.parameters.tensors if f".layers.{LAYER + 1}." in layer.name]
     assert above
     for layer in above:
         assert not bool(found.gradients[0, layer.start : layer.stop].any())

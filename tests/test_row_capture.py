@@ -11,10 +11,12 @@ import pytest
 import tiny
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import TrainerCallback
 
 from smda_monitor.errors import MeasurementError
 from smda_monitor.instruments.causal import inner_causal
+from smda_monitor.instruments.gradient_tap import GradientTap
 from smda_monitor.instruments.parameters import TrainedParameters, trained_parameters
 from smda_monitor.instruments.row_capture import CapturedRow, RowCapture, row_hash
 
@@ -65,7 +67,9 @@ class Watch(TrainerCallback):
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         weights = self.parameters.weights
         clipped = flat(w.grad for w in weights)
-        self.steps.append(Step(*self.capture.take(), clipped, [w.detach().clone() for w in weights]))
+        rows, losses, gradients = self.capture.take()
+        whole = gradients.dense(0, gradients.size)
+        self.steps.append(Step(rows, losses, whole, clipped, [w.detach().clone() for w in weights]))
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         self.capture.remove()
@@ -173,7 +177,7 @@ def test_rows_are_the_prepared_ones_without_padding(trained: tuple[Watch, Any, s
 
 def test_hooks_are_gone_after_remove(trained: tuple[Watch, Any, str]) -> None:
     before, during, after = trained[0].hooks
-    assert during >= before + 2 + len(trained[0].parameters.layers)
+    assert during >= before + 2 + len(trained[0].parameters.modules)
     assert after == before
 
 
@@ -205,12 +209,17 @@ def bench(dropout: float = 0.0, targets: tuple[str, ...] = QV) -> tuple[Any, Tra
     return model, parameters, RowCapture(inner_causal(model), parameters)
 
 
+def taken(capture: RowCapture) -> tuple[list[CapturedRow], list[float], Tensor]:
+    rows, losses, gradients = capture.take()
+    return rows, losses, gradients.dense(0, gradients.size)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_on_either_side(side: str) -> None:
     model, parameters, capture = bench()
     inputs = batch(side)
     (4 * model(**inputs, use_cache=False).loss).backward()
-    rows, losses, found = capture.take()
+    rows, losses, found = taken(capture)
     tokens = 7 + 3  # of the whole batch: the loss's denominator
     for b in range(2):
         real = inputs["attention_mask"][b].bool()
@@ -238,9 +247,27 @@ def test_dropout_is_the_trainers_own(reentrant: bool | None) -> None:
     torch.manual_seed(0)
     for seed in (0, 1):
         model(**batch(seed=seed), use_cache=False).loss.backward()
-    rows, _, found = capture.take()
+    rows, _, found = taken(capture)
     assert len(rows) == 6
     assert relative(found.sum(0), flat(w.grad for w in parameters.weights)) < 1e-5
+    capture.remove()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_checkpointing_saves_what_it_is_there_to_save(checkpointing: bool) -> None:
+    """After a forward the inputs of a checkpointed layer's parts are held by nobody."""
+    model: Any = tiny.tiny_llama().train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    capture = RowCapture(model, trained_parameters(model))
+    held: list[StorageWeakRef] = []
+    inside = model.model.layers[1].mlp.down_proj
+    inside.register_forward_pre_hook(lambda _, args: held.append(StorageWeakRef(args[0].untyped_storage())))
+    loss = model(**batch(), use_cache=False).loss
+    assert [storage.expired() for storage in held] == [checkpointing]
+    loss.backward()
+    _, _, found = taken(capture)
+    assert relative(found.sum(0), flat(w.grad for w in model.parameters())) < 1e-5
     capture.remove()
 
 
@@ -249,7 +276,7 @@ def test_bf16_autocast_adds_up_to_its_rounding() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(**batch(), use_cache=False).loss
     loss.backward()
-    _, _, found = capture.take()
+    _, _, found = taken(capture)
     assert found.dtype == torch.float32
     assert relative(found.sum(0), flat(w.grad for w in parameters.weights)) < 2e-2
     capture.remove()
@@ -273,7 +300,7 @@ def test_measurements_in_between_are_not_captured() -> None:
     model.eval()
     model(**batch(seed=2), use_cache=False).loss.backward()
     model.train()
-    rows, _, found = capture.take()
+    rows, _, found = taken(capture)
     assert [row.ids[:3] for row in rows] == [ids[:3].tolist() for ids in batch(seed=0)["input_ids"]]
     assert len(found) == 3
     capture.remove()
@@ -315,13 +342,79 @@ def test_a_batch_without_token_ids_is_refused() -> None:
     capture.remove()
 
 
-def test_a_layer_that_runs_twice_is_refused_after_the_backward() -> None:
-    model, _, capture = bench()
-    layer = model.get_submodule(capture._parameters.layers[0].name)
-    out = model(**batch(), use_cache=False).loss
+def test_a_layer_that_runs_more_than_once_adds_up() -> None:
+    model, parameters, capture = bench()
+    layer = model.get_submodule(parameters.modules[0].name)
     hidden = torch.randn(3, 4, layer.in_features)
-    (out + layer(hidden).sum() + layer(hidden).sum()).backward()
-    with pytest.raises(MeasurementError, match="used more than once"):
+    loss = model(**batch(), use_cache=False).loss
+    (loss + (layer(hidden).sum() + layer(2 * hidden).square().sum()) / 100).backward()
+    _, _, found = taken(capture)
+    assert relative(found.sum(0), flat(w.grad for w in parameters.weights)) < 1e-5
+    capture.remove()
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 32), (12, 32)])
+def test_a_layer_that_does_not_run_on_the_rows_is_refused_after_the_backward(shape: tuple[int, ...]) -> None:
+    model, parameters, capture = bench()
+    layer = model.get_submodule(parameters.modules[0].name)
+    (model(**batch(), use_cache=False).loss + layer(torch.randn(shape)).sum()).backward()
+    with pytest.raises(MeasurementError, match=r"q_proj.lora_A.default called on tensors of shape .*3 rows first"):
+        capture.take()
+    capture.remove()
+
+
+class Pair(nn.Module):
+    """A trained module that gives two tensors."""
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(norm.weight.detach().clone())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x * self.weight, x
+
+
+class First(nn.Module):
+    """Passes the first of two tensors on."""
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        self.pair = pair
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.pair(x)[0]
+        return found
+
+
+def test_a_module_that_gives_no_tensor_is_refused_after_the_backward() -> None:
+    model: Any = tiny.tiny_llama().train()
+    model.model.norm = First(Pair(model.model.norm))
+    parameters = trained_parameters(model)
+    capture = RowCapture(model, parameters)
+    model(**batch(), use_cache=False).loss.backward()
+    with pytest.raises(MeasurementError, match=r"model\.norm\.pair gives tuple"):
+        capture.take()
+    capture.remove()
+    with GradientTap(parameters), pytest.raises(MeasurementError, match=r"model\.norm\.pair gives tuple"):
+        model(**batch(), use_cache=False)
+
+
+def test_a_second_backward_is_refused() -> None:
+    model, _, capture = bench()
+    loss = model(**batch(), use_cache=False).loss
+    loss.backward(retain_graph=True)
+    loss.backward()
+    with pytest.raises(MeasurementError, match="gradients by row: found two of"):
+        capture.take()
+    capture.remove()
+
+
+def test_a_checkpointed_forward_whose_backward_comes_late_is_refused() -> None:
+    model, _, capture = bench()
+    inner_causal(model).gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+    losses = [model(**batch(seed=seed), use_cache=False).loss for seed in (0, 1)]
+    (losses[0] + losses[1]).backward()
+    with pytest.raises(MeasurementError, match="was not run again"):
         capture.take()
     capture.remove()
 

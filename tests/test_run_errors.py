@@ -93,10 +93,12 @@ def test_a_mode_not_accounted_for_is_named(tmp_path: Path, settings: dict[str, A
     assert trainer.state.global_step == 0
 
 
-def test_full_fine_tuning_is_named(tmp_path: Path) -> None:
+def test_a_parameter_that_cannot_be_captured_is_named(tmp_path: Path) -> None:
     callback = SMDACallback(tiny.tiny_config(tmp_path / "m"))
-    trainer = tiny.tiny_trainer(tmp_path, [callback], model=tiny.tiny_llama(), max_steps=1)
-    with pytest.raises(PrerequisiteError, match=r"embed_tokens.*LoRA"):
+    trainer = tiny.tiny_trainer(
+        tmp_path, [callback], model=tiny.tiny_lora(tiny.tiny_llama(tied=False), targets=("embed_tokens",)), max_steps=1
+    )
+    with pytest.raises(PrerequisiteError, match=r"embed_tokens\.lora_embedding_A.*LoraConfig"):
         trainer.train()
 
 

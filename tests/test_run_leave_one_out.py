@@ -35,7 +35,7 @@ class Replayer(TrainerCallback):
             return
         weights = run.accountant.parameters.weights
         optimizer = kwargs["optimizer"].optimizer
-        gradients = torch.cat(run.accountant.capture._gradients)
+        gradients = run.accountant.capture.gradients().dense(0, run.accountant.parameters.size)
         start = [w.detach().clone() for w in weights]
         total = gradients.double().sum(0)
         values = []
@@ -46,7 +46,7 @@ class Replayer(TrainerCallback):
             twins = [w.detach().clone().requires_grad_() for w in weights]
             other = torch.optim.AdamW(twins, foreach=False)
             other.load_state_dict(_state_for(optimizer, weights))
-            for layer, twin in zip(run.accountant.parameters.layers, twins, strict=True):
+            for layer, twin in zip(run.accountant.parameters.tensors, twins, strict=True):
                 twin.grad = (factor * rest[layer.start : layer.stop]).reshape(twin.shape).float()
             other.step()
             with torch.no_grad():

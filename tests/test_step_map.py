@@ -71,7 +71,7 @@ class Bench:
     def clipped(self, rows: Tensor, max_norm: float) -> Tensor:
         """Gives the optimizer the summed gradient of `rows` (n, p), clipped by torch itself."""
         total = rows.sum(0)
-        for layer, weight in zip(self.parameters.layers, self.weights, strict=True):
+        for layer, weight in zip(self.parameters.tensors, self.weights, strict=True):
             weight.grad = total[layer.start : layer.stop].reshape(weight.shape).to(weight.dtype)
         if max_norm > 0:
             torch.nn.utils.clip_grad_norm_(self.weights, max_norm)

@@ -45,17 +45,17 @@ def read_step(optimizer: Any, parameters: TrainedParameters) -> WholeStep:
     run: list[Tensor] = []
     key: tuple[object, ...] = ()
     stop = 0
-    for layer in parameters.layers:
-        weight = layer.module.weight
+    for tensor in parameters.tensors:
+        weight = tensor.parameter
         if id(weight) not in groups:
             remedy = "let the Trainer build the optimizer, or pass it all trained parameters."
-            raise PrerequisiteError(describe("optimizer", f"no group with {layer.name}.weight", "one", remedy))
+            raise PrerequisiteError(describe("optimizer", f"no group with {tensor.name}", "one", remedy))
         state = bare.state.get(weight, {})
         here = (groups[id(weight)], int(state.get("step", 0)), *sorted(k for k, v in state.items() if v is not None))
         if run and here != key:
-            parts.append((layer.start, _part(bare, run)))
+            parts.append((tensor.start, _part(bare, run)))
             run = []
-        run, key, stop = [*run, weight], here, layer.stop
+        run, key, stop = [*run, weight], here, tensor.stop
     return WholeStep((*parts, (stop, _part(bare, run))))
 
 

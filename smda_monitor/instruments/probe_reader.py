@@ -23,8 +23,8 @@ from .behaviour import Behaviour
 from .causal import inner_causal, node_stage, prompt_stage, tree_batch
 from .chat import PromptTokens
 from .dictionary import Dictionary
+from .gradient_tap import GradientTap
 from .hookpoint import ResidualTap
-from .linear_tap import LinearTap
 from .parameters import TrainedParameters
 
 
@@ -61,20 +61,23 @@ class ProbeReader:
     memory_gib: float
     """Budget of one chunk, GiB."""
 
-    def chunk_size(self, longest: int, graph: bool, trained: int = 0) -> int:
-        """Prompts of `longest` tokens per chunk under the budget, ≥ 1; a kept graph costs about eight times a plain
-        forward's memory, and gradients by prompt of `trained` parameters are held three at a time."""
+    def chunk_size(self, longest: int, parameters: TrainedParameters | None = None) -> int:
+        """Prompts of `longest` tokens per chunk under the budget, ≥ 1. With gradients at `parameters` the graph is kept,
+        about eight times a plain forward's memory, and gradients by prompt are held three at a time."""
         config = inner_causal(self.model).config.get_text_config()  # type: ignore[operator, union-attr]
-        hidden, layers = config.hidden_size, max(4, config.num_hidden_layers) if graph else 4
+        hidden, layers = config.hidden_size, max(4, config.num_hidden_layers) if parameters else 4
         inner = getattr(config, "intermediate_size", None) or 4 * hidden
         positions = self.behaviour.tree.n_positions
         per_prompt = (longest + positions) * layers * (14 * hidden + 6 * inner) + 8 * positions * config.vocab_size
-        return max(1, int(self.memory_gib * 2**30 // (4 * (per_prompt + 3 * trained))))
+        by_prompt = parameters.row_size(longest + positions) if parameters else 0
+        return max(1, int(self.memory_gib * 2**30 // (4 * (per_prompt + 3 * by_prompt))))
 
-    def _chunks(self, prompts: Sequence[PromptTokens], graph: bool, trained: int = 0) -> Iterator[list[int]]:
+    def _chunks(
+        self, prompts: Sequence[PromptTokens], parameters: TrainedParameters | None = None
+    ) -> Iterator[list[int]]:
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids), reverse=True)
         while order:
-            size = self.chunk_size(len(prompts[order[0]].ids), graph, trained)
+            size = self.chunk_size(len(prompts[order[0]].ids), parameters)
             # Equal parts rather than full chunks and a remnant: the same memory bound, less padding.
             size = -(-len(order) // -(-len(order) // size))
             yield order[:size]
@@ -94,7 +97,7 @@ class ProbeReader:
     def measure(self, prompts: Sequence[PromptTokens]) -> Measurement:
         """One forward over `prompts`. Raises `MeasurementError` for NaN or Inf, naming the first prompt's number."""
         parts, order = [], []
-        for chunk in self._chunks(prompts, graph=False):
+        for chunk in self._chunks(prompts):
             hidden, X, readings = self._forward([prompts[i] for i in chunk])
             parts.append(_detached(hidden, X, readings))
             order += chunk
@@ -107,11 +110,13 @@ class ProbeReader:
         readings, and of the explained part x_j·w (`coef` w). One forward and four backwards per chunk, two of them from
         the hookpoint, through activations alone; kept on the parameters' device, in bfloat16 where float32 would take
         more than a quarter of the budget."""
-        half = 4 * (1 + len(READINGS)) * len(prompts) * parameters.size > self.memory_gib * 2**30 / 4
+        longest = max(len(prompt.ids) for prompt in prompts) + self.behaviour.tree.n_positions
+        held = 4 * (1 + len(READINGS)) * len(prompts) * parameters.row_size(longest)
+        half = held > self.memory_gib * 2**30 / 4
         chunks: dict[str, list[tuple[tuple[int, ...], RowGradients]]] = {name: [] for name in ("S_X", *READINGS)}
         parts, order = [], []
-        for chunk in self._chunks(prompts, graph=True, trained=parameters.size):
-            with torch.enable_grad(), LinearTap(parameters) as tap:
+        for chunk in self._chunks(prompts, parameters):
+            with torch.enable_grad(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
                 scalars = {
                     "S_X": (cotangent_X[chunk].to(X) * X).sum(),
@@ -130,8 +135,8 @@ class ProbeReader:
     def own(self, prompts: Sequence[PromptTokens], parameters: TrainedParameters) -> tuple[Measurement, ChunkedRows]:
         """Measurement of n own prompts and the gradient of the contrast of each."""
         chunks, parts, order = [], [], []
-        for chunk in self._chunks(prompts, graph=True, trained=parameters.size):
-            with torch.enable_grad(), LinearTap(parameters) as tap:
+        for chunk in self._chunks(prompts, parameters):
+            with torch.enable_grad(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
                 chunks.append((tuple(chunk), tap.rows(readings.contrast.sum())[0]))
             parts.append(_detached(hidden, X, readings))

@@ -1,14 +1,15 @@
 """Which rows are in the trainer's own forward, their loss, and their gradients in its own backward.
 
-One pre-hook on the causal model names the rows; a hook on every trained Linear layer keeps its latest input and, when
-the output's gradient arrives, forms the rows' gradients. Under checkpointing the inner forward runs twice: the second
-overwrites the first's input just before its backward needs it. Nothing is added to the graph.
+One pre-hook on the causal model names the rows; `module_calls` follows every module with trained parameters, and here
+the rows' gradients of each call are added up by micro-batch. The output head, which TRL's fused loss reads without
+calling it, is captured from the gradient at the tokens' log-probabilities. Nothing is added to the graph (but a view
+where a model looks its positions up once for all rows).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import MeasurementError, describe
-from ..maths.row_gradients import RowGradients
-from .linear_tap import row_gradients
-from .parameters import TrainedParameters
+from ..maths.row_gradients import DenseRows, Head, RowAccumulator, RowGradients, head_factors
+from .module_calls import ModuleCalls
+from .module_rows import Inputs, module_rows
+from .parameters import TrainedModule, TrainedParameters
 
 IGNORED = -100
 """The label that carries no loss."""
@@ -53,56 +55,75 @@ class RowCapture:
     """Hooks on a model in training; `take` hands over what the micro-batches of one step left.
 
     Raises `MeasurementError` from `take` alone, never inside the trainer's forward or backward: where no row was seen,
-    a batch had no ``input_ids``, or no gradient came back for a micro-batch.
+    a batch had no ``input_ids``, no gradient came back for a micro-batch, or a module was not called on the rows.
     """
 
     def __init__(self, causal: nn.Module, parameters: TrainedParameters) -> None:
         self._causal = causal
         self._parameters = parameters
-        self._rows: list[CapturedRow] = []
-        self._losses: list[float] = []
-        self._gradients: list[Tensor] = []
-        self._arrived: list[bool] = []
-        self._inputs: dict[int, Tensor] = {}
-        self._failure: MeasurementError | None = None
+        self._calls = ModuleCalls(parameters.modules, self._recording, self._on_rows, self._fail)
         self._handles: list[RemovableHandle] = [
             causal.register_forward_pre_hook(self._on_forward, with_kwargs=True),
-            causal.register_forward_hook(self._on_output),
+            causal.register_forward_hook(self._on_output, with_kwargs=True),
         ]
-        for i, layer in enumerate(parameters.layers):
-            hook: Callable[..., None] = partial(self._on_layer, i)
-            self._handles.append(layer.module.register_forward_hook(hook))
+        backbone = getattr(causal, "base_model", None)
+        if parameters.head is not None and isinstance(backbone, nn.Module) and backbone is not causal:
+            self._handles.append(backbone.register_forward_hook(self._on_backbone))
+        self.clear()
 
     def remove(self) -> None:
         """Takes all hooks off; the model is as before."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._calls.remove()
         self.clear()
 
     def clear(self) -> None:
         """Forgets the open step."""
-        self._rows, self._losses, self._gradients, self._arrived = [], [], [], []
-        self._failure = None
-        self._inputs.clear()
+        self._rows: list[CapturedRow] = []
+        self._losses: list[float] = []
+        self._batches: list[RowAccumulator] = []
+        self._arrived: list[bool] = []
+        self._failure: MeasurementError | None = None
+        self._hidden: Tensor | None = None
+        self._head: Head | None = None
+        self._calls.clear()
 
-    def take(self) -> tuple[list[CapturedRow], list[float], RowGradients]:
-        """Rows, their losses (NaN where unknown) and gradients (n, p) since the last call, and forgets them."""
+    def gradients(self) -> RowGradients:
+        """The rows' gradients so far, of all micro-batches; the step stays open. Raises as `take`."""
+        self._calls.settle()
         if self._failure is not None:
             raise self._failure
         if not self._rows:
             remedy = "use trl.SFTTrainer with per-row batches (no packing)."
             raise MeasurementError(describe("rows of the step", "none", "the trainer's forward to be seen", remedy))
+        if lacking := self._calls.without_inputs:
+            found = f"{lacking} whose checkpointed layer was not run again"
+            remedy = "let every forward be followed by its own backward, or set gradient_checkpointing=False."
+            raise MeasurementError(describe("rows of the step", found, "one replay for each call", remedy))
         if not all(self._arrived):
             found = f"no gradient for {self._arrived.count(False)} of {len(self._arrived)} micro-batches"
             remedy = "let nothing but the trainer's own step run the model in train mode with gradients on."
             raise MeasurementError(describe("rows of the step", found, "one backward for each forward", remedy))
-        rows, losses, gradients = self._rows, self._losses, RowGradients(torch.cat(self._gradients))
+        return RowGradients.joined([batch.result() for batch in self._batches])
+
+    def take(self) -> tuple[list[CapturedRow], list[float], RowGradients]:
+        """Rows, their losses (NaN where unknown) and gradients since the last call, and forgets them."""
+        gradients = self.gradients()
+        rows, losses = self._rows, self._losses
         self.clear()
         return rows, losses, gradients
 
     def _recording(self) -> bool:
         return self._failure is None and self._causal.training and torch.is_grad_enabled()
+
+    def _fail(self, error: Exception) -> None:
+        if not isinstance(error, MeasurementError):
+            found = f"{type(error).__name__}: {str(error)[:300]}"
+            remedy = "leave this module frozen, or report it."
+            error = MeasurementError(describe("gradients by row", found, "a module that runs on each row", remedy))
+        self._failure = error
 
     def _on_forward(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._recording():
@@ -119,36 +140,74 @@ class RowCapture:
             carries = (ids[b] if labels is None else labels[b])[real[b]] != IGNORED
             first = int(carries.nonzero()[0]) if bool(carries.any()) else -1
             self._rows.append(CapturedRow(tokens, first, int(carries[1:].sum())))
-        weight = self._parameters.layers[0].module.weight
-        self._gradients.append(torch.zeros(ids.shape[0], self._parameters.size, device=weight.device))
+        parameters = self._parameters
+        formed = [tensor.formed(ids.shape[1]) for tensor in parameters.tensors]
+        device = parameters.weights[0].device
+        self._batches.append(RowAccumulator(ids.shape[0], parameters.bounds, formed, device))
         self._arrived.append(False)
+        self._calls.open(len(self._batches) - 1, ids.shape[0])
 
-    def _on_output(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+    def _on_backbone(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        if self._recording() and self._calls.is_open:
+            hidden = getattr(output, "last_hidden_state", None)
+            self._hidden = hidden.detach() if isinstance(hidden, Tensor) else None
+
+    def _on_output(self, _module: nn.Module, _args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
+        self._calls.close()
+        hidden, self._hidden = self._hidden, None
         if not self._recording():
             return
-        count = self._gradients[-1].shape[0]
         log_probs, mask = getattr(output, "log_probs", None), getattr(output, "label_mask", None)
         if log_probs is None or mask is None:
-            self._losses += [float("nan")] * count
+            self._losses += [float("nan")] * self._batches[-1].rows
             return
         weight = mask.to(log_probs.dtype)
         mean = -(log_probs.detach() * weight).sum(-1) / weight.sum(-1)
         self._losses += mean.float().tolist()
+        if self._parameters.head is not None and log_probs.requires_grad:
+            labels = kwargs.get("labels")
+            if hidden is None or labels is None:
+                remedy = "leave the output head frozen."
+                found = "no hidden states or labels for its fused loss"
+                self._failure = MeasurementError(describe("output head", found, "both", remedy))
+                return
+            at_tokens = (hidden[:, :-1], labels[:, 1:].clamp(min=0), mask)
+            log_probs.register_hook(partial(self._on_log_probs, len(self._batches) - 1, at_tokens))
 
-    def _on_layer(self, i: int, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if self._recording() and output.requires_grad and self._gradients:
-            self._inputs[i] = args[0].detach()
-            output.register_hook(partial(self._on_gradient, i))  # type: ignore[no-untyped-call]
+    def _on_rows(self, owner: TrainedModule, batch: int, inputs: Inputs, gradient: Tensor) -> None:
+        self._arrived[batch] = True
+        accumulator = self._batches[batch]
+        for number, factors in module_rows(owner, inputs, gradient, accumulator.rows):
+            accumulator.add(number, factors)
 
-    def _on_gradient(self, i: int, gradient: Tensor) -> None:
+    @torch.no_grad()
+    def _on_log_probs(self, batch: int, at_tokens: tuple[Tensor, Tensor, Tensor], gradient: Tensor) -> None:
         if self._failure is not None:
             return
-        layer = self._parameters.layers[i]
-        if i not in self._inputs:
-            found = f"{layer.name} used more than once in a forward"
-            remedy = "train layers that each run once."
-            self._failure = MeasurementError(describe("trained layer", found, "one use", remedy))
-            return
-        self._arrived[-1] = True
-        rows = row_gradients(self._inputs.pop(i), gradient)
-        self._gradients[-1][:, layer.start : layer.stop] += rows.to(self._gradients[-1].dtype)
+        self._arrived[batch] = True
+        try:
+            self._add_head(self._batches[batch], at_tokens, gradient.detach().float())
+        except Exception as error:  # the trainer's backward goes on whatever happens here
+            self._fail(error)
+
+    def _add_head(
+        self, accumulator: RowAccumulator, at_tokens: tuple[Tensor, Tensor, Tensor], gradient: Tensor
+    ) -> None:
+        head = self._parameters.head
+        assert head is not None
+        if self._head is None:
+            self._head = _before_step(head.module, head.scale, head.softcap)
+        hidden, targets, mask = at_tokens
+        # Tokens without a label have a gradient too: the loss is summed over all, the others' log-probability being 0.
+        found = head_factors(hidden, targets, gradient * mask, self._head)
+        if head.weight is not None:
+            accumulator.add(head.weight, found)
+        if head.bias is not None:
+            accumulator.add(head.bias, DenseRows(found.bias()))
+
+
+def _before_step(module: nn.Module, scale: float, softcap: float | None) -> Head:
+    """A copy of the head: its rows are formed after the step too."""
+    weight, bias = module.weight, getattr(module, "bias", None)
+    assert isinstance(weight, Tensor)
+    return Head(weight.detach().clone(), None if bias is None else bias.detach().clone(), scale, softcap)

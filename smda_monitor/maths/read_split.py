@@ -101,7 +101,7 @@ def read_split(
         rows = torch.cat([step.rows.dense(start, stop) for step in earlier]).float() if earlier else None
         pushes = []
         for j, (step, (*_, part)) in enumerate(zip(taken, slabs, strict=True)):
-            found = directions(step, part, start, stop)
+            found = directions(step.gradient, part, start, stop)
             stack = torch.cat([found.shares, found.push, found.history[None], found.decay[None]]).float()
             dots[j] += (stack @ both.T).double().cpu()
             pushes.append(found.push)

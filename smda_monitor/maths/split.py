@@ -1,5 +1,12 @@
 """One optimizer step split among its rows, in parameter space (`step_map` for the formulas; `read_split` reads it).
 
+With the gradient g = c·G that the optimizer saw, rows g_i captured before clipping, and c = ⟨g, Σ g_i⟩/‖Σ g_i‖²:
+
+    G = g/c        without row i: c_i'·(G − g_i),   c_i' = min(1, max_norm/(‖G − g_i‖ + 1e-6))
+
+The loss's denominator stays. G is taken from the optimizer's own gradient rather than from Σ g_i, so that what the
+capture misses (rounding, in bf16 some percent) is in the step with the row and in the step without it alike.
+
 A `TakenStep` keeps what the split needs until the account is made; directions are formed from it range by range, so
 that no more than a range of them is ever held.
 """
@@ -20,51 +27,66 @@ SLAB = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
-class TakenStep:
-    """An optimizer step of n rows over p parameters."""
+class StepGradient:
+    """The gradient of one step and its n rows, over p parameters."""
 
-    number: int
-    """The step, counted from 1."""
-    step: WholeStep
-    """The optimizer's map at its state before the step."""
+    clipped: Float[Tensor, " p"]
+    """g, as the optimizer saw it."""
     rows: RowGradients
     """Unclipped gradients g_i of the n rows."""
-    clipped: Float[Tensor, " p"]
-    """The gradient that the optimizer saw."""
     clip_factor: float
-    """c, measured: ⟨clipped, G⟩/⟨G, G⟩."""
+    """c, measured; 1 where the rows have no gradient at all."""
     without: Float64[Tensor, " n"]
     """c_i', the clip factor of the step without row i."""
     norms: Float64[Tensor, " n"]
     """‖g_i‖."""
     capture_error: float
-    """‖clipped − c·G‖/‖clipped‖: 0 where the rows' gradients are all of the optimizer's."""
+    """‖g − c·Σ g_i‖/‖g‖: 0 where the rows' gradients are all of the optimizer's."""
+
+    def left_out(self, row: int) -> Float[Tensor, " p"]:
+        """c_i'·(G − g_i): what the optimizer would have seen without the row."""
+        factor, found = float(self.without[row]), torch.empty_like(self.clipped)
+        for start, stop in _ranges(self.rows.size):
+            total = self.clipped[start:stop].double() / self.clip_factor
+            found[start:stop] = factor * (total - self.rows.dense(start, stop)[row].double())
+        return found
 
 
-def take_step(
-    number: int, step: WholeStep, rows: RowGradients, clipped: Float[Tensor, " p"], max_norm: float
-) -> TakenStep:
-    """The step that `step` takes with the `clipped` gradient, whose unclipped rows are `rows`.
-
-    Raises `ValueError` where the step has no gradient at all.
-    """
+def step_gradient(rows: RowGradients, clipped: Float[Tensor, " p"], max_norm: float) -> StepGradient:
+    """Of a step with the `clipped` gradient, whose unclipped rows are `rows`; `max_norm` 0 never clips."""
     squares, along = torch.zeros(rows.rows, dtype=torch.float64), torch.zeros(rows.rows, dtype=torch.float64)
     square = cross = seen = 0.0
-    for start in range(0, rows.size, SLAB):
-        part = rows.dense(start, start + SLAB).double()
-        total, optimizer = part.sum(0), clipped[start : start + SLAB].double()
+    for start, stop in _ranges(rows.size):
+        part, optimizer = rows.dense(start, stop).double(), clipped[start:stop].double()
+        captured = part.sum(0)
         squares += part.square().sum(1).cpu()
-        along += (part @ total).cpu()
-        square += float(total @ total)
-        cross += float(optimizer @ total)
+        along += (part @ optimizer).cpu()
+        square += float(captured @ captured)
+        cross += float(optimizer @ captured)
         seen += float(optimizer @ optimizer)
-    if square == 0 or seen == 0:
-        raise ValueError("the step has no gradient to split")
-    factor = cross / square
+    factor = cross / square if square > 0 and cross != 0 else 1.0
     missed = max(0.0, seen - 2 * factor * cross + factor * factor * square)
-    rest = (square - 2 * along + squares).clamp(min=0).sqrt()
+    rest = (seen / factor**2 - 2 * along / factor + squares).clamp(min=0).sqrt()
     without = torch.tensor([clip_factor(norm, max_norm) for norm in rest.tolist()], dtype=torch.float64)
-    return TakenStep(number, step, rows, clipped, factor, without, squares.sqrt(), (missed / seen) ** 0.5)
+    error = (missed / seen) ** 0.5 if seen > 0 else float(square > 0)
+    return StepGradient(clipped, rows, factor, without, squares.sqrt(), error)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenStep:
+    """An optimizer step of n rows over p parameters."""
+
+    number: int
+    """The step, counted from 1."""
+    gradient: StepGradient
+    """Its gradient."""
+    step: WholeStep
+    """The optimizer's map at its state before the step."""
+
+    @property
+    def rows(self) -> RowGradients:
+        """The rows' gradients."""
+        return self.gradient.rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +105,19 @@ class Directions:
     """What an earlier row's part of the momentum buffer is multiplied by to give its part of `history`."""
 
 
-def directions(taken: TakenStep, part: StepMap, start: int, stop: int) -> Directions:
-    """The directions of `taken` over the elements from `start` to before `stop`, whose map is `part`."""
-    rows = taken.rows.dense(start, stop).double()
-    clipped, total = taken.clipped[start:stop].double(), rows.sum(0)
-    update = part.update(taken.clip_factor * total)
-    push = [push_direction(part, update, total, row, c) for row, c in zip(rows, taken.without.tolist(), strict=True)]
+def directions(gradient: StepGradient, part: StepMap, start: int, stop: int) -> Directions:
+    """The directions of a step over the elements from `start` to before `stop`, whose map is `part`."""
+    rows, clipped = gradient.rows.dense(start, stop).double(), gradient.clipped[start:stop].double()
+    update, total = part.update(clipped), clipped / gradient.clip_factor
+    push = [push_direction(part, update, total, row, c) for row, c in zip(rows, gradient.without.tolist(), strict=True)]
     return Directions(
-        taken.clip_factor * part.share_scale(clipped) * rows,
+        gradient.clip_factor * part.share_scale(clipped) * rows,
         torch.stack(push),
         part.history(clipped),
         part.decay(clipped),
         part.momentum_scale(clipped),
     )
+
+
+def _ranges(size: int) -> list[tuple[int, int]]:
+    return [(start, min(start + SLAB, size)) for start in range(0, size, SLAB)]
