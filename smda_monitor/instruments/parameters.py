@@ -48,6 +48,10 @@ class TrainedParameters:
         """(p,) one tensor per layer as a flat float64 copy on the CPU's or accelerator's own device."""
         return torch.cat([t.detach().reshape(-1).double() for t in tensors])
 
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """The parts of a flat (p,) vector as views in the shapes of the weights, in order."""
+        return [flat[layer.start : layer.stop].view(layer.module.weight.shape) for layer in self.layers]
+
 
 def trained_parameters(model: nn.Module) -> TrainedParameters:
     """The layers whose weights train.

@@ -43,6 +43,27 @@ class StepMap(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class NoStep:
+    """The map of parameters that have no gradient at all: torch's optimizers pass over them. A `StepMap`."""
+
+    def update(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """0: neither momentum nor decay acts."""
+        return torch.zeros_like(gradient)
+
+    def share_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """0."""
+        return torch.zeros_like(gradient)
+
+    def history(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """0."""
+        return torch.zeros_like(gradient)
+
+    def decay(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """0."""
+        return torch.zeros_like(gradient)
+
+
+@dataclass(frozen=True, slots=True)
 class WholeStep:
     """A step map over the whole flat vector, from maps that lie one behind the other without gap."""
 
