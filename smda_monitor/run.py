@@ -5,60 +5,46 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import MeasurementError, describe
+from .audit import Auditor
 from .instruments.answer_tap import AnswerTap
 from .instruments.assemble import Instruments
 from .instruments.causal import inner_causal
 from .instruments.feature_cards import feature_cards
-from .instruments.optimizer_step import bare_optimizer, read_step
 from .instruments.own_prompts import read_own_prompts
 from .instruments.parameters import trained_parameters
 from .instruments.quiet import quiet
+from .instruments.replay import measure_plan
 from .instruments.row_capture import CapturedRow, RowCapture
-from .instruments.row_identity import RowNames, row_text
+from .instruments.row_identity import RowNames, new_texts
 from .maths.account import RowFacts, balances, feature_shifts, mean_drift, row_entries
 from .maths.alerts import threshold_alerts
 from .maths.answers import read_answers
 from .maths.by_kind import readings_by_kind
 from .maths.pathways import output_shift
-from .maths.split import StepSplit, on_targets, split_step
-from .maths.step_map import StepMap
+from .maths.split import split_step
+from .maths.step_parts import CAPTURE_LIMIT, StepParts, check_capture, split_parts
 from .maths.targets import TargetGradients
 from .outputs.ledger import Ledger
 from .outputs.sink import Past, SinkGroup
-from .records.account import WARM_UP_STEPS, StepAccount
+from .records.account import WARM_UP_STEPS, Method, StepAccount
 from .records.alert import Alert
 from .records.snapshot import Snapshot
+from .step_begun import StepBegun, begin_step
 
 logger = logging.getLogger("smda_monitor")
-CAPTURE_LIMIT = {"float32": 1e-3, "bfloat16": 5e-2}
-"""Largest ‖Σ g_i·c − gradient‖/‖gradient‖ that is a rounding error, by the type of the trainer's forward."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepBegun:
-    """What `before_step` keeps until the step is taken."""
-
-    step: StepMap
-    """The optimizer's map at its state before the step."""
-    clipped: Tensor
-    """(p,) the whole clipped gradient."""
-    learning_rate: float
-    """Of the first parameter group."""
 
 
 class MonitoredRun:
     """Takes the trainer's events of one run; measurements leave the model, its gradients and the random state alone.
 
     Made just before step `step` + 1: measures the probes of the step plan, and takes the whole first snapshot unless an
-    earlier part of the run left one (`first`). `open` puts the hooks on.
+    earlier part of the run left one (`first`). `method` is how its accounts are made. `open` puts the hooks on.
     """
 
     def __init__(
@@ -69,6 +55,7 @@ class MonitoredRun:
         args: Any,
         step: int,
         first: Snapshot | None,
+        method: Method,
     ) -> None:
         self._began = time.perf_counter()
         self.model: nn.Module = instruments.reader.model
@@ -80,6 +67,8 @@ class MonitoredRun:
         self.parameters = trained_parameters(self.model)
         self.accounts: list[StepAccount] = []
         self.alerts: list[Alert] = []
+        self._method: Method = method
+        self.auditor = Auditor(instruments, self.parameters, names, self._max_grad_norm)
         self._texts: set[str] = set()
         self._step_begun: StepBegun | None = None
         nothing = torch.zeros(0, self.parameters.size, device=self.parameters.weights[0].device)
@@ -97,6 +86,7 @@ class MonitoredRun:
         self.sinks, self.ledger = sinks, ledger
         self.accounts += past.accounts
         self.alerts += past.alerts
+        self.auditor.entries += past.audits
         self._texts |= past.named
         if not self._resumed:
             sinks.snapshot(self.first)
@@ -116,11 +106,13 @@ class MonitoredRun:
 
     def before_step(self, optimizer: Any) -> None:
         """The gradient is whole and clipped: keep it, and the optimizer's state."""
-        clock = time.perf_counter()
-        gradients = [w.grad if w.grad is not None else torch.zeros_like(w) for w in self.parameters.weights]
-        rate = float(bare_optimizer(optimizer).param_groups[0]["lr"])
-        coming = read_step(optimizer, self.parameters)
-        self._step_begun = StepBegun(coming, self.parameters.flatten(gradients), rate)
+        assert self.capture is not None
+        clock, coming = time.perf_counter(), self._before.step + 1
+        self._step_begun = begun = begin_step(
+            self._method, optimizer, self.instruments, self.parameters, self.capture, self._max_grad_norm, coming
+        )
+        if self._method == "split":
+            self.auditor.before_step(optimizer, self.capture, begun.clipped, coming, self.seconds)
         self.monitor_seconds += time.perf_counter() - clock
 
     def after_step(self, step: int) -> list[Alert]:
@@ -129,24 +121,36 @@ class MonitoredRun:
         assert self.capture is not None
         assert self._step_begun is not None
         begun, self._step_begun = self._step_begun, None
+        if begun.was_skipped:
+            self._forget()
+            return []
         rows, losses, gradients = self.capture.take()
-        split = split_step(gradients, begun.clipped, begun.step, self._max_grad_norm)
-        self._check_capture(split, step)
-        after, found = self._probe(step, split.push)
+        parts, after = self._parts(step, begun, gradients)
         facts = [
             RowFacts(self._names.name(row), row.hash, row.tokens, loss, float(gradient.norm()))
             for row, loss, gradient in zip(rows, losses, gradients, strict=True)
         ]
-        account = self._account(step, begun, split, (rows, gradients, facts), (after, found), clock)
-        self._before, self._gradients = after, found.gradients
-        self._keep_texts(rows, facts)
+        account = self._account(step, begun, parts, rows, facts, after, clock)
+        self._before = after
+        if self.instruments.bench.config.outputs.row_text != "none":
+            self.ledger.row_texts(new_texts(rows, [f.row_id for f in facts], self._texts, self._tokenizer))
         self.accounts.append(account)
+        if found := self.auditor.after_step(account, after, begun.replays):
+            self.sinks.audits(found)
         self.sinks.account(account)
         if len(self.accounts) == 1 and all(math.isnan(row.score) for row in account.rows):
             logger.warning("No row of step %d has a prompt of its own that was read: rows get no score.", step)
         raised = self._alerts()
         self.monitor_seconds += time.perf_counter() - clock
         return raised
+
+    def _forget(self) -> None:
+        """A step that a gradient scaler skipped is no step: nothing has moved, and its rows did nothing."""
+        assert self.capture is not None
+        self.capture.clear()
+        self.auditor.forget()
+        if self._answers is not None:
+            self._answers.clear()
 
     def finish(self, step: int, summary: Callable[[], dict[str, Any]]) -> None:
         """The last snapshot of the whole set, the feature cards, and the sinks' end; hooks go, also after an error."""
@@ -182,31 +186,45 @@ class MonitoredRun:
             measured, found = reader.targets(prompts, plan.targets, self.parameters, directions)
         return reader.snapshot(step, [plan.probes.ids[i] for i in plan.chosen], measured), found
 
+    def _parts(self, step: int, begun: StepBegun, gradients: Tensor) -> tuple[StepParts, Snapshot]:
+        """The parts of the step taken, and the probes after it."""
+        if begun.step is None:
+            with quiet(self.model):
+                after = measure_plan(self.instruments, step)
+            parts = begun.parts(self.instruments, self.parameters, self._before, after)
+        else:
+            split = split_step(gradients, begun.clipped, begun.step, self._max_grad_norm)
+            after, found = self._probe(step, split.push)
+            parts = split_parts(split, gradients, self._gradients, found)
+            self._gradients = found.gradients
+        check_capture(parts, self._capture_limit, step)
+        return parts, after
+
     def _account(
         self,
         step: int,
         begun: StepBegun,
-        split: StepSplit,
-        of_rows: tuple[list[CapturedRow], Tensor, list[RowFacts]],
-        of_probes: tuple[Snapshot, TargetGradients],
+        parts: StepParts,
+        rows: list[CapturedRow],
+        facts: list[RowFacts],
+        after: Snapshot,
         clock: float,
     ) -> StepAccount:
-        (rows, gradients, facts), (after, found) = of_rows, of_probes
         plan, policy, frame = self.instruments.plan, self.instruments.policy, self.instruments.frame
         names, leading = plan.targets.names, self.instruments.bench.config.outputs.leading_features
-        targets = on_targets(split, gradients, self._gradients, found.gradients)
+        targets, replays = parts.on_targets, begun.replays
         shifts, remainder = feature_shifts(policy, frame, plan.rows, plan.weights, self._before, after, leading)
         drift = mean_drift(self._start, after, plan.weights)
-        row_shift = output_shift(frame, plan.rows, found.dots, plan.weights)
-        own = read_own_prompts(self.instruments, self.parameters, rows, split.push)
+        row_shift = output_shift(frame, plan.rows, parts.dots, plan.weights)
+        own = read_own_prompts(self.instruments, self.parameters, rows, parts.directions)
         answers = read_answers(policy.answers, self._answers.take()) if policy.answers and self._answers else None
         refusal, errors = readings_by_kind(after, plan.probes)
         return StepAccount(
             step=step,
             warm_up=step <= WARM_UP_STEPS,
             learning_rate=begun.learning_rate,
-            clip_factor=split.clip_factor,
-            capture_error=split.capture_error,
+            clip_factor=parts.clip_factor,
+            capture_error=parts.capture_error,
             balances=balances(names, plan.targets.measure(self._before, after), targets),
             rows=row_entries(step, facts, names, targets, row_shift, own, policy, self.instruments.ruler, answers),
             features=shifts,
@@ -215,31 +233,17 @@ class MonitoredRun:
             refusal=refusal,
             standard_error=errors,
             health=after.health,
-            seconds=time.perf_counter() - clock,
+            seconds=time.perf_counter() - clock + (replays.seconds if replays else 0.0),
+            method=parts.method,
         )
 
     def _alerts(self) -> list[Alert]:
         start, _ = readings_by_kind(self._start, self.instruments.bench.probes)
         known = {alert.subject for alert in self.alerts}
-        raised = threshold_alerts(self.instruments.bench.config.alerts, start, self.accounts, known)
+        raised = threshold_alerts(
+            self.instruments.bench.config.alerts, start, self.accounts, known, self.auditor.entries
+        )
         for alert in raised:
             self.alerts.append(alert)
             self.sinks.alert(alert)
         return raised
-
-    def _check_capture(self, split: StepSplit, step: int) -> None:
-        if not split.capture_error <= self._capture_limit or not math.isfinite(split.clip_factor):
-            found = f"rows' gradients that miss {split.capture_error:.1%} of the optimizer's at step {step}"
-            remedy = "train with SFTTrainer's own loss; another callback or hook changes gradients."
-            raise MeasurementError(describe("capture", found, f"at most {self._capture_limit:.1%}", remedy))
-
-    def _keep_texts(self, rows: Iterable[CapturedRow], facts: Iterable[RowFacts]) -> None:
-        if self.instruments.bench.config.outputs.row_text == "none":
-            return
-        new = []
-        for row, fact in zip(rows, facts, strict=True):
-            if fact.row_id not in self._texts:
-                self._texts.add(fact.row_id)
-                prompt, response = row_text(row, self._tokenizer)
-                new.append({"id": fact.row_id, "hash": fact.row_hash, "prompt": prompt, "response": response})
-        self.ledger.row_texts(new)

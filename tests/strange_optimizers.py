@@ -1,4 +1,4 @@
-"""Optimizers that the package has never seen: a sign step, and one with attributes, quantised state and random numbers."""
+"""Optimizers that the package has never seen: a sign step, and one with quantised state and attributes of its own."""
 
 from __future__ import annotations
 

@@ -42,6 +42,11 @@ def build(record: type, **fixed: Any) -> st.SearchStrategy[Any]:
         "bool": st.booleans(),
         "dict[str, float]": maps,
         "tuple[str, ...]": st.lists(names, max_size=3).map(tuple),
+        "Method": st.sampled_from(["split", "replay"]),
+        "Reason": st.sampled_from(["sample", "asked"]),
+        "tuple[FeatureShift, ...]": st.lists(st.builds(FeatureShift, integers, *[st.floats()] * 4), max_size=3).map(
+            tuple
+        ),
         "DictionaryHealth": st.builds(DictionaryHealth, st.floats(), st.floats(), st.floats()),
     }
     parts = {f.name: fixed.get(f.name, by_type.get(str(f.type))) for f in dataclasses.fields(record)}

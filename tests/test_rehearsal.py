@@ -166,9 +166,14 @@ def test_training_goes_on_as_without_rehearsals(name: str) -> None:
 def test_an_exception_inside_puts_everything_back_too(name: str) -> None:
     model, parameters, optimizer = setting(name)
     before = whole(model, optimizer)
-    with pytest.raises(KeyboardInterrupt), rehearsal(optimizer, model, parameters) as take:
-        take(gradient(1))
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with rehearsal(optimizer, model, parameters) as take:
+            take(gradient(1))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert whole(model, optimizer) == before
 
 

@@ -48,7 +48,8 @@ def read_step(optimizer: Any, parameters: TrainedParameters, longest: int = LONG
     """The map of the coming step, from copies of what the optimizer holds.
 
     Neighbouring parameters with the same hyper-parameters share a part of about `longest` elements at most; one without
-    ``.grad``, which no optimizer of `KNOWN` steps, has a `NoStep`. Raises `PrerequisiteError` where a trained parameter is in no group of the optimizer.
+    ``.grad``, which no optimizer of `KNOWN` steps, has a `NoStep`. Raises `PrerequisiteError` where a trained parameter
+    is in no group of the optimizer.
     """
     bare = bare_optimizer(optimizer)
     groups = {id(p): i for i, group in enumerate(bare.param_groups) for p in group["params"]}

@@ -1,7 +1,7 @@
 """The coming optimizer step, taken on the real optimizer and model, looked at, and put back bit for bit.
 
 For an optimizer of any class: its step is run, not imitated. It works on a deep copy of everything that it holds, so
-what it held is never touched; parameters are copied back. Step hooks are set aside, since what they write lies anywhere.
+what it held is never touched; parameters are copied back. Step hooks are set aside: what they write may lie anywhere.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 @contextmanager
 def rehearsal(optimizer: Any, model: nn.Module, parameters: TrainedParameters) -> Iterator[Callable[[Tensor], None]]:
-    """Gives a function that takes the optimizer's step, to be called once, for a gradient (p,) of `parameters`, clipped as
-    the optimizer should see it.
+    """Gives a function that takes the optimizer's step, to be called once, for a gradient (p,) of `parameters`, clipped
+    as the optimizer should see it.
 
     Inside, `model` is in eval mode and has the parameters after that step: measure it. On exit, also after an
     exception, parameters, ``.grad``, modes, the random state and all that the optimizer holds (state, groups, any other
@@ -71,7 +71,7 @@ def rehearsal(optimizer: Any, model: nn.Module, parameters: TrainedParameters) -
 def _parameters(bare: Any, parameters: TrainedParameters) -> list[nn.Parameter]:
     """Every parameter that a step may move, each once."""
     grouped = [p for group in bare.param_groups for p in group["params"]]
-    return list({id(p): p for p in [*grouped, *parameters.weights]}.values())  # type: ignore[misc]
+    return list({id(p): p for p in [*grouped, *parameters.weights]}.values())
 
 
 def _copies(bare: Any, model: nn.Module, held: list[nn.Parameter]) -> dict[str, Any]:

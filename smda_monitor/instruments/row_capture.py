@@ -8,7 +8,7 @@ overwrites the first's input just before its backward needs it. Nothing is added
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -85,8 +85,19 @@ class RowCapture:
         self._failure = None
         self._inputs.clear()
 
+    @property
+    def rows(self) -> Sequence[CapturedRow]:
+        """The rows of the open step so far."""
+        return self._rows
+
     def take(self) -> tuple[list[CapturedRow], list[float], Tensor]:
         """Rows, their losses (NaN where unknown) and gradients (n, p) since the last call, and forgets them."""
+        rows, losses, gradients = self._rows, self._losses, self.gradients()
+        self.clear()
+        return rows, losses, gradients
+
+    def gradients(self) -> Tensor:
+        """(n, p) gradients of the open step's `rows`, which it goes on to hold; raises as `take`."""
         if self._failure is not None:
             raise self._failure
         if not self._rows:
@@ -96,9 +107,7 @@ class RowCapture:
             found = f"no gradient for {self._arrived.count(False)} of {len(self._arrived)} micro-batches"
             remedy = "let nothing but the trainer's own step run the model in train mode with gradients on."
             raise MeasurementError(describe("rows of the step", found, "one backward for each forward", remedy))
-        rows, losses, gradients = self._rows, self._losses, torch.cat(self._gradients)
-        self.clear()
-        return rows, losses, gradients
+        return torch.cat(self._gradients)
 
     def _recording(self) -> bool:
         return self._failure is None and self._causal.training and torch.is_grad_enabled()

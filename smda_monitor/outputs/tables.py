@@ -38,6 +38,7 @@ _ACCOUNT_SCALARS = (
     ("capture_error", "float"),
     ("refit_remainder", "float"),
     ("seconds", "float"),
+    ("method", "text"),
 )
 _BALANCE = ("measured", "shares", "history", "decay", "absolute_shares")
 _HEALTH = tuple(f.name for f in fields(DictionaryHealth))
@@ -68,11 +69,13 @@ def _floats(values: Iterable[float | None]) -> Any:
     return pa.array([None if v is None else float(v) for v in values], pa.float64(), from_pandas=False)
 
 
-def _dict_columns(prefix: str, maps: Sequence[dict[str, float]]) -> dict[str, Any]:
+def dict_columns(prefix: str, maps: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """One column ``<prefix>.<key>`` for every key of `maps`, null where a map does not have it."""
     return {f"{prefix}.{storable(key)}": _floats(one.get(key) for one in maps) for key in _keys(maps)}
 
 
-def _scalar_columns(records: Sequence[Any], scalars: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def scalar_columns(records: Sequence[Any], scalars: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """The fields named by `scalars`, each with the word for its type."""
     import pyarrow as pa
 
     columns = {}
@@ -83,13 +86,23 @@ def _scalar_columns(records: Sequence[Any], scalars: Iterable[tuple[str, str]]) 
     return columns
 
 
+def feature_column(features: Sequence[Sequence[FeatureShift]]) -> Any:
+    """A list of structs on every line."""
+    import pyarrow as pa
+
+    struct = pa.struct([(name, _type(word)) for name, word in _FEATURE])
+    return pa.array(
+        [[{name: getattr(f, name) for name, _ in _FEATURE} for f in one] for one in features], pa.list_(struct)
+    )
+
+
 def rows_to_table(rows: Sequence[RowEntry]) -> Any:
     """One line per `RowEntry`: its scalars, then ``share.<target>`` and ``push.<target>``."""
     import pyarrow as pa
 
-    columns = _scalar_columns(rows, _ROW_SCALARS)
-    columns |= _dict_columns("share", [r.share for r in rows])
-    columns |= _dict_columns("push", [r.push for r in rows])
+    columns = scalar_columns(rows, _ROW_SCALARS)
+    columns |= dict_columns("share", [r.share for r in rows])
+    columns |= dict_columns("push", [r.push for r in rows])
     return pa.table(columns)
 
 
@@ -99,25 +112,23 @@ def accounts_to_table(accounts: Sequence[StepAccount]) -> Any:
     ``drift`` (one float32 per feature of the policy)."""
     import pyarrow as pa
 
-    columns = _scalar_columns(accounts, _ACCOUNT_SCALARS)
+    columns = scalar_columns(accounts, _ACCOUNT_SCALARS)
     for name in _HEALTH:
         columns[f"health.{name}"] = _floats(getattr(a.health, name) for a in accounts)
-    columns |= _dict_columns("refusal", [a.refusal for a in accounts])
-    columns |= _dict_columns("standard_error", [a.standard_error for a in accounts])
+    columns |= dict_columns("refusal", [a.refusal for a in accounts])
+    columns |= dict_columns("standard_error", [a.standard_error for a in accounts])
     columns["targets"] = pa.array([[storable(b.target) for b in a.balances] for a in accounts], pa.list_(pa.string()))
     by_target = [{b.target: b for b in a.balances} for a in accounts]
     for target in dict.fromkeys(name for one in by_target for name in one):
         for name in _BALANCE:
             values = (getattr(one[target], name) if target in one else None for one in by_target)
             columns[f"balance.{storable(target)}.{name}"] = _floats(values)
-    struct = pa.struct([(name, _type(word)) for name, word in _FEATURE])
-    features = [[{name: getattr(f, name) for name, _ in _FEATURE} for f in a.features] for a in accounts]
-    columns["features"] = pa.array(features, pa.list_(struct))
+    columns["features"] = feature_column([a.features for a in accounts])
     columns["drift"] = pa.array([a.drift for a in accounts], pa.list_(pa.float32()))
     return pa.table(columns)
 
 
-def _prefixed(line: dict[str, Any], prefix: str) -> dict[str, float]:
+def prefixed(line: dict[str, Any], prefix: str) -> dict[str, float]:
     """The columns under `prefix` that hold a value on this line, without the prefix."""
     start = f"{prefix}."
     return {key[len(start) :]: value for key, value in line.items() if key.startswith(start) and value is not None}
@@ -128,8 +139,8 @@ def table_to_rows(table: Any) -> list[RowEntry]:
     return [
         RowEntry(
             **{name: line[name] for name, _ in _ROW_SCALARS},
-            share=_prefixed(line, "share"),
-            push=_prefixed(line, "push"),
+            share=prefixed(line, "share"),
+            push=prefixed(line, "push"),
         )
         for line in table.to_pylist()
     ]
@@ -154,8 +165,8 @@ def table_to_accounts(table: Any, rows: Iterable[RowEntry]) -> list[StepAccount]
             rows=tuple(by_step.get(line["step"], ())),
             features=tuple(FeatureShift(**feature) for feature in line["features"]),
             drift=tuple(line["drift"]),
-            refusal=_prefixed(line, "refusal"),
-            standard_error=_prefixed(line, "standard_error"),
+            refusal=prefixed(line, "refusal"),
+            standard_error=prefixed(line, "standard_error"),
             health=DictionaryHealth(**{name: line[f"health.{name}"] for name in _HEALTH}),
         )
         for line in table.to_pylist()
