@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,6 +66,7 @@ class Homemade(torch.optim.Optimizer):
                 state["code"].copy_((wanted + torch.rand_like(wanted)).floor().clamp(0, 255).to(torch.uint8))
                 self.norms.append(float(p.grad.norm()))
                 self.largest["gradient"] = torch.maximum(self.largest["gradient"], p.grad.abs().max())
-                jitter = 1 + self.noise * (torch.rand((), generator=self.own) + random.random())
+                # Not Python's own generator: the tests' type checker draws from it to look into lists.
+                jitter = 1 + self.noise * (torch.rand((), generator=self.own) + float(np.random.rand()))
                 p.grad.zero_()  # it is free to use the gradient up
                 p.data = p.data - group["lr"] * self.bound() * (jitter * momentum).to(p.dtype)

@@ -73,7 +73,7 @@ def give(parameters: TrainedParameters, flat: Tensor) -> None:
 def setting(name: str, steps: int = 3) -> tuple[Net, TrainedParameters, Any]:
     """A model whose optimizer has taken `steps` steps and is about to take another, on gradient number 9."""
     torch.manual_seed(0)
-    random.seed(0)
+    np.random.seed(0)
     model = Net().train()
     parameters = trained_parameters(model)
     optimizer = OPTIMIZERS[name](model.parameters())
