@@ -131,5 +131,7 @@ def test_the_floor_grows_with_epsilon_and_with_what_is_summed(tmp_path: Path) ->
     assert floor.shape == (len(targets.names),)
     assert bool((floor > 0).all())
     torch.testing.assert_close(noise_floor(targets, at, 1e-3), 1e4 * floor)
-    louder = replace(at, openings=10 * at.openings, mass=10 * at.mass, contrast=10 * at.contrast, y=10 * at.y, X=10 * at.X)
+    louder = replace(
+        at, openings=10 * at.openings, mass=10 * at.mass, contrast=10 * at.contrast, y=10 * at.y, X=10 * at.X
+    )
     torch.testing.assert_close(noise_floor(targets, louder, 1e-7), 10 * floor)

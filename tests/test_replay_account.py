@@ -39,9 +39,7 @@ def trained(folder: Path, make: Callable[[Any], Any], callbacks: list[Any], **se
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_push_is_that_of_an_independent_replay(
-    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_push_is_that_of_an_independent_replay(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     asked = {"audit": {"rows": [f"row-{i:06d}" for i in range(24)]}}
     monitor = SMDACallback(tiny.tiny_config(tmp_path / "m") | asked)
     twin = TwinReplayer(monitor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from test_run_resume import Killed, KillAfter
+from test_run_resume import KillAfter, Killed
 from transformers import TrainerCallback
 from twin import TwinReplayer
 
@@ -47,10 +48,15 @@ def test_the_replay_is_the_step_without_the_row(tmp_path: Path, max_grad_norm: f
             truth = float(twin.push[account.step][place, k])
             assert audit.replayed[balance.target] == pytest.approx(truth, abs=2 * audit.noise[balance.target])
             others = [float(v) for i, v in enumerate(twin.push[account.step][:, k]) if i != place]
-            assert min(abs(truth - other) for other in others) > 0, "another row would not do"
+            assert max(abs(truth - other) for other in others) > 4 * audit.noise[balance.target], (
+                "else any row would do"
+            )
     assert len(set(places)) > 1, "rows are drawn"
     errors = [
-        abs(a.push[t] - a.replayed[t]) / abs(a.replayed[t]) for a in run.auditor.entries[2:] for t in a.push if t != "S_X"
+        abs(a.push[t] - a.replayed[t]) / abs(a.replayed[t])
+        for a in run.auditor.entries[2:]
+        for t in a.push
+        if t != "S_X"
     ]
     assert sorted(errors)[len(errors) // 2] < 0.05, "the push is close, and the audit says so"
 
@@ -121,8 +127,6 @@ def test_a_resumed_run_keeps_its_audits(tmp_path: Path) -> None:
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if resume else None)
         finally:
-            import atexit
-
             atexit.unregister(monitor.close)  # a kill closes nothing
 
     with pytest.raises(Killed):
@@ -166,7 +170,11 @@ class SkipsOneStep(TrainerCallback):
 
 
 def test_a_step_that_the_scaler_skipped_is_no_step(tmp_path: Path) -> None:
-    monitor = SMDACallback(tiny.tiny_config(tmp_path / "m") | {"audit": {"share": 1.0}})
+    config = tiny.tiny_config(tmp_path / "m") | {"audit": {"share": 1.0}}
+    answers = [{"prompt": f"q{i}", "response": f"{i} this", "kind": ("harmful", "benign")[i % 2]} for i in range(4)]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
+    config["behaviour"]["answers"] = str(tmp_path / "answers.jsonl")
+    monitor = SMDACallback(config)
     trainer = tiny.tiny_trainer(tmp_path, [SkipsOneStep(3), monitor], max_steps=5, **SETTINGS)
     trainer.train()
     run = run_of(monitor)
@@ -179,6 +187,4 @@ def test_a_step_that_the_scaler_skipped_is_no_step(tmp_path: Path) -> None:
         assert all(b.target == "S_X" or b.unexplained_fraction < 0.05 for b in account.balances)
     rows = [row.row_id for account in run.accounts for row in account.rows]
     assert len(set(rows)) == 16
-    assert not any(math.isnan(row.answer_reading) for account in run.accounts for row in account.rows) or (
-        run.instruments.policy.answers is None
-    )
+    assert not any(math.isnan(row.answer_reading) for account in run.accounts for row in account.rows)
