@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def test_the_noise_floor_lies_above_rounding_and_not_far(tmp_path: Path) -> None
         with quiet(model), quiet(exact):
             shots.append((measure_plan(instruments, 0), measure_plan(judge, 0)))
     floor = noise_floor(plan.targets, shots[0][0], torch.finfo(torch.float32).eps)
-    for (rough, fine), (rough_next, fine_next) in zip(shots, shots[1:], strict=False):
+    for (rough, fine), (rough_next, fine_next) in pairwise(shots):
         shift, truth = plan.targets.measure(rough, rough_next), plan.targets.measure(fine, fine_next)
         ratios.append((shift - truth).abs() / floor)
         assert float((truth.abs() / floor).median()) > 10, "a step's effect is far above it, else it hides everything"

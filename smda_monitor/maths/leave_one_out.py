@@ -40,7 +40,7 @@ class WholeGradient:
 def whole_gradient(rows: Float[Tensor, "n p"], clipped: Float64[Tensor, " p"]) -> WholeGradient | None:
     """From the unclipped `rows` and the `clipped` gradient; None where the step has no gradient, or one that is not
     finite or has nothing of the rows in it: there is nothing to leave out."""
-    captured = rows.double().sum(0)
+    captured = rows.sum(0, dtype=torch.float64)
     norm, square = float(clipped.norm()), float(captured @ captured)
     factor = float(clipped @ captured) / square if square > 0 else float("nan")
     if not (torch.isfinite(clipped).all() and norm > 0 and 0 < factor < float("inf")):
