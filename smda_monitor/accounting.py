@@ -5,25 +5,23 @@ Wiring, no arithmetic: the split is `maths.split`, its reading `maths.read_split
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .errors import MeasurementError, describe
+from .audit import Auditor
 from .instruments.answer_tap import AnswerTap
 from .instruments.assemble import Instruments
 from .instruments.causal import inner_causal
-from .instruments.optimizer_step import bare_optimizer, read_step
-from .instruments.own_prompts import read_own_prompts
+from .instruments.optimizer_step import step_was_skipped
+from .instruments.own_prompts import OwnPrompts, read_own_prompts
 from .instruments.parameters import trained_parameters
 from .instruments.quiet import quiet
-from .instruments.row_capture import CapturedRow, RowCapture
+from .instruments.replay import measure_plan
+from .instruments.row_capture import RowCapture
 from .instruments.row_identity import RowNames
 from .maths.account import (
     OwnReading,
@@ -41,41 +39,11 @@ from .maths.past import PastStep, remember
 from .maths.pathways import output_shift
 from .maths.probe_gradients import ProbeGradients
 from .maths.read_split import End, SplitReading, read_split
-from .maths.split import TakenStep, take_step
-from .maths.step_map import WholeStep
-from .records.account import WARM_UP_STEPS, RowEntry, StepAccount
+from .maths.replay_reading import replay_reading
+from .open_step import OpenStep, open_step
+from .records.account import WARM_UP_STEPS, Method, RowEntry, StepAccount
+from .records.audit import AuditEntry
 from .records.snapshot import Snapshot
-
-CAPTURE_LIMIT = {"float32": 1e-3, "bfloat16": 5e-2}
-"""Largest ‖Σ g_i·c − gradient‖/‖gradient‖ that is a rounding error, by the type of the trainer's forward."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepBegun:
-    """What `before_step` keeps until the step is taken."""
-
-    step: WholeStep
-    """The optimizer's map at its state before the step."""
-    clipped: Tensor
-    """(p,) the whole clipped gradient."""
-    learning_rate: float
-    """Of the first parameter group."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenStep:
-    """A step that waits for its account."""
-
-    taken: TakenStep
-    """The step."""
-    rows: list[CapturedRow]
-    """Its rows."""
-    facts: list[RowFacts]
-    """What is known of them."""
-    answers: Tensor | None
-    """(n,) what they answer; None without reference answers."""
-    learning_rate: float
-    """Of the first parameter group."""
 
 
 class Accountant:
@@ -86,18 +54,19 @@ class Accountant:
 
     start: Snapshot
 
-    def __init__(self, instruments: Instruments, names: RowNames, args: Any, step: int) -> None:
+    def __init__(self, instruments: Instruments, names: RowNames, args: Any, step: int, method: Method) -> None:
         self.instruments = instruments
+        self.method: Method = method
         self._config = instruments.bench.config.account
-        self._names = names
-        self._max_grad_norm = float(args.max_grad_norm or 0.0)
-        self._capture_limit = CAPTURE_LIMIT["bfloat16" if args.bf16 else "float32"]
+        self._every = self._config.every if method == "split" else 1
+        self._names, self._args = names, args
         self.parameters = trained_parameters(instruments.reader.model)
-        self._begun: StepBegun | None = None
+        self.auditor = Auditor(instruments, self.parameters)
+        self._begun: OpenStep | None = None
+        self._optimizer: Any = None
         self.open_steps: list[OpenStep] = []
         self._past: list[PastStep] = []
         self._owners: dict[int, list[RowFacts]] = {}
-        self._since = step
         self.before, self._gradients = self._probe(step)
         self.capture: RowCapture | None = None
         self._answers: AnswerTap | None = None
@@ -117,43 +86,52 @@ class Accountant:
         if self._answers is not None:
             self._answers.remove()
 
-    def before_step(self, optimizer: Any) -> None:
-        """The gradient is whole and clipped: keep it, and the optimizer's state."""
-        gradients = [w.grad if w.grad is not None else torch.zeros_like(w) for w in self.parameters.weights]
-        rate = float(bare_optimizer(optimizer).param_groups[0]["lr"])
-        coming = read_step(optimizer, self.parameters)
-        self._begun = StepBegun(coming, self.parameters.flatten(gradients), rate)
+    @property
+    def due(self) -> bool:
+        """Whether the open steps are as many as an account covers."""
+        return len(self.open_steps) >= self._every
 
-    def after_step(self, step: int) -> None:
-        """The step is taken: keep its rows until the account. Raises `MeasurementError` where they are not all of the
-        optimizer's gradient."""
+    def before_step(self, optimizer: Any, elapsed: float) -> None:
+        """The gradient is whole and clipped: keep it, the rows and the optimizer's state, and replay what is audited.
+        `elapsed`: the run's seconds so far. Raises `MeasurementError` where the rows are not all of the gradient."""
         assert self.capture is not None
-        assert self._begun is not None
-        begun, self._begun = self._begun, None
-        rows, losses, gradients = self.capture.take()
-        taken = take_step(step, begun.step, gradients, begun.clipped, self._max_grad_norm)
-        self._check_capture(taken)
-        facts = [
-            RowFacts(self._names.name(row), row.hash, row.tokens, loss, norm)
-            for row, loss, norm in zip(rows, losses, taken.norms.tolist(), strict=True)
-        ]
+        number = (self.open_steps[-1].number if self.open_steps else self.before.step) + 1
         ruler = self.instruments.policy.answers
         answers = read_answers(ruler, self._answers.take()) if ruler and self._answers else None
-        self.open_steps.append(OpenStep(taken, rows, facts, answers, begun.learning_rate))
+        self._optimizer = optimizer
+        self._begun = open_step(
+            self.method,
+            optimizer,
+            self.instruments,
+            self.parameters,
+            self.capture,
+            self._names,
+            answers,
+            self._args,
+            number,
+        )
+        if self.method == "split" and len(self.open_steps) + 1 >= self._every:
+            self.auditor.before_step(optimizer, self._begun, elapsed)
 
-    def account(self) -> StepAccount:
-        """Measures the probes and closes the open steps with one account."""
+    def after_step(self) -> OpenStep | None:
+        """The step is taken: it waits for its account. None where a gradient scaler skipped it: nothing has moved, and
+        its rows did nothing."""
+        assert self._begun is not None
+        begun, self._begun = self._begun, None
+        if step_was_skipped(self._optimizer):
+            self.auditor.forget()
+            return None
+        self.open_steps.append(begun)
+        return begun
+
+    def account(self) -> tuple[StepAccount, list[AuditEntry]]:
+        """Measures the probes and closes the open steps with one account; with the audits of its last step."""
         clock = time.perf_counter()
         steps, self.open_steps = self.open_steps, []
-        taken, last = [s.taken for s in steps], steps[-1].taken.number
-        plan, since = self.instruments.plan, self._since
-        after, gradients = self._probe(last)
+        plan, since, last = self.instruments.plan, self.before.step, steps[-1]
+        after, gradients = self._probe(last.number)
         own = read_own_prompts(self.instruments, self.parameters, [row for s in steps for row in s.rows])
-        ends = (
-            End(self._gradients, plan.targets.weights(self.before.saturation)),
-            End(gradients, plan.targets.weights(after.saturation)),
-        )
-        reading = read_split(taken, self._past, ends, own.gradients, own.read)
+        reading = self._reading(steps, after, gradients, own)
         own.reading.push[:] = reading.own
         shifts, remainder = feature_shifts(
             self.instruments.policy,
@@ -166,12 +144,12 @@ class Accountant:
         )
         refusal, errors = readings_by_kind(after, plan.probes)
         account = StepAccount(
-            step=last,
+            step=last.number,
             since=since,
             warm_up=since < WARM_UP_STEPS,
-            learning_rate=steps[-1].learning_rate,
-            clip_factor=min(t.clip_factor for t in taken),
-            capture_error=max(t.capture_error for t in taken),
+            learning_rate=last.learning_rate,
+            clip_factor=min(s.gradient.clip_factor for s in steps),
+            capture_error=max(s.gradient.capture_error for s in steps),
             balances=balances(plan.targets.names, plan.targets.measure(self.before, after), reading),
             rows=tuple(self._rows(steps, reading, own.reading, after)),
             past=past_shares(self._owned(steps), plan.targets.names, reading.past),
@@ -182,11 +160,27 @@ class Accountant:
             refusal=refusal,
             standard_error=errors,
             health=after.health,
-            seconds=time.perf_counter() - clock,
+            seconds=time.perf_counter() - clock + sum(s.replays.seconds for s in steps if s.replays),
+            method=self.method,
         )
+        audits = self.auditor.after_step(account, after, last.replays)
         self._remember(steps)
-        self.before, self._gradients, self._since = after, gradients, last
-        return account
+        self.before, self._gradients = after, gradients
+        return account, audits
+
+    def _reading(
+        self, steps: Sequence[OpenStep], after: Snapshot, gradients: ProbeGradients | None, own: OwnPrompts
+    ) -> SplitReading:
+        plan = self.instruments.plan.targets
+        if gradients is None or self._gradients is None:
+            replays = steps[-1].replays
+            assert replays is not None
+            pushes = own.pushes(replays.directions(self.parameters.flatten(self.parameters.weights)))
+            return replay_reading(plan, self.before, replays.alone, replays.without, after, pushes)
+        taken = [s.taken for s in steps if s.taken]
+        start, end = plan.weights(self.before.saturation), plan.weights(after.saturation)
+        ends = (End(self._gradients, start), End(gradients, end))
+        return read_split(taken, self._past, ends, own.gradients, own.read)
 
     def _rows(
         self, steps: Sequence[OpenStep], reading: SplitReading, own: OwnReading, after: Snapshot
@@ -197,8 +191,10 @@ class Accountant:
             here = slice(len(entries), len(entries) + len(one.rows))
             push = reading.push.part(here)
             delta_y = plan.targets.delta_y(push.columns, after.saturation)
+            if one.replays:
+                delta_y = torch.stack([after.y - without.y for without in one.replays.without])
             entries += row_entries(
-                one.taken.number,
+                one.number,
                 one.facts,
                 plan.targets.names,
                 reading.shares.part(here),
@@ -214,27 +210,23 @@ class Accountant:
     def _owned(self, steps: Sequence[OpenStep]) -> list[tuple[int, RowFacts]]:
         """Step and facts of the rows to whom history is handed on, in the order of the reading."""
         earlier = [(past.number, self._owners[past.number]) for past in self._past]
-        within = [(one.taken.number, one.facts) for one in steps[:-1]]
+        within = [(one.number, one.facts) for one in steps[:-1]]
         return [(step, fact) for step, facts in chain(earlier, within) for fact in facts]
 
     def _remember(self, steps: Sequence[OpenStep]) -> None:
         limit = int(self._config.history_gib * 2**30)
-        self._past = remember(self._past, [s.taken for s in steps], self._config.history_steps, limit)
-        self._owners |= {one.taken.number: one.facts for one in steps}
+        self._past = remember(self._past, [s.taken for s in steps if s.taken], self._config.history_steps, limit)
+        self._owners |= {one.number: one.facts for one in steps}
         kept = {past.number for past in self._past}
         self._owners = {step: facts for step, facts in self._owners.items() if step in kept}
 
-    def _probe(self, step: int) -> tuple[Snapshot, ProbeGradients]:
+    def _probe(self, step: int) -> tuple[Snapshot, ProbeGradients | None]:
+        """The step plan's probes; with gradients where the optimizer's map is known."""
         plan, reader = self.instruments.plan, self.instruments.reader
         with quiet(reader.model):
+            if self.method == "replay":
+                return measure_plan(self.instruments, step), None
             prompts = self.instruments.tokens(plan.chosen)
             targets = plan.targets
             measured, found = reader.gradients(prompts, targets.cotangent_X, targets.coef, self.parameters)
         return reader.snapshot(step, [plan.probes.ids[i] for i in plan.chosen], measured), found
-
-    def _check_capture(self, taken: TakenStep) -> None:
-        if not taken.capture_error <= self._capture_limit or not math.isfinite(taken.clip_factor):
-            missed = f"{taken.capture_error:.1%} of the optimizer's at step {taken.number}"
-            found = f"rows' gradients that miss {missed}"
-            remedy = "train with SFTTrainer's own loss; another callback or hook changes gradients."
-            raise MeasurementError(describe("capture", found, f"at most {self._capture_limit:.1%}", remedy))

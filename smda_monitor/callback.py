@@ -82,7 +82,7 @@ class SMDACallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Writes the account of the step."""
-        self._guard(lambda run: run.after_step(state.global_step))
+        self._guard(lambda run: run.after_step())
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Accounts for the steps up to the checkpoint, and leaves the run's id in it."""

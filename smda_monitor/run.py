@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from .accounting import Accountant, OpenStep
+from .accounting import Accountant
+from .audit import Auditor
 from .instruments.assemble import Instruments
 from .instruments.feature_cards import feature_cards
 from .instruments.quiet import quiet
-from .instruments.row_identity import RowNames, row_text
+from .instruments.row_identity import RowNames, new_texts
 from .maths.alerts import threshold_alerts
 from .maths.by_kind import readings_by_kind
 from .outputs.ledger import Ledger
 from .outputs.sink import Past, SinkGroup
-from .records.account import StepAccount
+from .records.account import Method, StepAccount
 from .records.alert import Alert
 from .records.snapshot import Snapshot
 
@@ -30,7 +31,7 @@ class MonitoredRun:
     """Takes the trainer's events of one run; measurements leave the model, its gradients and the random state alone.
 
     Made just before step `step` + 1: measures the probes of the step plan, and takes the whole first snapshot unless an
-    earlier part of the run left one (`first`). `open` puts the hooks on.
+    earlier part of the run left one (`first`). `method` is how its accounts are made. `open` puts the hooks on.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class MonitoredRun:
         args: Any,
         step: int,
         first: Snapshot | None,
+        method: Method,
     ) -> None:
         self._began = time.perf_counter()
         self.model: nn.Module = instruments.reader.model
         self.instruments = instruments
         self._tokenizer = tokenizer
-        self.accountant = Accountant(instruments, names, args, step)
+        self.accountant = Accountant(instruments, names, args, step, method)
         self.accounts: list[StepAccount] = []
         self.alerts: list[Alert] = []
         self._texts: set[str] = set()
@@ -60,10 +62,16 @@ class MonitoredRun:
         self.sinks, self.ledger = sinks, ledger
         self.accounts += past.accounts
         self.alerts += past.alerts
+        self.auditor.entries += past.audits
         self._texts |= past.named
         if not self._resumed:
             sinks.snapshot(self.first)
         self.accountant.open()
+
+    @property
+    def auditor(self) -> Auditor:
+        """Of its accounts."""
+        return self.accountant.auditor
 
     @property
     def seconds(self) -> float:
@@ -78,16 +86,17 @@ class MonitoredRun:
     def before_step(self, optimizer: Any) -> None:
         """The gradient is whole and clipped: keep it, and the optimizer's state."""
         clock = time.perf_counter()
-        self.accountant.before_step(optimizer)
+        self.accountant.before_step(optimizer, self.seconds)
         self.monitor_seconds += time.perf_counter() - clock
 
-    def after_step(self, step: int) -> list[Alert]:
+    def after_step(self) -> list[Alert]:
         """The step is taken: keep its rows, and write an account where one is due. Returns the alerts raised."""
         clock = time.perf_counter()
-        self.accountant.after_step(step)
-        self._keep_texts(self.accountant.open_steps[-1:])
-        due = len(self.accountant.open_steps) >= self.instruments.bench.config.account.every
-        raised = self.account() if due else []
+        taken = self.accountant.after_step()
+        if taken is not None and self.instruments.bench.config.outputs.row_text != "none":
+            ids = [fact.row_id for fact in taken.facts]
+            self.ledger.row_texts(new_texts(taken.rows, ids, self._texts, self._tokenizer))
+        raised = self.account() if self.accountant.due else []
         self.monitor_seconds += time.perf_counter() - clock
         return raised
 
@@ -95,8 +104,10 @@ class MonitoredRun:
         """Measure, split, judge, write what is open; nothing where no step is. Returns the alerts raised."""
         if not self.accountant.open_steps:
             return []
-        account = self.accountant.account()
+        account, audits = self.accountant.account()
         self.accounts.append(account)
+        if audits:
+            self.sinks.audits(audits)
         self.sinks.account(account)
         if len(self.accounts) == 1 and all(math.isnan(row.score) for row in account.rows):
             message = "No row up to step %d has a prompt of its own that was read: rows get no score."
@@ -130,19 +141,9 @@ class MonitoredRun:
     def _alerts(self) -> list[Alert]:
         start, _ = readings_by_kind(self.accountant.start, self.instruments.bench.probes)
         known = {alert.subject for alert in self.alerts}
-        raised = threshold_alerts(self.instruments.bench.config.alerts, start, self.accounts, known)
+        limits = self.instruments.bench.config.alerts
+        raised = threshold_alerts(limits, start, self.accounts, known, self.auditor.entries)
         for alert in raised:
             self.alerts.append(alert)
             self.sinks.alert(alert)
         return raised
-
-    def _keep_texts(self, steps: Iterable[OpenStep]) -> None:
-        if self.instruments.bench.config.outputs.row_text == "none":
-            return
-        new = []
-        for row, fact in ((row, fact) for step in steps for row, fact in zip(step.rows, step.facts, strict=True)):
-            if fact.row_id not in self._texts:
-                self._texts.add(fact.row_id)
-                prompt, response = row_text(row, self._tokenizer)
-                new.append({"id": fact.row_id, "hash": fact.row_hash, "prompt": prompt, "response": response})
-        self.ledger.row_texts(new)

@@ -12,7 +12,7 @@ from torch import nn
 
 from .errors import ConfigError, describe
 from .instruments.assemble import Bench, Instruments, assemble, open_bench
-from .instruments.optimizer_step import check_optimizer
+from .instruments.optimizer_step import unknown_step
 from .instruments.overlap import overlapping
 from .instruments.parameters import trained_parameters
 from .instruments.policy_files import load_policy, save_policy
@@ -28,6 +28,7 @@ from .outputs.sink import Past, RunHeader, Sink, SinkGroup
 from .outputs.snapshots import load_snapshot, snapshot_files
 from .outputs.summary import summarise
 from .outputs.wandb_sink import WandbSink
+from .records.account import Method
 from .records.config import MonitorConfig
 from .records.snapshot import Snapshot
 from .run import MonitoredRun
@@ -49,7 +50,7 @@ def start_run(
 ) -> MonitoredRun:
     """Everything that can be wrong is found, and the first snapshot taken, before the run folder is touched."""
     check_trainer_mode(args)
-    check_optimizer(optimizer)
+    unknown = unknown_step(optimizer)
     trained_parameters(model)
     prepared = getattr(dataloader, "dataset", None)
     names = index_rows(prepared, rows, id_column, tokenizer, getattr(args, "max_length", None))
@@ -62,7 +63,11 @@ def start_run(
         check_resumed(folder, checkpoint_folder(args, state), _fixed(bench))
     # A resumed run goes on with its own policy: the weights have moved since it was fitted.
     instruments = assemble(bench, load_policy(folder / "policy") if resume else None)
-    run = MonitoredRun(instruments, names, tokenizer, args, state.global_step, _first_snapshot(folder, resume))
+    if unknown is not None:
+        logger.warning("Accounts are made by replay, one measured step for every row of a step: %s.", unknown)
+    method: Method = "split" if unknown is None else "replay"
+    first = _first_snapshot(folder, resume)
+    run = MonitoredRun(instruments, names, tokenizer, args, state.global_step, first, method)
     aside = prepare_run_folder(folder, exists, resume)
     if aside is not None:
         logger.info("The earlier run was moved to %s", aside)
@@ -112,6 +117,7 @@ def _summary(run: MonitoredRun, status: str) -> dict[str, Any]:
         after=after,
         policy_r2=run.instruments.policy.quality.r2_heldout,
         alerts=len(run.alerts),
+        audits=run.auditor.entries,
         seconds=run.seconds,
         status=status,
     )

@@ -21,6 +21,7 @@ from smda_monitor.records.account import (
     TargetBalance,
 )
 from smda_monitor.records.alert import Alert
+from smda_monitor.records.audit import AuditEntry, Reason
 from smda_monitor.records.policy import Fingerprints, PolicyQuality, SymbolicPolicy
 from smda_monitor.records.probes import KINDS, Probe, ProbeSet
 from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
@@ -31,6 +32,8 @@ COUNTS = {"harmful": 60, "lookalike": 60, "benign": 24}
 TARGETS = ("S_X", "S_Y", *(f"{reading}.{kind}" for reading in ("mass", "contrast") for kind in KINDS))
 PLANTED = ((4, 2), (13, 3), (14, 7), (16, 0), (17, 5), (18, 1))
 """(step, position) of the planted rows."""
+AUDITED = (1, 13, 14, 17)
+"""Steps with an audit."""
 TOPICS = ("religious stereotyping", "harassment", "privacy", "fraud", "malware", "disinformation")
 
 
@@ -170,6 +173,30 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
     )
 
 
+def make_audit(step: int, reason: Reason = "sample", error: float = 0.02, place: int = 0) -> AuditEntry:
+    """A row of `make_account`'s replayed, whose push is `error` off, relatively, on every target."""
+    account = make_account(step, make_policy(make_probes()))
+    row = account.rows[place]
+    return AuditEntry(
+        step=step,
+        row_id=row.row_id,
+        row_hash=row.row_hash,
+        warm_up=account.warm_up,
+        reason=reason,
+        push=row.push,
+        replayed={target: value / (1 + error) for target, value in row.push.items()},
+        noise=dict.fromkeys(row.push, 1e-9),
+        features=account.features[:4] if reason == "asked" else (),
+        refit_remainder=0.02 if reason == "asked" else math.nan,
+        seconds=0.5,
+    )
+
+
+def make_audits(step: int) -> list[AuditEntry]:
+    """A sampled row, and at every second audited step one that was asked for."""
+    return [make_audit(step)] + ([make_audit(step, "asked", place=1)] if step % 2 else [])
+
+
 def make_header(folder: Path) -> RunHeader:
     """Probes, policy and a manifest as the callback would give them."""
     probes = make_probes()
@@ -233,12 +260,17 @@ def write_run(folder: Path, steps: int = STEPS, row_text: bool = True) -> list[S
     accounts = [make_account(step, header.policy) for step in range(1, steps + 1)]
     for account in accounts:
         ledger.snapshot(make_snapshot(header.probes, account.step, None if account.step == STEPS else MEASURED))
+        if account.step in AUDITED:
+            ledger.audits(make_audits(account.step))
         ledger.account(account)
     for alert in make_alerts():
         ledger.alert(alert)
     if row_text:
         ledger.row_texts(make_row_texts(accounts))
     ledger.feature_cards(make_cards(header.policy, header.probes))
+    audits = [audit for step in AUDITED if step <= steps for audit in make_audits(step)]
     before, after = (readings_by_kind(make_snapshot(header.probes, s), header.probes)[0] for s in (0, STEPS))
-    ledger.finish(summarise(accounts, before=before, after=after, policy_r2=0.912, alerts=2, seconds=431.0))
+    ledger.finish(
+        summarise(accounts, before=before, after=after, policy_r2=0.912, alerts=2, seconds=431.0, audits=audits)
+    )
     return accounts

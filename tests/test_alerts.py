@@ -6,10 +6,12 @@ from dataclasses import replace
 from math import inf, nan
 
 import pytest
+from synthetic_run import make_audit
 
 from smda_monitor.maths.alerts import LEADING_ROWS, threshold_alerts
 from smda_monitor.records.account import RowEntry, StepAccount, TargetBalance
 from smda_monitor.records.alert import Alert
+from smda_monitor.records.audit import AuditEntry
 from smda_monitor.records.config import AlertsConfig
 from smda_monitor.records.snapshot import DictionaryHealth
 
@@ -99,6 +101,33 @@ def test_accounts_that_do_not_close(left: tuple[float, float], count: int) -> No
 def test_an_account_of_nothing_but_the_unexplained_is_alerted() -> None:
     nothing = replace(account(), balances=tuple(TargetBalance(n, 0.1, 0, 0, 0, 0) for n in ("S_X", "S_Y")))
     assert [a.value for a in raised(nothing)] == [inf, inf]
+
+
+def audits(count: int, error: float, first: int = 13) -> list[AuditEntry]:
+    return [make_audit(first + i % 5, error=error, place=i) for i in range(count)]
+
+
+def audited(found: list[AuditEntry], limits: AlertsConfig = LIMITS, **changes: bool) -> list[Alert]:
+    return threshold_alerts(limits, START, [account(**changes)], set(), found)  # type: ignore[arg-type]
+
+
+def test_pushes_that_miss_their_replays_are_alerted() -> None:
+    (alert,) = audited(audits(3, 0.4))
+    assert alert.subject == "self-audit of the accounts"
+    assert alert.value == pytest.approx(0.4)
+    assert alert.threshold == 0.25
+    assert "3 replayed rows" in alert.quantity
+    assert "ranking" in alert.advice
+    assert audited(audits(3, 0.2)) == []
+
+
+def test_too_few_replays_and_those_of_warm_up_say_nothing() -> None:
+    assert audited(audits(2, 9.0)) == []
+    assert audited(audits(9, 9.0, first=1)) == []
+    assert audited(audits(9, 9.0, first=1) + audits(3, 0.1)) == [], "those of warm-up do not count"
+    assert audited(audits(9, 9.0), limits=AlertsConfig(audit=None)) == []
+    assert audited(audits(9, 9.0), warm_up=True) == []
+    assert len(audited(audits(9, 9.0))) == 1
 
 
 def test_rows_are_ranked_by_what_they_pushed_over_the_whole_run() -> None:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from rich.console import Console
-from synthetic_run import make_account, make_alerts, make_header, write_run
+from synthetic_run import make_account, make_alerts, make_audit, make_header, write_run
 
-from smda_monitor.outputs.console import ConsoleSink
+from smda_monitor.outputs.console import ConsoleSink, audit_line
 from smda_monitor.outputs.text import duration, number, percent, plain
 from smda_monitor.records.alert import Alert
+from smda_monitor.records.audit import AuditEntry
 
 HOSTILE = "\x1b[31m[bold red]row[/bold red] [link=http://x.test]go[/link] \x07\u202etxt\r\nnext :warning:"
 
 
 def run(
-    folder: Path, steps: int, terminal: bool = False, row_id: str | None = None, alerts: tuple[Alert, ...] = ()
+    folder: Path,
+    steps: int,
+    terminal: bool = False,
+    row_id: str | None = None,
+    alerts: tuple[Alert, ...] = (),
+    audits: Sequence[AuditEntry] = (),
 ) -> str:
     out = io.StringIO()
     console = Console(file=out, width=120, force_terminal=terminal, color_system=None)
@@ -31,6 +38,8 @@ def run(
             rows = tuple(dataclasses.replace(r, row_id=f"{row_id}{i}") for i, r in enumerate(account.rows))
             account = dataclasses.replace(account, rows=rows)
         sink.account(account)
+    if audits:
+        sink.audits(audits)
     for alert in alerts:
         sink.alert(alert)
     sink.finish({"status": "finished"})
@@ -75,6 +84,18 @@ def test_end_shows_ten_rows_the_balance_and_where_things_lie(tmp_path: Path) -> 
 def test_only_warm_up_is_said(tmp_path: Path) -> None:
     text = run(tmp_path, 3)
     assert "(warm-up only, low confidence)" in text
+
+
+def test_the_self_audit_is_one_line_at_the_end(tmp_path: Path) -> None:
+    assert "self-audit" not in run(tmp_path, 14)
+    audits = [make_audit(13, place=i, error=0.031) for i in range(8)]
+    text = run(tmp_path, 14, audits=audits)
+    wanted = (
+        "self-audit of 8 rows: pushes miss exact replays by 3.1 % (median), right sign 100 %, rank correlation 1.00"
+    )
+    assert f"{wanted} (after warm-up)" in " ".join(text.split())
+    assert "1 row:" in audit_line([make_audit(2)])
+    assert "rank correlation n/a (warm-up only, low confidence)" in audit_line([make_audit(2)])
 
 
 def test_no_account_is_said(tmp_path: Path) -> None:

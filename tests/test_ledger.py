@@ -14,16 +14,18 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic_run import make_account, make_alerts, make_header, make_snapshot, write_run
+from synthetic_run import make_account, make_alerts, make_audit, make_header, make_snapshot, write_run
 
 from smda_monitor.errors import ConfigError
 from smda_monitor.outputs import parts
+from smda_monitor.outputs.audit_tables import audits_to_table, table_to_audits
 from smda_monitor.outputs.ledger import Ledger, update_summary
-from smda_monitor.outputs.ledger_reader import read_accounts, read_ledger
+from smda_monitor.outputs.ledger_reader import read_accounts, read_ledger, read_past
 from smda_monitor.outputs.snapshots import load_snapshot, save_snapshot
 from smda_monitor.outputs.tables import accounts_to_table, rows_to_table, table_to_accounts, table_to_rows
 from smda_monitor.records.account import FeatureShift, RowEntry, StepAccount, TargetBalance
 from smda_monitor.records.alert import Alert
+from smda_monitor.records.audit import AuditEntry
 from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
 
 POLICY = make_header(Path()).policy
@@ -42,6 +44,11 @@ def build(record: type, **fixed: Any) -> st.SearchStrategy[Any]:
         "bool": st.booleans(),
         "dict[str, float]": maps,
         "tuple[str, ...]": st.lists(names, max_size=3).map(tuple),
+        "Method": st.sampled_from(["split", "replay"]),
+        "Reason": st.sampled_from(["sample", "asked"]),
+        "tuple[FeatureShift, ...]": st.lists(st.builds(FeatureShift, integers, *[st.floats()] * 4), max_size=3).map(
+            tuple
+        ),
         "DictionaryHealth": st.builds(DictionaryHealth, st.floats(), st.floats(), st.floats()),
     }
     parts = {f.name: fixed.get(f.name, by_type.get(str(f.type))) for f in dataclasses.fields(record)}
@@ -102,6 +109,58 @@ def test_accounts_survive_the_disk_merged_or_not(
     for account in accounts:
         ledger.account(account)
     assert same(read_accounts(folder), accounts)
+
+
+@given(st.lists(build(AuditEntry), max_size=4))
+@settings(max_examples=15, deadline=None)
+def test_audits_survive_the_tables(audits: list[AuditEntry]) -> None:
+    assert same(table_to_audits(audits_to_table(audits)), audits)
+
+
+def audited_run(folder: Path, steps: int, merge: int = 3) -> Ledger:
+    """Accounts of all steps, audits of every second, two of a step."""
+    ledger = Ledger(folder, merge=merge)
+    ledger.start(make_header(folder))
+    for step in range(1, steps + 1):
+        if step % 2:
+            ledger.audits([make_audit(step), make_audit(step, "asked", place=1)])
+        ledger.account(make_account(step, POLICY))
+    return ledger
+
+
+def test_audits_survive_the_disk_and_merge(tmp_path: Path) -> None:
+    audited_run(tmp_path, 7)
+    expected = [make_audit(s, r, place=p) for s in (1, 3, 5, 7) for r, p in (("sample", 0), ("asked", 1))]  # type: ignore[arg-type]
+    assert same(read_ledger(tmp_path).audits, expected)
+    assert same(list(read_past(tmp_path).audits), expected)
+    names = sorted(p.name for p in (tmp_path / "ledger").glob("audits-*"))
+    assert names == ["audits-000001-000005.parquet", "audits-000007.parquet"]
+
+
+@pytest.mark.parametrize("step", [0, 2, 3, 4, 6])
+def test_a_resumed_run_doubles_no_audit(tmp_path: Path, step: int) -> None:
+    audited_run(tmp_path, 7)
+    ledger = Ledger(tmp_path, resume=True, merge=3)
+    ledger.drop_after(step)
+    assert [a.step for a in read_ledger(tmp_path).audits] == [s for s in (1, 1, 3, 3, 5, 5) if s <= step]
+    for later in range(step + 1, 8):
+        if later % 2:
+            ledger.audits([make_audit(later), make_audit(later, "asked", place=1)])
+        ledger.account(make_account(later, POLICY))
+    assert [a.step for a in read_ledger(tmp_path).audits] == [1, 1, 3, 3, 5, 5, 7, 7]
+
+
+def test_a_kill_between_audits_and_account_loses_only_that_step(tmp_path: Path) -> None:
+    ledger = audited_run(tmp_path, 2)
+    ledger.audits([make_audit(3)])
+    assert [a.step for a in read_ledger(tmp_path).audits] == [1, 1]
+    resumed = Ledger(tmp_path, resume=True)
+    assert not (tmp_path / "ledger" / "audits-000003.parquet").exists()
+    resumed.audits([make_audit(3)])
+    resumed.account(make_account(3, POLICY))
+    assert [a.step for a in read_ledger(tmp_path).audits] == [1, 1, 3]
+    with pytest.raises(ConfigError, match=r"audits of step 3 after the account of step 3.*drop_after"):
+        resumed.audits([make_audit(3)])
 
 
 @given(st.lists(build(Alert), max_size=4))

@@ -11,6 +11,7 @@ import torch
 from synthetic_run import make_alerts, make_header, make_snapshot, write_run
 
 from smda_monitor.errors import ConfigError
+from smda_monitor.outputs import parts
 from smda_monitor.outputs.ledger import Ledger
 from smda_monitor.outputs.ledger_reader import read_ledger
 
@@ -95,6 +96,13 @@ def test_truncated_part_is_named(tmp_path: Path) -> None:
     path = tmp_path / "ledger" / "rows-000001.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ConfigError, match=r"rows-000001\.parquet"):
+        read_ledger(tmp_path)
+
+
+def test_audits_of_another_make_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, steps=1)
+    parts.write_part(tmp_path / "ledger", "audits", 1, 1, parts.read_parts(tmp_path / "ledger", "rows"))
+    with pytest.raises(ConfigError, match=r"audits without the column.*expected what the ledger writes"):
         read_ledger(tmp_path)
 
 

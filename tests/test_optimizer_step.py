@@ -1,4 +1,4 @@
-"""Reading the optimizer's step: what is refused, and that what is read are copies of the right elements."""
+"""Reading the optimizer's step: what is not known exactly, and that what is read are copies of the right elements."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ import torch
 from torch import nn
 
 from smda_monitor.errors import PrerequisiteError
-from smda_monitor.instruments.optimizer_step import bare_optimizer, check_optimizer, read_step
+from smda_monitor.instruments.optimizer_step import bare_optimizer, read_step, step_was_skipped, unknown_step
 from smda_monitor.instruments.parameters import trained_parameters
 from smda_monitor.maths.adam import AdamStep
 from smda_monitor.maths.sgd import SgdStep
+from smda_monitor.maths.step_map import NoStep
 
 
 def model() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2, bias=False))
+    net = nn.Sequential(nn.Linear(3, 2, bias=False), nn.Linear(2, 2, bias=False))
+    for weight in net.parameters():
+        weight.grad = torch.zeros_like(weight)
+    return net
 
 
 class Homemade(torch.optim.AdamW):
@@ -28,14 +32,14 @@ class Homemade(torch.optim.AdamW):
 @pytest.mark.parametrize("implementation", [{}, {"foreach": True}, {"fused": True}])
 def test_adamw_is_accepted_bare_and_wrapped(implementation: dict[str, Any]) -> None:
     optimizer = torch.optim.AdamW(model().parameters(), **implementation)
-    check_optimizer(optimizer)
-    check_optimizer(SimpleNamespace(optimizer=optimizer))
+    assert unknown_step(optimizer) is None
+    assert unknown_step(SimpleNamespace(optimizer=optimizer)) is None
     assert bare_optimizer(SimpleNamespace(optimizer=optimizer)) is optimizer
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD])
 def test_the_other_known_ones_are_accepted(kind: Any) -> None:
-    check_optimizer(kind(model().parameters(), lr=0.1))
+    assert unknown_step(kind(model().parameters(), lr=0.1)) is None
 
 
 @pytest.mark.parametrize(
@@ -44,13 +48,51 @@ def test_the_other_known_ones_are_accepted(kind: Any) -> None:
         (lambda p: torch.optim.RAdam(p), "RAdam"),
         (lambda p: torch.optim.Adafactor(p), "Adafactor"),
         (lambda p: Homemade(p), "Homemade"),
-        (lambda p: None, "NoneType"),
     ],
 )
-def test_any_other_optimizer_is_refused_by_name(make: Any, named: str) -> None:
-    with pytest.raises(PrerequisiteError, match=named) as error:
-        check_optimizer(make(list(model().parameters())))
-    assert "adamw_torch_fused" in str(error.value)
+def test_any_other_optimizer_is_named(make: Any, named: str) -> None:
+    reason = unknown_step(make(list(model().parameters())))
+    assert reason is not None
+    assert named in reason
+    assert "torch.optim.AdamW" in reason
+
+
+@pytest.mark.parametrize("found", [None, SimpleNamespace(param_groups=[])])
+def test_what_is_no_optimizer_is_refused(found: Any) -> None:
+    with pytest.raises(PrerequisiteError, match=r"found \S+; expected a torch\.optim\.Optimizer.*adamw_torch_fused"):
+        unknown_step(found)
+
+
+def test_a_skipped_step_is_told_by_the_wrapper_alone() -> None:
+    assert step_was_skipped(SimpleNamespace(step_was_skipped=True))
+    assert not step_was_skipped(SimpleNamespace(step_was_skipped=False))
+    assert not step_was_skipped(torch.optim.AdamW(model().parameters()))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_parameter_without_gradient_has_no_step(kind: Any) -> None:
+    net = model()
+    one, two = net.parameters()
+    momentum = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+    optimizer = kind(net.parameters(), lr=0.1, weight_decay=0.5, **momentum)
+    parameters = trained_parameters(net)
+    for weight in (one, two):
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    two.grad = None  # momentum and decay would act on it
+    (end, _), (whole, part) = read_step(optimizer, parameters).parts
+    assert (end, whole) == (6, 10)
+    assert isinstance(part, NoStep)
+    step = read_step(optimizer, parameters)
+    gradient = torch.cat([torch.ones(6), torch.zeros(4)]).double()
+    before = torch.cat([w.detach().reshape(-1).double() for w in (one, two)])
+    optimizer.step()
+    taken = torch.cat([w.detach().reshape(-1).double() for w in (one, two)]) - before
+    assert torch.allclose(step.update(gradient), taken, atol=1e-6)
+    assert not bool(taken[6:].any())
+    for found in (step.share_scale(gradient), step.history(gradient), step.decay(gradient)):
+        assert not bool(found[6:].any())
+        assert bool(found[:6].any())
 
 
 def test_state_before_the_first_step_is_zero_and_neighbours_share_a_part() -> None:

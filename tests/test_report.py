@@ -135,6 +135,33 @@ def test_pictures_show_the_ledgers_numbers(page: Page, run_folder: Path) -> None
     assert [t["name"][:2] for t in rows] == ["ΔX", "ΔY"]
 
 
+def test_the_self_audit_has_a_line_for_every_target(page: Page, run_folder: Path) -> None:
+    text = " ".join(page.text.split())
+    assert "Self-audit" in text
+    assert "3 rows were left out of a step that was replayed exactly, of steps after warm-up" in text
+    assert "S_Y302 %100 %n/a" in text
+    assert "all2402 %100 %n/a" in text
+    assert "Rows asked for" in text
+    assert "accounts are made by replay" not in text
+
+
+def test_warm_up_alone_is_marked_and_no_audit_leaves_no_section(tmp_path: Path) -> None:
+    for name, steps in (("early", 5), ("none", 0)):
+        write_run(tmp_path / name, steps=steps)
+        write_report(tmp_path / name)
+    early, none = (" ".join(Page(tmp_path / name / "report.html").text.split()) for name in ("early", "none"))
+    assert "1 row was left out" in early
+    assert "S_Y1*02 %100 %n/a" in early
+    assert "left out of a step" not in none
+
+
+def test_accounts_by_replay_are_said(tmp_path: Path) -> None:
+    ledger, header = Ledger(tmp_path), make_header(tmp_path)
+    ledger.start(header)
+    ledger.account(dataclasses.replace(make_account(1, header.policy), method="replay"))
+    assert "its accounts are made by replay" in " ".join(Page(write_report(tmp_path)).text.split())
+
+
 def test_numbers_behind_a_picture_can_be_taken_away(page: Page) -> None:
     for name in page.figures:
         table = list(csv.DictReader(io.StringIO(page.download(f"{name}.csv"))))

@@ -79,7 +79,6 @@ def test_bad_input_raises_before_step_1(
 
 MODES = [
     pytest.param({"packing": True, "max_length": 64}, "packing", id="packing"),
-    pytest.param({"optim": "adafactor"}, "Adafactor", id="optimizer"),
     pytest.param({"loss_type": "dft"}, "loss_type", id="dft"),
     pytest.param({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha", id="neftune"),
 ]

@@ -53,6 +53,7 @@ SETTINGS = [
     pytest.param({"gradient_checkpointing": False, "max_grad_norm": 0.1, "weight_decay": 0.1}, id="clipping-decay"),
     pytest.param({"bf16": True}, id="bf16-autocast"),
     pytest.param({"optim": "sgd"}, id="sgd"),
+    pytest.param({"optim": "adafactor", "gradient_accumulation_steps": 2}, id="accounts-by-replay"),
 ]
 
 
@@ -86,6 +87,23 @@ def test_full_fine_tuning_is_bit_identical_with_the_capture(
     watched = _train(tmp_path / "watched", [watch], model=build().requires_grad_(True), **settings)
     assert len(watch.errors) == 6
     assert max(watch.errors) < (2e-2 if settings.get("bf16") else 1e-5), "it captured what the optimizer got"
+    assert all(torch.equal(a, b) for a, b in zip(plain[0], watched[0], strict=True))
+    assert plain[1] == watched[1]
+    assert torch.equal(plain[2], watched[2])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"gradient_accumulation_steps": 2}, {"bf16": True, "max_grad_norm": 0.1, "optim": "adamw_torch"}]
+)
+def test_training_is_bit_identical_with_an_audit_at_every_step(tmp_path: Path, settings: dict[str, Any]) -> None:
+    plain = _train(tmp_path / "plain", [], **settings)
+    config = tiny.tiny_config(tmp_path / "monitor") | {"audit": {"share": 1.0, "rows": ["row-000003", "row-000011"]}}
+    callback = SMDACallback(config)
+    watched = _train(tmp_path / "watched", [callback], **settings)
+    assert callback.run is not None
+    audits = callback.run.auditor.entries
+    assert {a.step for a in audits} == set(range(1, 7))
+    assert len({a.row_id for a in audits}) > 3
     assert all(torch.equal(a, b) for a, b in zip(plain[0], watched[0], strict=True))
     assert plain[1] == watched[1]
     assert torch.equal(plain[2], watched[2])

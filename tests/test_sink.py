@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_run import make_account, make_alerts, make_header, make_snapshot
+from synthetic_run import make_account, make_alerts, make_audit, make_header, make_snapshot
 
 from smda_monitor.outputs.sink import RunHeader, SinkFailure, SinkGroup
 from smda_monitor.records.account import StepAccount
 from smda_monitor.records.alert import Alert
+from smda_monitor.records.audit import AuditEntry
 from smda_monitor.records.snapshot import Snapshot
 
-EVENTS = ("start", "snapshot", "account", "alert", "finish")
+EVENTS = ("start", "snapshot", "audits", "account", "alert", "finish")
 
 
 class Recorder:
@@ -37,6 +39,9 @@ class Recorder:
     def snapshot(self, s: Snapshot) -> None:
         self._note("snapshot")
 
+    def audits(self, audits: Sequence[AuditEntry]) -> None:
+        self._note("audits")
+
     def account(self, a: StepAccount) -> None:
         self._note("account")
 
@@ -52,6 +57,7 @@ def feed(group: SinkGroup, folder: Path) -> None:
     header = make_header(folder)
     group.start(header)
     group.snapshot(make_snapshot(header.probes, 0, [0]))
+    group.audits([make_audit(1)])
     group.account(make_account(1, header.policy))
     group.alert(make_alerts()[0])
     group.finish({"status": "finished"})

@@ -90,6 +90,7 @@ def bench(dtype: torch.dtype, name: str) -> Bench:
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(0.05)
+            weight.grad = torch.zeros_like(weight)
     one, two = model.parameters()
     return Bench(trained_parameters(model), kind([{"params": [two], **second}, {"params": [one], **first}]))
 

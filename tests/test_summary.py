@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from synthetic_run import PLANTED, make_account, make_header
+from synthetic_run import PLANTED, make_account, make_audit, make_header
 
 from smda_monitor.outputs.files import to_json
 from smda_monitor.outputs.ranking import rank_rows
@@ -52,6 +52,15 @@ def test_summary_holds_the_closing_figures() -> None:
     assert summary["unexplained"]["after_warm_up"] is True
     assert (summary["steps"], summary["accounts"], summary["rows"]) == (14, 14, 140)
     assert summary["monitor_seconds"] == pytest.approx(14 * 4.1)
+
+
+def test_summary_says_how_close_the_pushes_came() -> None:
+    audits = [make_audit(step, error=error) for step, error in ((1, 0.9), (13, 0.1), (14, 0.3), (15, 0.2))]
+    found = summarise(accounts(1, 15), before={}, after={}, policy_r2=0.9, alerts=0, audits=audits)
+    expected = {"rows": 3, "relative_error": pytest.approx(0.2), "sign": 1.0, "after_warm_up": True}
+    assert {k: found["audit"][k] for k in expected} == expected
+    assert math.isnan(found["audit"]["spearman"]), "three entries of a target have no ranks worth naming"
+    assert found["monitor_seconds"] == pytest.approx(15 * 4.1 + 4 * 0.5)
 
 
 def test_empty_run_gives_strict_json() -> None:

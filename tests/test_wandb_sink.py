@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_run import make_account, make_alerts, make_header, make_row_texts, make_snapshot
+from synthetic_run import make_account, make_alerts, make_audit, make_header, make_row_texts, make_snapshot
 
 from smda_monitor.outputs.ledger import Ledger
 from smda_monitor.outputs.sink import SinkGroup
@@ -84,6 +84,7 @@ def monitored_run(home: Path, row_text: str, steps: int = 5, flush_every: int = 
         sinks.snapshot(make_snapshot(header.probes, 0))
         for account in accounts:
             run.log({"train/loss": 1.0 / account.step, "train/global_step": account.step})  # as the trainer does
+            sinks.audits([make_audit(account.step, place=i) for i in range(1 + account.step)])
             sinks.account(account)
         for alert in (*make_alerts(), *make_alerts()):
             sinks.alert(alert)
@@ -123,6 +124,17 @@ def test_offline_run_holds_what_was_logged_and_no_row_text(home: Path) -> None:
     assert defined["smda/*"].step_metric == "train/global_step"
     assert SECRET not in everything_written(home)
     assert "demo-003" in everything_written(home)  # ids are there, so it was not merely empty
+
+
+def test_the_audits_fidelity_is_pooled_over_the_run(home: Path) -> None:
+    lines = {
+        line["train/global_step"]: line for line in history(monitored_run(home, "none")) if "smda/audit/sign" in line
+    }
+    assert sorted(lines) == [1, 2, 3, 4, 5]
+    assert lines[5]["smda/audit/relative_error"] == pytest.approx(0.02)
+    assert lines[5]["smda/audit/sign"] == 1.0
+    assert "smda/audit/spearman" not in lines[2], "five entries of a target have no ranks worth naming"
+    assert lines[3]["smda/audit/spearman"] == pytest.approx(1.0)
 
 
 def test_alerts_are_named_and_sent_once(home: Path) -> None:

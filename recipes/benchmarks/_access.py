@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
-from _slices import DenseRows, Rows
+from _slices import Rows
 from torch import Tensor
 
 from smda_monitor.instruments.probe_reader import Measurement
@@ -15,22 +16,38 @@ from smda_monitor.maths.readings import Readings
 from smda_monitor.run import MonitoredRun
 
 
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """`Rows` made of weighted columns."""
+
+    weights: Tensor
+    """(K, C)"""
+    columns: Any
+    """(C, p), sliced by ``dense``."""
+
+    def dense(self, start: int, stop: int) -> Tensor:
+        """As `Rows.dense`."""
+        columns: Tensor = self.columns.dense(start, stop)
+        return self.weights @ columns.double()
+
+
 def captured_rows(run: MonitoredRun) -> tuple[int, Rows]:
     """(n, their unclipped gradients) of the rows of the step that is about to be taken."""
-    assert run.capture is not None
-    held: Sequence[Tensor] = run.capture._gradients
-    rows = torch.cat(list(held))
-    return len(rows), DenseRows(rows)
+    capture = run.accountant.capture
+    assert capture is not None
+    rows = capture.gradients()
+    return rows.rows, rows
 
 
 def target_gradients(run: MonitoredRun) -> Rows:
     """(K, p) gradients of the account's targets at θ_{t+1}, after the account of step t is made."""
-    return DenseRows(run._gradients)
+    keeper = run.accountant
+    return Weighted(keeper.instruments.plan.targets.weights(keeper.before.saturation), keeper._gradients)
 
 
 def trained_weights(run: MonitoredRun) -> list[Tensor]:
     """The trained parameters in the order of the flat vector."""
-    return run.parameters.weights
+    return run.accountant.parameters.weights
 
 
 def target_names(run: MonitoredRun) -> tuple[str, ...]:
@@ -53,7 +70,7 @@ def measure_targets(run: MonitoredRun, prompts_at_a_time: int | None = None) -> 
         parts = {at: reader.measure(prompts[at : at + size]) for at in reversed(starts)}
     measured = _joined([parts[at] for at in starts])
     ids = [instruments.bench.probes.ids[i] for i in chosen]
-    return instruments.plan.targets.measure(run._start, reader.snapshot(0, ids, measured))
+    return instruments.plan.targets.measure(run.accountant.start, reader.snapshot(0, ids, measured))
 
 
 def _joined(parts: Sequence[Measurement]) -> Measurement:

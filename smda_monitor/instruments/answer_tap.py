@@ -49,6 +49,10 @@ class AnswerTap:
         means, self._means = self._means, []
         return torch.cat(means)
 
+    def clear(self) -> None:
+        """Forgets what was read since the last `take`."""
+        self._means.clear()
+
     def _open(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not (self._causal.training and torch.is_grad_enabled()):
             return

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import PrerequisiteError, describe
 from ..maths.adam import AdamStep
 from ..maths.sgd import SgdStep
-from ..maths.step_map import StepMap, WholeStep
+from ..maths.step_map import NoStep, StepMap, WholeStep
 from .parameters import TrainedParameters
 
 KNOWN = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
@@ -23,21 +23,30 @@ def bare_optimizer(optimizer: Any) -> Any:
     return getattr(optimizer, "optimizer", optimizer)
 
 
-def check_optimizer(optimizer: Any) -> None:
-    """Raises `PrerequisiteError` unless `optimizer` is one of `KNOWN`."""
+def step_was_skipped(optimizer: Any) -> bool:
+    """Whether Accelerate's wrapper says that a gradient scaler let the last step go by: nothing has moved then."""
+    return bool(getattr(optimizer, "step_was_skipped", False))
+
+
+def unknown_step(optimizer: Any) -> str | None:
+    """Why the step of `optimizer` is not known exactly, in words; None for one of `KNOWN`.
+
+    Raises `PrerequisiteError` where it is no torch optimizer, so that its step cannot be replayed either.
+    """
     bare = bare_optimizer(optimizer)
-    if type(bare) not in KNOWN:
-        found = f"{type(bare).__module__}.{type(bare).__name__}"
-        expected = ", ".join(f"torch.optim.{known.__name__}" for known in KNOWN)
-        remedy = "set SFTConfig(optim='adamw_torch_fused'), 'adamw_torch' or 'sgd'."
-        raise PrerequisiteError(describe("optimizer", found, f"one of {expected}", remedy))
+    name = f"{type(bare).__module__}.{type(bare).__name__}"
+    known = ", ".join(f"torch.optim.{kind.__name__}" for kind in KNOWN)
+    if not isinstance(bare, torch.optim.Optimizer):
+        remedy = "set SFTConfig(optim='adamw_torch_fused'), or pass a torch optimizer."
+        raise PrerequisiteError(describe("optimizer", name, f"a torch.optim.Optimizer, best one of {known}", remedy))
+    return None if type(bare) in KNOWN else f"the step of {name} is not known exactly; that of {known} is"
 
 
 def read_step(optimizer: Any, parameters: TrainedParameters) -> WholeStep:
     """The map of the coming step, from copies of what the optimizer holds.
 
-    Neighbouring parameters with the same hyper-parameters share a part. Raises `PrerequisiteError` where a trained
-    parameter is in no group of the optimizer.
+    Neighbouring parameters with the same hyper-parameters share a part; one without ``.grad``, which no optimizer of
+    `KNOWN` steps, has a `NoStep`. Raises `PrerequisiteError` where a trained parameter is in no group of the optimizer.
     """
     bare = bare_optimizer(optimizer)
     groups = {id(p): i for i, group in enumerate(bare.param_groups) for p in group["params"]}
@@ -51,7 +60,8 @@ def read_step(optimizer: Any, parameters: TrainedParameters) -> WholeStep:
             remedy = "let the Trainer build the optimizer, or pass it all trained parameters."
             raise PrerequisiteError(describe("optimizer", f"no group with {tensor.name}", "one", remedy))
         state = bare.state.get(weight, {})
-        here = (groups[id(weight)], int(state.get("step", 0)), *sorted(k for k, v in state.items() if v is not None))
+        held = sorted(k for k, v in state.items() if v is not None)
+        here = (groups[id(weight)], weight.grad is None, int(state.get("step", 0)), *held)
         if run and here != key:
             parts.append((tensor.start, _part(bare, run)))
             run = []
@@ -60,7 +70,9 @@ def read_step(optimizer: Any, parameters: TrainedParameters) -> WholeStep:
 
 
 def _part(optimizer: Any, weights: Sequence[Tensor]) -> StepMap:
-    """The map of `weights`, which share a group and a count of steps."""
+    """The map of `weights`, which share a group and a count of steps, and all have a gradient or all have none."""
+    if weights[0].grad is None:
+        return NoStep()
     group: Mapping[str, Any] = next(g for g in optimizer.param_groups if any(p is weights[0] for p in g["params"]))
     states = [optimizer.state.get(w, {}) for w in weights]
 

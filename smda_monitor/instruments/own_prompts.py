@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from ..maths.account import OwnReading, unread
 from ..maths.probe_gradients import ChunkedRows
 from .assemble import Instruments
@@ -24,6 +27,15 @@ class OwnPrompts:
     """The rows that have a prompt."""
     gradients: ChunkedRows | None
     """Of the contrast of each prompt in `read`; None where there is none."""
+
+    def pushes(self, directions: Tensor) -> Tensor:
+        """(n,) what the direction of each row, of `directions` (n, p), does to the contrast of its own prompt; nats,
+        float64; NaN for a row without one."""
+        found = self.reading.push.clone()
+        if self.gradients is not None:
+            along = directions[self.read] * self.gradients.dense(0, directions.shape[1])
+            found[self.read] = along.sum(1, dtype=torch.float64).cpu()
+        return found
 
 
 def read_own_prompts(

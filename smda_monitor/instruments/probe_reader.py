@@ -62,8 +62,8 @@ class ProbeReader:
     """Budget of one chunk, GiB."""
 
     def chunk_size(self, longest: int, parameters: TrainedParameters | None = None) -> int:
-        """Prompts of `longest` tokens per chunk under the budget, ≥ 1. With gradients at `parameters` the graph is kept,
-        about eight times a plain forward's memory, and gradients by prompt are held three at a time."""
+        """Prompts of `longest` tokens per chunk under the budget, ≥ 1. With gradients at `parameters` the graph is
+        kept, about eight times a plain forward's memory, and gradients by prompt are held three at a time."""
         config = inner_causal(self.model).config.get_text_config()  # type: ignore[operator, union-attr]
         hidden, layers = config.hidden_size, max(4, config.num_hidden_layers) if parameters else 4
         inner = getattr(config, "intermediate_size", None) or 4 * hidden

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,17 @@ def row_text(row: CapturedRow, tokenizer: Any) -> tuple[str, str]:
         if not any(token in prompt for token in tokenizer.all_special_tokens):
             return prompt, response
     return tokenizer.decode(row.ids[:cut], skip_special_tokens=True), response
+
+
+def new_texts(rows: Sequence[CapturedRow], ids: Sequence[str], known: set[str], tokenizer: Any) -> list[dict[str, Any]]:
+    """Id, hash, prompt and response of the `rows` whose id is not `known` yet; it is then."""
+    new = []
+    for row, row_id in zip(rows, ids, strict=True):
+        if row_id not in known:
+            known.add(row_id)
+            prompt, response = row_text(row, tokenizer)
+            new.append({"id": row_id, "hash": row.hash, "prompt": prompt, "response": response})
+    return new
 
 
 def _around_user_turn(tokenizer: Any) -> tuple[str, str]:

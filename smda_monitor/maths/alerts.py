@@ -10,16 +10,25 @@ from collections.abc import Callable, Sequence
 
 from ..records.account import RowEntry, StepAccount
 from ..records.alert import Alert
+from ..records.audit import AuditEntry
 from ..records.config import AlertsConfig
+from .fidelity import pooled_fidelity
 
 LEADING_ROWS = 10
 """Rows named by an alert, at most."""
+AUDITED_ROWS = 3
+"""Rows replayed after warm-up from which the account's fidelity is judged."""
 
 
 def threshold_alerts(
-    limits: AlertsConfig, start: dict[str, float], accounts: Sequence[StepAccount], known: set[str]
+    limits: AlertsConfig,
+    start: dict[str, float],
+    accounts: Sequence[StepAccount],
+    known: set[str],
+    audits: Sequence[AuditEntry] = (),
 ) -> list[Alert]:
-    """Alerts that the latest of `accounts` raises and that are not `known` by subject; `start` is refusal at step 0."""
+    """Alerts that the latest of `accounts` and the run's `audits` raise and that are not `known` by subject; `start` is
+    refusal at step 0."""
     account = accounts[-1]
     found: list[Alert] = []
     for name, value in account.refusal.items():
@@ -35,7 +44,7 @@ def threshold_alerts(
             advice = "Read the rows named here, take the wrong ones out and train again from the last good checkpoint."
             found.append(Alert(account.step, subject, f"{name} since step 0", shift, sign * limit, rows, advice))
     if not account.warm_up:
-        found += _after_warm_up(limits, account)
+        found += _after_warm_up(limits, account) + _missed(limits, account.step, audits)
     # A row that stands twice in one step is one subject.
     first = {alert.subject: alert for alert in reversed(found)}
     return [alert for alert in found if first[alert.subject] is alert and alert.subject not in known]
@@ -58,6 +67,17 @@ def _after_warm_up(limits: AlertsConfig, account: StepAccount) -> list[Alert]:
                 subject = f"row {row.row_id}"
                 found.append(Alert(account.step, subject, "score", row.score, limits.row_score, (row.row_id,), advice))
     return found
+
+
+def _missed(limits: AlertsConfig, step: int, audits: Sequence[AuditEntry]) -> list[Alert]:
+    """Where the pushes miss their replays, on the median over rows and targets."""
+    pooled = pooled_fidelity(audits)
+    error = pooled.overall.relative_error
+    if limits.audit is None or not pooled.after_warm_up or pooled.rows < AUDITED_ROWS or not error > limits.audit:
+        return []
+    advice = "Lower the learning rate, or read pushes as a ranking: replays of single rows do not bear out their sizes."
+    quantity = f"median relative error of the push over {pooled.rows} replayed rows"
+    return [Alert(step, "self-audit of the accounts", quantity, error, limits.audit, (), advice)]
 
 
 def _leading(accounts: Sequence[StepAccount], push: Callable[[RowEntry], float]) -> tuple[str, ...]:

@@ -32,7 +32,9 @@ class PastStep:
     @classmethod
     def of(cls, taken: TakenStep) -> PastStep:
         """Just after its step."""
-        return cls(taken.number, taken.rows, tuple(part.kept * taken.gradient.clip_factor for _, part in taken.step.parts))
+        return cls(
+            taken.number, taken.rows, tuple(part.kept * taken.gradient.clip_factor for _, part in taken.step.parts)
+        )
 
     def after(self, taken: TakenStep) -> PastStep:
         """After the further step `taken`."""

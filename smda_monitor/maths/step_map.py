@@ -61,6 +61,40 @@ class StepMap(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class NoStep:
+    """The map of parameters that have no gradient at all: torch's optimizers pass over them. A `StepMap`."""
+
+    kept: float = 0.0
+    """0: no row's gradient enters the momentum buffer."""
+    retained: float = 1.0
+    """1: the momentum buffer stays as it is."""
+
+    def cut(self, start: int, stop: int) -> NoStep:
+        """Itself."""
+        return self
+
+    def update(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """0: neither momentum nor decay acts."""
+        return torch.zeros_like(gradient)
+
+    def share_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """0."""
+        return torch.zeros_like(gradient)
+
+    def momentum_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """0."""
+        return torch.zeros_like(gradient)
+
+    def history(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """0."""
+        return torch.zeros_like(gradient)
+
+    def decay(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+        """0."""
+        return torch.zeros_like(gradient)
+
+
+@dataclass(frozen=True, slots=True)
 class WholeStep:
     """The step over the whole flat vector, from maps that lie one behind the other without gap."""
 

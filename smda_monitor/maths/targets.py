@@ -62,6 +62,11 @@ class TargetPlan:
         explained = self._moved(before, after) @ self.coef
         return torch.stack([after.mass - before.mass, after.contrast - before.contrast, explained])
 
+    def measure_columns(self, before: Snapshot, after: Snapshot) -> Float64[Tensor, " C"]:
+        """The measured shift of every column between two snapshots of the same probes."""
+        s_X = (self.cotangent_X * self._moved(before, after)).sum()
+        return torch.cat([s_X[None], self.measure_probes(before, after).flatten()])
+
     def measure(self, before: Snapshot, after: Snapshot) -> Float64[Tensor, " K"]:
         """The measured shift of every target between two snapshots of the same probes."""
         s_X = (self.cotangent_X * self._moved(before, after)).sum()

@@ -5,11 +5,15 @@ In a log file (no terminal) the same as plain lines. Nothing that comes from dat
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..maths.fidelity import pooled_fidelity
 from ..records.account import StepAccount, is_leading
 from ..records.alert import Alert
+from ..records.audit import AuditEntry
 from ..records.probes import KINDS
 from ..records.snapshot import Snapshot
 from .ranking import intention, rank_rows
@@ -43,6 +47,7 @@ class ConsoleSink:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._accounts: list[StepAccount] = []
+        self._audits: list[AuditEntry] = []
         self._past = 0
         self._alerts = 0
         self._run: RunHeader | None = None
@@ -53,6 +58,7 @@ class ConsoleSink:
         self._run = run
         self._began = time.monotonic()
         self._accounts = list(run.past.accounts)
+        self._audits = list(run.past.audits)
         self._past = len(self._accounts)
         self._alerts = len(run.past.alerts)
         quality = run.policy.quality
@@ -74,6 +80,10 @@ class ConsoleSink:
 
     def snapshot(self, s: Snapshot) -> None:
         """Says nothing: each account tells what its snapshot found."""
+
+    def audits(self, audits: Sequence[AuditEntry]) -> None:
+        """Says nothing before the end."""
+        self._audits += audits
 
     def account(self, a: StepAccount) -> None:
         """Moves the bar, or prints a line every twentieth of the run."""
@@ -111,6 +121,8 @@ class ConsoleSink:
             f"smda: {summary.get('status', 'finished')} after {len(self._accounts)} accounts, {alerts}; "
             f"median unexplained: output {percent(medians['output'])}, feature {percent(medians['feature'])} ({which})"
         )
+        if self._audits:
+            self._say(audit_line(self._audits))
         if self._run is not None:
             for name, what in _PLACES.items():
                 if (self._run.folder / name).exists():
@@ -165,6 +177,18 @@ class ConsoleSink:
         indent = len(line) - len(line.lstrip(" "))
         text = Text(" " * indent + plain(line), style=style or "")
         self._console.print(text, soft_wrap=True, highlight=False)
+
+
+def audit_line(audits: Sequence[AuditEntry]) -> str:
+    """What replays of single rows said of the pushes."""
+    pooled = pooled_fidelity(audits)
+    overall, which = pooled.overall, "after warm-up" if pooled.after_warm_up else "warm-up only, low confidence"
+    spearman = "n/a" if math.isnan(overall.spearman) else f"{overall.spearman:.2f}"
+    rows = "1 row" if pooled.rows == 1 else f"{pooled.rows} rows"
+    return (
+        f"smda: self-audit of {rows}: pushes miss exact replays by {percent(overall.relative_error)} (median), right "
+        f"sign {percent(overall.sign)}, rank correlation {spearman} ({which})"
+    )
 
 
 _PLACES = {

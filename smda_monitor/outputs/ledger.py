@@ -4,14 +4,15 @@
     probes.jsonl             the probe set
     ledger/rows-*.parquet    one line per training row and step      ledger/accounts-*.parquet   one line per account
     ledger/past-*.parquet    one line per account and earlier row to whom momentum's part is handed on
+    ledger/audits-*.parquet  one line per row that was replayed
     ledger/coefficients.parquet   the policy's coefficients with their bootstrap intervals
     alerts.jsonl             one line per alert
     snapshots/step-*.safetensors  features and behaviour of the probes
     rows.jsonl               id, hash, prompt, response; only where the config allows row text
     feature_cards.json, summary.json   closing figures
 
-A step is in the ledger once its accounts part is: rows are written first, and rows without an account are not read. So
-a kill loses at most the account in progress.
+A step is in the ledger once its accounts part is: audits and rows are written first, and those without an account are
+not read. So a kill loses at most the account in progress.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import datetime
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,11 @@ from typing import Any
 from ..errors import ConfigError, describe
 from ..records.account import StepAccount
 from ..records.alert import Alert
+from ..records.audit import AuditEntry
 from ..records.policy import SymbolicPolicy
 from ..records.snapshot import Snapshot
 from . import parts
+from .audit_tables import audits_to_table
 from .files import read_json, read_json_lines, to_json, write_atomic, write_text
 from .sink import RunHeader
 from .snapshots import save_snapshot, snapshot_files
@@ -37,6 +41,8 @@ from .text import storable
 
 FORMAT = 1
 """Version of the layout, in the manifest."""
+STEMS = ("accounts", "rows", "past", "audits")
+"""The tables that grow by step, the one that decides what is read first."""
 MERGE = 64
 """Parts that are merged into one range."""
 
@@ -101,23 +107,27 @@ class Ledger:
         """Writes ``snapshots/step-<step>.safetensors``."""
         save_snapshot(self.folder, s)
 
+    def audits(self, audits: Sequence[AuditEntry]) -> None:
+        """Writes the audits of the step whose account comes next. Raises `ConfigError` as `account`."""
+        step = audits[0].step
+        self._check_next(step, "audits")
+        parts.write_part(self.home, "audits", step, step, audits_to_table(audits))
+
     def account(self, a: StepAccount) -> None:
         """Appends the account. Raises `ConfigError` where its step is already in the ledger."""
-        if a.step <= self._last_step:
-            raise ConfigError(
-                describe(
-                    f"ledger {self.folder}",
-                    f"an account of step {a.step} after that of step {self._last_step}",
-                    "steps that only grow",
-                    "a resumed run must call drop_after(step of its checkpoint) first; a new run needs a new folder",
-                )
-            )
+        self._check_next(a.step, "an account")
         parts.write_part(self.home, "rows", a.step, a.step, rows_to_table(a.rows))
         parts.write_part(self.home, "past", a.step, a.step, past_to_table(a.step, a.past))
         parts.write_part(self.home, "accounts", a.step, a.step, accounts_to_table([a]))
         self._last_step = a.step
-        for stem in ("rows", "past", "accounts"):
+        for stem in STEMS:
             parts.merge(self.home, stem, self._merge)
+
+    def _check_next(self, step: int, what: str) -> None:
+        if step <= self._last_step:
+            found = f"{what} of step {step} after the account of step {self._last_step}"
+            remedy = "a resumed run must call drop_after(step of its checkpoint) first; a new run needs a new folder"
+            raise ConfigError(describe(f"ledger {self.folder}", found, "steps that only grow", remedy))
 
     def alert(self, a: Alert) -> None:
         """Appends one line to ``alerts.jsonl``; NaN and infinities are written as strings."""
@@ -138,9 +148,10 @@ class Ledger:
         write_text(self.folder / "feature_cards.json", to_json(cards, indent=1))
 
     def drop_after(self, step: int, alerts: bool = True) -> None:
-        """Removes accounts, rows, snapshots and alerts later than `step`, so that a run resumed from the checkpoint of
-        `step` leaves no gap and no duplicate. Accounts go first: a kill in between leaves rows that nobody reads."""
-        for stem in ("accounts", "rows", "past"):
+        """Removes accounts, rows, audits, snapshots and alerts later than `step`, so that a run resumed from the
+        checkpoint of `step` leaves no gap and no duplicate. Accounts go first: a kill in between leaves rows that
+        nobody reads."""
+        for stem in STEMS:
             parts.keep_until(self.home, stem, step)
         if alerts:
             for at, path in snapshot_files(self.folder).items():

@@ -9,8 +9,10 @@ from typing import Any
 from ..errors import ConfigError, describe
 from ..records.account import StepAccount
 from ..records.alert import Alert
+from ..records.audit import AuditEntry
 from ..records.probes import Probe, ProbeSet
 from . import parts
+from .audit_tables import read_audits
 from .files import read_json, read_json_lines
 from .sink import Past
 from .snapshots import SnapshotFiles
@@ -89,6 +91,8 @@ class LedgerView:
     """The policy's coefficients, in column order of every snapshot's X; empty where their file is missing."""
     accounts: list[StepAccount]
     """One per step, ordered, with their rows."""
+    audits: list[AuditEntry]
+    """Rows that were replayed, by step."""
     alerts: list[Alert]
     """In the order in which they were raised."""
     snapshots: SnapshotFiles
@@ -128,12 +132,14 @@ def read_ledger(folder: str | Path) -> LedgerView:
         if not isinstance(manifest.get(key, kind()), kind):
             raise _unreadable(manifest_path, f"a {type(manifest[key]).__name__} under {key!r}")
     summary = path / "summary.json"
+    accounts = read_accounts(path)
     return LedgerView(
         folder=path,
         manifest=manifest,
         probes=_probes(path / "probes.jsonl"),
         coefficients=_coefficients(path / "ledger" / "coefficients.parquet"),
-        accounts=read_accounts(path),
+        accounts=accounts,
+        audits=read_audits(path, [a.step for a in accounts]),
         alerts=_alerts(path / "alerts.jsonl"),
         snapshots=SnapshotFiles(path),
         row_texts=read_row_texts(path),
@@ -158,7 +164,9 @@ def read_accounts(folder: Path) -> list[StepAccount]:
 def read_past(folder: Path) -> Past:
     """What the run in `folder` did so far. Raises `ConfigError` as `read_ledger`."""
     named = frozenset(text.id for text in read_row_texts(folder).values())
-    return Past(tuple(read_accounts(folder)), tuple(_alerts(folder / "alerts.jsonl")), named)
+    accounts = read_accounts(folder)
+    audits = read_audits(folder, [a.step for a in accounts])
+    return Past(tuple(accounts), tuple(_alerts(folder / "alerts.jsonl")), named, tuple(audits))
 
 
 def read_row_texts(folder: Path) -> dict[str, RowText]:

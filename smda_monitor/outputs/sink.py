@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ..records.account import StepAccount
 from ..records.alert import Alert
+from ..records.audit import AuditEntry
 from ..records.policy import SymbolicPolicy
 from ..records.probes import ProbeSet
 from ..records.snapshot import Snapshot
@@ -30,6 +31,8 @@ class Past:
     """In the order in which they were raised."""
     named: frozenset[str] = frozenset()
     """Ids of the rows whose text is kept already."""
+    audits: tuple[AuditEntry, ...] = ()
+    """By step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,16 @@ class RunHeader:
 
 
 class Sink(Protocol):
-    """Receives a run's records in order: `start`, then any of the three in the middle, then `finish`."""
+    """Receives a run's records in order: `start`, then any of the four in the middle, then `finish`."""
 
     def start(self, run: RunHeader) -> None:
         """Called once, before the first snapshot; once more by a resumed run."""
 
     def snapshot(self, s: Snapshot) -> None:
         """A snapshot of the probes."""
+
+    def audits(self, audits: Sequence[AuditEntry]) -> None:
+        """All that were made of one step, before its account; never none."""
 
     def account(self, a: StepAccount) -> None:
         """The account of one step; steps only grow."""
@@ -75,7 +81,7 @@ class SinkFailure:
     sink: str
     """Its class."""
     event: str
-    """What it was given when it failed: ``start``, ``snapshot``, ``account``, ``alert`` or ``finish``."""
+    """What it was given when it failed: ``start``, ``snapshot``, ``audits``, ``account``, ``alert`` or ``finish``."""
     error: str
     """The exception's type and text."""
 
@@ -99,6 +105,11 @@ class SinkGroup:
         """To the ledger, then to the others."""
         self.ledger.snapshot(s)
         self._feed("snapshot", lambda sink: sink.snapshot(s))
+
+    def audits(self, audits: Sequence[AuditEntry]) -> None:
+        """To the ledger, then to the others."""
+        self.ledger.audits(audits)
+        self._feed("audits", lambda sink: sink.audits(audits))
 
     def account(self, a: StepAccount) -> None:
         """To the ledger, then to the others."""

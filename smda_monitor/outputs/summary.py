@@ -6,7 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..maths.fidelity import pooled_fidelity
 from ..records.account import StepAccount
+from ..records.audit import AuditEntry
 
 PATHWAYS = {"output": "S_Y", "feature": "S_X"}
 """The symbolic policy's pathways and their targets."""
@@ -32,15 +34,18 @@ def summarise(
     alerts: int,
     seconds: float | None = None,
     status: str = "finished",
+    audits: Sequence[AuditEntry] = (),
 ) -> dict[str, Any]:
     """The closing figures.
 
     `before` and `after` hold ``mass.<kind>`` and ``contrast.<kind>``, as `readings_by_kind` gives them. `seconds` is
     the command's wall time; without it, the sum of the monitor's own over the accounts. ``refusal`` is the mass reading
-    (log-odds), ``refusal_contrast`` the other (nats); ``unexplained`` holds fractions, see `median_unexplained`.
+    (log-odds), ``refusal_contrast`` the other (nats); ``unexplained`` holds fractions, see `median_unexplained`;
+    ``audit`` what replays of single rows said of the pushes, see `maths.fidelity.pooled_fidelity`.
     """
+    pooled = pooled_fidelity(audits)
     medians, after_warm_up = median_unexplained(accounts)
-    monitor = sum(a.seconds for a in accounts)
+    monitor = sum(a.seconds for a in accounts) + sum(a.seconds for a in audits)
     return {
         "status": status,
         "steps": accounts[-1].step if accounts else 0,
@@ -51,6 +56,13 @@ def summarise(
         "unexplained": {**medians, "after_warm_up": after_warm_up},
         "refusal": {"before": _reading(before, "mass"), "after": _reading(after, "mass")},
         "refusal_contrast": {"before": _reading(before, "contrast"), "after": _reading(after, "contrast")},
+        "audit": {
+            "rows": pooled.rows,
+            "relative_error": pooled.overall.relative_error,
+            "sign": pooled.overall.sign,
+            "spearman": pooled.overall.spearman,
+            "after_warm_up": pooled.after_warm_up,
+        },
         "policy_r2": policy_r2,
         "alerts": alerts,
     }

@@ -40,6 +40,7 @@ _ACCOUNT_SCALARS = (
     ("capture_error", "float"),
     ("refit_remainder", "float"),
     ("seconds", "float"),
+    ("method", "text"),
 )
 _BALANCE = ("measured", "shares", "history", "decay", "absolute_shares", "handed", "absolute_handed")
 _HEALTH = tuple(f.name for f in fields(DictionaryHealth))
@@ -70,11 +71,13 @@ def _floats(values: Iterable[float | None]) -> Any:
     return pa.array([None if v is None else float(v) for v in values], pa.float64(), from_pandas=False)
 
 
-def _dict_columns(prefix: str, maps: Sequence[dict[str, float]]) -> dict[str, Any]:
+def dict_columns(prefix: str, maps: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """One column ``<prefix>.<key>`` for every key of `maps`, null where a map does not have it."""
     return {f"{prefix}.{storable(key)}": _floats(one.get(key) for one in maps) for key in _keys(maps)}
 
 
-def _list_columns(prefix: str, maps: Sequence[dict[str, tuple[float, ...]]]) -> dict[str, Any]:
+def list_columns(prefix: str, maps: Sequence[dict[str, tuple[float, ...]]]) -> dict[str, Any]:
+    """``<prefix>.<key>`` for every key of `maps`, a float32 list on every line."""
     import pyarrow as pa
 
     keys = dict.fromkeys(key for one in maps for key in one)
@@ -82,7 +85,8 @@ def _list_columns(prefix: str, maps: Sequence[dict[str, tuple[float, ...]]]) -> 
     return {f"{prefix}.{key}": pa.array([one.get(key) for one in maps], kind) for key in keys}
 
 
-def _scalar_columns(records: Sequence[Any], scalars: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def scalar_columns(records: Sequence[Any], scalars: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """The fields named by `scalars`, each with the word for its type."""
     import pyarrow as pa
 
     columns = {}
@@ -93,16 +97,26 @@ def _scalar_columns(records: Sequence[Any], scalars: Iterable[tuple[str, str]]) 
     return columns
 
 
+def feature_column(features: Sequence[Sequence[FeatureShift]]) -> Any:
+    """A list of structs on every line."""
+    import pyarrow as pa
+
+    struct = pa.struct([(name, _type(word)) for name, word in _FEATURE])
+    return pa.array(
+        [[{name: getattr(f, name) for name, _ in _FEATURE} for f in one] for one in features], pa.list_(struct)
+    )
+
+
 def rows_to_table(rows: Sequence[RowEntry]) -> Any:
     """One line per `RowEntry`: its scalars, ``share.<target>``, ``push.<target>``, and ``probe_share.<reading>`` and
     ``probe_push.<reading>`` as lists over the measured probes (float32)."""
     import pyarrow as pa
 
-    columns = _scalar_columns(rows, _ROW_SCALARS)
-    columns |= _dict_columns("share", [r.share for r in rows])
-    columns |= _dict_columns("push", [r.push for r in rows])
-    columns |= _list_columns("probe_share", [r.probe_share for r in rows])
-    columns |= _list_columns("probe_push", [r.probe_push for r in rows])
+    columns = scalar_columns(rows, _ROW_SCALARS)
+    columns |= dict_columns("share", [r.share for r in rows])
+    columns |= dict_columns("push", [r.push for r in rows])
+    columns |= list_columns("probe_share", [r.probe_share for r in rows])
+    columns |= list_columns("probe_push", [r.probe_push for r in rows])
     return pa.table(columns)
 
 
@@ -115,8 +129,8 @@ def past_to_table(step: int, past: Sequence[PastShare]) -> Any:
         "step": pa.array([step] * len(past), pa.int64()),
         "row_step": pa.array([one.step for one in past], pa.int64()),
     }
-    columns |= _scalar_columns(past, _PAST_SCALARS)
-    columns |= _dict_columns("share", [one.share for one in past])
+    columns |= scalar_columns(past, _PAST_SCALARS)
+    columns |= dict_columns("share", [one.share for one in past])
     return pa.table(columns)
 
 
@@ -126,33 +140,31 @@ def accounts_to_table(accounts: Sequence[StepAccount]) -> Any:
     ``drift`` (one float32 per feature of the policy), ``probes.<reading>.<part>`` (one float32 per measured probe)."""
     import pyarrow as pa
 
-    columns = _scalar_columns(accounts, _ACCOUNT_SCALARS)
+    columns = scalar_columns(accounts, _ACCOUNT_SCALARS)
     for name in _HEALTH:
         columns[f"health.{name}"] = _floats(getattr(a.health, name) for a in accounts)
-    columns |= _dict_columns("refusal", [a.refusal for a in accounts])
-    columns |= _dict_columns("standard_error", [a.standard_error for a in accounts])
+    columns |= dict_columns("refusal", [a.refusal for a in accounts])
+    columns |= dict_columns("standard_error", [a.standard_error for a in accounts])
     columns["targets"] = pa.array([[storable(b.target) for b in a.balances] for a in accounts], pa.list_(pa.string()))
     by_target = [{b.target: b for b in a.balances} for a in accounts]
     for target in dict.fromkeys(name for one in by_target for name in one):
         for name in _BALANCE:
             values = (getattr(one[target], name) if target in one else None for one in by_target)
             columns[f"balance.{storable(target)}.{name}"] = _floats(values)
-    struct = pa.struct([(name, _type(word)) for name, word in _FEATURE])
-    features = [[{name: getattr(f, name) for name, _ in _FEATURE} for f in a.features] for a in accounts]
-    columns["features"] = pa.array(features, pa.list_(struct))
-    columns |= _list_columns("probes", [a.probes for a in accounts])
+    columns["features"] = feature_column([a.features for a in accounts])
+    columns |= list_columns("probes", [a.probes for a in accounts])
     columns["drift"] = pa.array([a.drift for a in accounts], pa.list_(pa.float32()))
     return pa.table(columns)
 
 
-def _prefixed(line: dict[str, Any], prefix: str) -> dict[str, Any]:
+def prefixed(line: dict[str, Any], prefix: str) -> dict[str, Any]:
     """The columns under `prefix` that hold a value on this line, without the prefix."""
     start = f"{prefix}."
     return {key[len(start) :]: value for key, value in line.items() if key.startswith(start) and value is not None}
 
 
 def _lists(line: dict[str, Any], prefix: str) -> dict[str, tuple[float, ...]]:
-    return {key: tuple(values) for key, values in _prefixed(line, prefix).items()}
+    return {key: tuple(values) for key, values in prefixed(line, prefix).items()}
 
 
 def table_to_rows(table: Any) -> list[RowEntry]:
@@ -160,8 +172,8 @@ def table_to_rows(table: Any) -> list[RowEntry]:
     return [
         RowEntry(
             **{name: line[name] for name, _ in _ROW_SCALARS},
-            share=_prefixed(line, "share"),
-            push=_prefixed(line, "push"),
+            share=prefixed(line, "share"),
+            push=prefixed(line, "push"),
             probe_share=_lists(line, "probe_share"),
             probe_push=_lists(line, "probe_push"),
         )
@@ -173,7 +185,7 @@ def table_to_past(table: Any) -> dict[int, list[PastShare]]:
     """The inverse of `past_to_table`, by the account's step. Raises `KeyError` where a column is missing."""
     found: dict[int, list[PastShare]] = {}
     for line in table.to_pylist():
-        share = _prefixed(line, "share")
+        share = prefixed(line, "share")
         past = PastShare(**{name: line[name] for name, _ in _PAST_SCALARS}, step=line["row_step"], share=share)
         found.setdefault(line["step"], []).append(past)
     return found
@@ -202,8 +214,8 @@ def table_to_accounts(
             probes=_lists(line, "probes"),
             features=tuple(FeatureShift(**feature) for feature in line["features"]),
             drift=tuple(line["drift"]),
-            refusal=_prefixed(line, "refusal"),
-            standard_error=_prefixed(line, "standard_error"),
+            refusal=prefixed(line, "refusal"),
+            standard_error=prefixed(line, "standard_error"),
             health=DictionaryHealth(**{name: line[f"health.{name}"] for name in _HEALTH}),
         )
         for line in table.to_pylist()

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from ..maths.fidelity import pooled_fidelity
 from ..records.account import StepAccount
 from ..records.alert import Alert
+from ..records.audit import AuditEntry
 from ..records.snapshot import Snapshot
 from .ledger_reader import read_row_texts
 from .sink import RunHeader
@@ -42,13 +45,21 @@ class WandbSink:
         self._table: Any = None
         self._pending: list[StepAccount] = []
         self._alerted: set[str] = set()
+        self._audits: list[AuditEntry] = []
 
     def start(self, run: RunHeader) -> None:
         """Remembers the run folder; nothing is logged before the first account."""
         self._folder = run.folder
+        self._audits = list(run.past.audits)
 
     def snapshot(self, s: Snapshot) -> None:
         """Snapshots go up with the final artifact."""
+
+    def audits(self, audits: Sequence[AuditEntry]) -> None:
+        """Logs the fidelity of all rows replayed so far."""
+        self._audits += audits
+        if (run := self._run()) is not None:
+            run.log({**fidelity_scalars(self._audits), "train/global_step": audits[0].step})
 
     def account(self, a: StepAccount) -> None:
         """Logs the scalars, and the table of rows every `flush_every` accounts."""
@@ -142,6 +153,14 @@ def scalars(account: StepAccount) -> dict[str, float]:
     values["smda/refit_remainder"] = account.refit_remainder
     values["smda/seconds"] = account.seconds
     return values
+
+
+def fidelity_scalars(audits: Sequence[AuditEntry]) -> dict[str, float]:
+    """Over all targets, by W&B name; what cannot be said yet is left out."""
+    overall = pooled_fidelity(audits).overall
+    names = ("relative_error", "sign", "spearman")
+    values = {f"smda/audit/{name}": float(getattr(overall, name)) for name in names}
+    return {name: value for name, value in values.items() if value == value}
 
 
 def artifact_files(folder: Path, row_text: bool) -> list[Path]:

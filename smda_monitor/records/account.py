@@ -10,11 +10,14 @@ Target names: ``S_X``, ``S_Y`` (the symbolic policy's two pathways), ``<reading>
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from .snapshot import DictionaryHealth
 
 READINGS = ("mass", "contrast", "explained")
 """What is read of every probe: refusal's two readings, and the part x·w of it that the symbolic policy explains."""
+Method = Literal["split", "replay"]
+"""How an account is made, see `StepAccount.method`."""
 WARM_UP_STEPS = 12
 """Optimizer steps whose figures are marked low confidence: Adam's first steps are sign-like."""
 
@@ -192,6 +195,12 @@ class StepAccount:
     """Dictionary fit after the step."""
     seconds: float
     """Wall time the monitor spent on this account."""
+    method: Method = "split"
+    """``split``: the optimizer's step is known exactly and split among rows, history and decay, each read to first
+    order. ``replay``: it is not known, so the step was rehearsed without each row, and once without any gradient. Then
+    push is the row's finite effect, measured; share is the push, decay is 0 (it is part of history, all that the
+    optimizer does by itself), and unexplained is how far the rows' effects do not add up. Own pushes are first order
+    in both."""
 
     def balance(self, target: str) -> TargetBalance:
         """The balance of `target`. Raises `KeyError` for an unknown name."""

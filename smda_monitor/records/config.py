@@ -114,6 +114,18 @@ class AlertsConfig(Section):
     """Alert on a row after warm-up whose score exceeds this; None: never."""
     unexplained: Annotated[float, Field(gt=0)] | None = 0.25
     """Alert when a policy pathway's unexplained fraction exceeds this after warm-up; None: never."""
+    audit: Annotated[float, Field(gt=0)] | None = 0.25
+    """Alert when pushes miss their replays by more than this, median relative error after warm-up; None: never."""
+
+
+class AuditConfig(Section):
+    """How often the monitor checks itself: a step is replayed without one row and measured, before it is taken."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = 0.03
+    """Part of the run's wall time that replays of randomly drawn rows may take; the first account is always checked,
+    0 never checks."""
+    rows: tuple[str, ...] = ()
+    """Ids of rows that are replayed whenever they come, whatever that costs."""
 
 
 class OutputsConfig(Section):
@@ -148,6 +160,8 @@ class MonitorConfig(Section):
     """How the step account is kept."""
     alerts: AlertsConfig = AlertsConfig()
     """When to speak up."""
+    audit: AuditConfig = AuditConfig()
+    """How often the monitor checks itself."""
     outputs: OutputsConfig = OutputsConfig()
     """Where figures go."""
     memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0

@@ -16,6 +16,7 @@ from ..files import to_json, write_text
 from ..ledger_reader import LedgerView, read_ledger
 from ..ranking import intention, rank_rows
 from ..text import duration, number, percent, plain, visible
+from .audit import audit_section
 from .by_step import READINGS, Ends, health_figures, parts_figure, refusal_figure, unexplained_figure
 from .figure import Figure
 from .ranked import balance_figure, coefficients_figure, drift_figure, rows_figure
@@ -88,6 +89,8 @@ def _context(view: LedgerView) -> dict[str, Any]:
         "shown_rows": ranking[:TABLE_ROWS],
         "cards": cards,
         "share": _share(max((abs(p.activation) for c in cards for p in c.top_probes), default=0.0)),
+        "audit": audit_section(view.audits),
+        "replayed": any(a.method == "replay" for a in view.accounts),
         "policy": view.manifest.get("policy") or {},
         "quality": (view.manifest.get("policy") or {}).get("quality") or {},
         "manifest_json": to_json(view.manifest, indent=2),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ...records.account import StepAccount
 from ...records.alert import Alert
+from ...records.audit import AuditEntry
 from ...records.snapshot import Snapshot
 from ..sink import RunHeader
 from .page import write_report
@@ -24,6 +26,9 @@ class ReportSink:
         self._folder = run.folder
 
     def snapshot(self, s: Snapshot) -> None:
+        """Read from the ledger at the end."""
+
+    def audits(self, audits: Sequence[AuditEntry]) -> None:
         """Read from the ledger at the end."""
 
     def account(self, a: StepAccount) -> None:

@@ -1,0 +1,122 @@
+"""The self-audit: from time to time a step is replayed without one row, and the account's push is held against it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .instruments.assemble import Instruments
+from .instruments.parameters import TrainedParameters
+from .instruments.replay import RowReplays, replay_without
+from .maths.account import feature_shifts
+from .maths.fidelity import noise_floor
+from .open_step import OpenStep
+from .records.account import FeatureShift, RowEntry, StepAccount
+from .records.audit import AuditEntry, Reason
+from .records.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class _Replayed:
+    """A row of the open step that was left out."""
+
+    place: int
+    """Its place among the step's rows."""
+    reason: Reason
+    """Why it was chosen."""
+    without: Snapshot
+    """The probes after the step without it."""
+    seconds: float
+    """Wall time of the replay."""
+
+
+class Auditor:
+    """Audits one run. `before_step` replays while the step is still to come, `after_step` compares.
+
+    Randomly drawn rows (``audit.share``) are drawn by a generator of the auditor's own from the run's seed and the
+    step; one is replayed at the first account, and then whenever the replays so far and another as dear as the last
+    stay within the share. Rows asked for by id (``audit.rows``) are replayed whenever they come, outside that budget.
+    """
+
+    def __init__(self, instruments: Instruments, parameters: TrainedParameters) -> None:
+        self._config = instruments.bench.config.audit
+        self._seed = instruments.bench.config.seed
+        self._instruments, self._parameters = instruments, parameters
+        model = instruments.reader.model
+        self._epsilon = max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
+        self._spent = 0.0
+        self._last_cost: float | None = None
+        self._replayed: list[_Replayed] = []
+        self.entries: list[AuditEntry] = []
+        """All of the run so far, those before a resume included."""
+
+    def before_step(self, optimizer: Any, coming: OpenStep, elapsed: float) -> None:
+        """Replays the `coming` step without the rows chosen. `elapsed`: the run's seconds so far."""
+        self.forget()
+        for place, reason in self._chosen([fact.row_id for fact in coming.facts], coming.number, elapsed).items():
+            clock = time.perf_counter()
+            snapshot = replay_without(
+                optimizer, self._instruments, self._parameters, coming.gradient, place, coming.number
+            )
+            cost = time.perf_counter() - clock
+            self._replayed.append(_Replayed(place, reason, snapshot, cost))
+            if reason == "sample":
+                self._spent, self._last_cost = self._spent + cost, cost
+
+    def after_step(self, account: StepAccount, after: Snapshot, replays: RowReplays | None = None) -> list[AuditEntry]:
+        """One entry for every row replayed before this step, whose `account` and probes `after` it are known now.
+
+        An account that is made of `replays` has nothing to be audited: only rows asked for have an entry."""
+        rows = [row for row in account.rows if row.step == account.step]
+        if replays is not None:
+            cost = replays.seconds / (len(rows) + 1)
+            asked = [i for i, row in enumerate(rows) if row.row_id in self._config.rows]
+            self._replayed = [_Replayed(i, "asked", replays.without[i], cost) for i in asked]
+        found = [self._entry(account, rows[replayed.place], after, replayed) for replayed in self._replayed]
+        self.forget()
+        self.entries += found
+        return found
+
+    def forget(self) -> None:
+        """The step that was replayed was never taken."""
+        self._replayed = []
+
+    def _chosen(self, row_ids: Sequence[str], step: int, elapsed: float) -> dict[int, Reason]:
+        """Places of the rows to leave out."""
+        chosen: dict[int, Reason] = {i: "asked" for i, row_id in enumerate(row_ids) if row_id in self._config.rows}
+        others = [i for i in range(len(row_ids)) if i not in chosen]
+        affordable = self._last_cost is None or self._spent + self._last_cost <= self._config.share * elapsed
+        if others and affordable and self._config.share > 0:
+            chosen[random.Random(f"{self._seed}/{step}").choice(others)] = "sample"
+        return chosen
+
+    def _entry(self, account: StepAccount, row: RowEntry, after: Snapshot, replayed: _Replayed) -> AuditEntry:
+        plan = self._instruments.plan
+        figures = plan.targets.measure(replayed.without, after)
+        noise = noise_floor(plan.targets, after, self._epsilon)
+        features: tuple[FeatureShift, ...] = ()
+        remainder = float("nan")
+        if replayed.reason == "asked":
+            policy, frame = self._instruments.policy, self._instruments.frame
+            leading = self._instruments.bench.config.outputs.leading_features
+            features, remainder = feature_shifts(
+                policy, frame, plan.rows, plan.weights, replayed.without, after, leading
+            )
+        return AuditEntry(
+            step=account.step,
+            row_id=row.row_id,
+            row_hash=row.row_hash,
+            warm_up=account.warm_up,
+            reason=replayed.reason,
+            push={name: row.push[name] for name in plan.targets.names},
+            replayed=dict(zip(plan.targets.names, figures.tolist(), strict=True)),
+            noise=dict(zip(plan.targets.names, noise.tolist(), strict=True)),
+            features=features,
+            refit_remainder=remainder,
+            seconds=replayed.seconds,
+        )

@@ -1,0 +1,127 @@
+"""How close the account's push comes to a replay of the step without the row, pooled over the rows replayed.
+
+    relative error = |push − replayed| / |replayed|,     sign: both on the same side of zero
+
+Entries whose replayed figure is below the noise floor, or is not finite, are left out and counted. The noise floor of a
+target τ = Σ_j a_j x_j of n readings x_j, each rounded to a relative ε of its scale s_j, the roundings independent:
+
+    floor = ROUNDINGS · ε · √(2 Σ_j (a_j s_j)²)             the 2: a difference of two measurements
+
+s_j is the largest size among what a reading is made of: for both readings of a probe its opening log-probabilities and
+itself, for a feature that is on the largest activation of its probe.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from ..records.audit import AuditEntry
+from ..records.snapshot import Snapshot
+from .targets import TargetPlan
+
+ROUNDINGS = 8.0
+"""Roundings of one unit in the last place that a forward adds up to at its end. The tests' three layers make a quarter
+of it at most, against double precision; the rest is for deeper models. Roundings of the parameters are in the step and
+in its replay, and are no noise."""
+RANKED = 8
+"""Entries of a target from which a rank correlation is given."""
+
+
+def noise_floor(plan: TargetPlan, at: Snapshot, epsilon: float) -> Float64[Tensor, " K"]:
+    """The noise floor of every target of `plan`, in its units, for readings like those of `at` in a floating-point type
+    whose machine epsilon is `epsilon`."""
+    openings = at.openings.double().abs().amax(1)
+    mass, contrast, y = (torch.maximum(r.double().abs(), openings) for r in (at.mass, at.contrast, at.y))
+    X = at.X.double()
+    features = X.amax(1, keepdim=True).expand_as(X) * (X > 0)
+    scaled = [
+        (plan.cotangent_X * features).square().sum()[None],
+        (plan.cotangent_y * y).square().sum()[None],
+        (plan.groups * mass).square().sum(1),
+        (plan.groups * contrast).square().sum(1),
+        plan.groups.square() @ (plan.coef * features).square().sum(1),
+    ]
+    return ROUNDINGS * epsilon * (2 * torch.cat(scaled)).sqrt()
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """Of one target, or of all together."""
+
+    entries: int
+    """Pairs of push and replayed figure that are judged."""
+    below_noise: int
+    """Pairs left out: the replayed figure is below the noise floor, or one of the two is not finite."""
+    relative_error: float
+    """Median of |push − replayed|/|replayed|, ≥ 0; NaN without entries."""
+    sign: float
+    """Share of entries whose push and replayed figure have the same sign, in [0, 1]; NaN without entries."""
+    spearman: float
+    """Rank correlation of push and replayed figure, in [−1, 1]; NaN below `RANKED` entries, or where one of them does
+    not vary. Of all targets together: the median over the targets, whose units differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class PooledFidelity:
+    """Of a run so far."""
+
+    rows: int
+    """Replayed rows that are judged."""
+    after_warm_up: bool
+    """Whether they are of steps after warm-up alone; else there are none of those yet, and all are of warm-up."""
+    targets: dict[str, Fidelity]
+    """By target."""
+    overall: Fidelity
+    """Over all targets."""
+
+
+def pooled_fidelity(audits: Sequence[AuditEntry]) -> PooledFidelity:
+    """Over the entries after warm-up, or over all where there are none.
+
+    Rows that were asked for are no random sample: they count only where no row was sampled.
+    """
+    drawn = [a for a in audits if a.reason == "sample"] or list(audits)
+    settled = [a for a in drawn if not a.warm_up]
+    judged = settled or drawn
+    names = list(dict.fromkeys(name for audit in judged for name in audit.replayed))
+    pairs = {
+        name: [(a.push[name], a.replayed[name], a.noise[name]) for a in judged if name in a.replayed] for name in names
+    }
+    targets = {name: fidelity(entries) for name, entries in pairs.items()}
+    together = fidelity([pair for entries in pairs.values() for pair in entries], ranked=False)
+    correlations = [f.spearman for f in targets.values() if not math.isnan(f.spearman)]
+    overall = Fidelity(
+        together.entries, together.below_noise, together.relative_error, together.sign, _median(correlations)
+    )
+    return PooledFidelity(len(judged), bool(settled), targets, overall)
+
+
+def fidelity(entries: Iterable[tuple[float, float, float]], ranked: bool = True) -> Fidelity:
+    """Of pairs given as (push, replayed, noise floor); with `ranked` their rank correlation too."""
+    every = list(entries)
+    kept = [(p, r) for p, r, floor in every if math.isfinite(p) and math.isfinite(r) and r != 0 and abs(r) >= floor]
+    errors = [abs(p - r) / abs(r) for p, r in kept]
+    signs = [float(p * r > 0) for p, r in kept]
+    sign = statistics.fmean(signs) if signs else float("nan")
+    return Fidelity(
+        len(kept), len(every) - len(kept), _median(errors), sign, _spearman(kept) if ranked else float("nan")
+    )
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else float("nan")
+
+
+def _spearman(kept: Sequence[tuple[float, float]]) -> float:
+    if len(kept) < RANKED or any(len({pair[i] for pair in kept}) == 1 for i in (0, 1)):
+        return float("nan")
+    from scipy.stats import spearmanr
+
+    return float(spearmanr([p for p, _ in kept], [r for _, r in kept]).statistic)

@@ -1,0 +1,83 @@
+"""A step from the moment when its gradient is whole until its account is made. Wiring, no arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import MeasurementError, describe
+from .instruments.assemble import Instruments
+from .instruments.optimizer_step import bare_optimizer, read_step
+from .instruments.parameters import TrainedParameters
+from .instruments.replay import RowReplays, replay_rows
+from .instruments.row_capture import CapturedRow, RowCapture
+from .instruments.row_identity import RowNames
+from .maths.account import RowFacts
+from .maths.split import StepGradient, TakenStep, step_gradient
+from .records.account import Method
+
+CAPTURE_LIMIT = {"float32": 1e-3, "bfloat16": 5e-2}
+"""Largest ‖Σ g_i·c − gradient‖/‖gradient‖ that is a rounding error, by the type of the trainer's forward."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStep:
+    """One optimizer step that waits for its account."""
+
+    number: int
+    """The step, counted from 1."""
+    rows: Sequence[CapturedRow]
+    """Its rows."""
+    facts: list[RowFacts]
+    """What is known of them."""
+    gradient: StepGradient
+    """Its gradient."""
+    taken: TakenStep | None
+    """What the split needs; None where the optimizer's map is not known."""
+    replays: RowReplays | None
+    """Of the step without each row, where it is not."""
+    learning_rate: float
+    """Of the first parameter group."""
+    answers: Tensor | None
+    """(n,) what the rows answer; None without reference answers."""
+
+
+def open_step(
+    method: Method,
+    optimizer: Any,
+    instruments: Instruments,
+    parameters: TrainedParameters,
+    capture: RowCapture,
+    names: RowNames,
+    answers: Tensor | None,
+    args: Any,
+    number: int,
+) -> OpenStep:
+    """The coming step, whose gradient is whole and clipped; under ``replay`` it is replayed without each row.
+
+    Raises `MeasurementError` where the rows are not all of the optimizer's gradient.
+    """
+    rows, losses, gradients = capture.take()
+    clipped = parameters.flatten([w.grad if w.grad is not None else torch.zeros_like(w) for w in parameters.weights])
+    gradient = step_gradient(gradients, clipped, float(args.max_grad_norm or 0.0))
+    _check_capture(gradient, CAPTURE_LIMIT["bfloat16" if args.bf16 else "float32"], number)
+    facts = [
+        RowFacts(names.name(row), row.hash, row.tokens, loss, norm)
+        for row, loss, norm in zip(rows, losses, gradient.norms.tolist(), strict=True)
+    ]
+    taken = TakenStep(number, gradient, read_step(optimizer, parameters)) if method == "split" else None
+    replays = None if taken else replay_rows(optimizer, instruments, parameters, gradient, number)
+    rate = float(bare_optimizer(optimizer).param_groups[0]["lr"])
+    return OpenStep(number, rows, facts, gradient, taken, replays, rate, answers)
+
+
+def _check_capture(gradient: StepGradient, limit: float, number: int) -> None:
+    if not gradient.capture_error <= limit or not math.isfinite(gradient.clip_factor):
+        found = f"rows' gradients that miss {gradient.capture_error:.1%} of the optimizer's at step {number}"
+        remedy = "train with SFTTrainer's own loss; another callback or hook changes gradients."
+        raise MeasurementError(describe("capture", found, f"at most {limit:.1%}", remedy))

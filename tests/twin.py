@@ -1,0 +1,64 @@
+"""An independent replay: the step taken on another model by another optimizer that hold the same, row by row."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import tiny
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from smda_monitor.callback import SMDACallback
+from smda_monitor.instruments.quiet import quiet
+from smda_monitor.records.snapshot import Snapshot
+
+
+class TwinReplayer(TrainerCallback):
+    """Before every step: takes it on twins, with all rows, without each, and on a zero gradient; put it before the
+    monitor. Knows nothing of the monitor's own replay; reads the twin with the monitor's reader."""
+
+    def __init__(self, monitor: SMDACallback) -> None:
+        self.monitor = monitor
+        self.push: dict[int, Tensor] = {}
+        self.alone: dict[int, Tensor] = {}
+        self.delta_y: dict[int, Tensor] = {}
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        run = self.monitor.run
+        assert run is not None
+        assert run.capture is not None
+        rows = torch.cat(run.capture._gradients).double()
+        step, total = state.global_step + 1, rows.sum(0)
+        rests = [total, *(total - row for row in rows), torch.zeros_like(total)]
+        whole, *without, alone = [self._measured(run, kwargs["optimizer"].optimizer, r, args) for r in rests]
+        targets = run.instruments.plan.targets
+        self.push[step] = torch.stack([targets.measure(w, whole) for w in without])
+        self.alone[step] = targets.measure(run._before, alone)
+        self.delta_y[step] = torch.stack([whole.y - w.y for w in without])
+
+    def _measured(self, run: Any, optimizer: Any, rest: Tensor, args: Any) -> Snapshot:
+        random_states = np.random.get_state(), torch.get_rng_state()
+        model = tiny.tiny_lora(tiny.tiny_llama())
+        model.load_state_dict(run.model.state_dict())
+        memo: dict[int, Any] = {id(p): q for p, q in zip(run.model.parameters(), model.parameters(), strict=True)}
+        twin = object.__new__(type(optimizer))
+        memo[id(optimizer)] = twin
+        np.random.set_state(random_states[0])
+        torch.set_rng_state(random_states[1])
+        vars(twin).update({k: copy.deepcopy(v, memo) for k, v in vars(optimizer).items() if k != "step"})
+        factor = min(1.0, args.max_grad_norm / (float(rest.norm()) + 1e-6)) if args.max_grad_norm else 1.0
+        for layer in run.parameters.layers:
+            weight = memo[id(layer.module.weight)]
+            weight.grad = (factor * rest[layer.start : layer.stop]).reshape(weight.shape).to(weight.dtype)
+        type(optimizer).step(twin)
+        instruments = run.instruments
+        reader = replace(instruments.reader, model=model)
+        with quiet(model):
+            measured = reader.measure(instruments.tokens(instruments.plan.chosen))
+        np.random.set_state(random_states[0])
+        torch.set_rng_state(random_states[1])
+        return reader.snapshot(0, [instruments.bench.probes.ids[i] for i in instruments.plan.chosen], measured)
