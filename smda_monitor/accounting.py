@@ -91,11 +91,10 @@ class Accountant:
         """Whether the open steps are as many as an account covers."""
         return len(self.open_steps) >= self._every
 
-    def before_step(self, optimizer: Any, elapsed: float) -> None:
-        """The gradient is whole and clipped: keep it, the rows and the optimizer's state, and replay what is audited.
+    def before_step(self, optimizer: Any, number: int, elapsed: float) -> None:
+        """The gradient of the coming step is whole and clipped: keep it, the rows and the optimizer's state, and replay what is audited.
         `elapsed`: the run's seconds so far. Raises `MeasurementError` where the rows are not all of the gradient."""
         assert self.capture is not None
-        number = (self.open_steps[-1].number if self.open_steps else self.before.step) + 1
         ruler = self.instruments.policy.answers
         answers = read_answers(ruler, self._answers.take()) if ruler and self._answers else None
         self._optimizer = optimizer

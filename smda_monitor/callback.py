@@ -78,7 +78,7 @@ class SMDACallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Keeps the clipped gradient and the optimizer's state."""
-        self._guard(lambda run: run.before_step(kwargs["optimizer"]))
+        self._guard(lambda run: run.before_step(kwargs["optimizer"], state.global_step + 1))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Writes the account of the step."""

@@ -83,10 +83,10 @@ class MonitoredRun:
         probes = self.instruments.bench.probes
         return readings_by_kind(self.first, probes)[0], readings_by_kind(self.last, probes)[0]
 
-    def before_step(self, optimizer: Any) -> None:
-        """The gradient is whole and clipped: keep it, and the optimizer's state."""
+    def before_step(self, optimizer: Any, number: int) -> None:
+        """The gradient of the coming step is whole and clipped: keep it, and the optimizer's state."""
         clock = time.perf_counter()
-        self.accountant.before_step(optimizer, self.seconds)
+        self.accountant.before_step(optimizer, number, self.seconds)
         self.monitor_seconds += time.perf_counter() - clock
 
     def after_step(self) -> list[Alert]:

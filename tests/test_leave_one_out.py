@@ -6,8 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from smda_monitor.maths.leave_one_out import whole_gradient
 from torch import Tensor, nn
+
+from smda_monitor.maths.row_gradients import RowGradients
+from smda_monitor.maths.split import step_gradient
 
 
 def clipped_by_torch(total: Tensor, max_norm: float) -> Tensor:
@@ -23,27 +25,31 @@ def clipped_by_torch(total: Tensor, max_norm: float) -> Tensor:
 @settings(max_examples=20, deadline=None)
 def test_it_is_what_torch_clips_from_the_other_rows(seed: int, max_norm: float, n: int) -> None:
     rows = torch.randn(n, 7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    clipped = clipped_by_torch(rows.sum(0), max_norm)
-    gradient = whole_gradient(rows, clipped)
-    assert gradient is not None
-    assert gradient.capture_error < 1e-12
-    torch.testing.assert_close(gradient.total, rows.sum(0))
+    gradient = step_gradient(RowGradients.of(rows), clipped_by_torch(rows.sum(0), max_norm), max_norm)
+    assert gradient.capture_error < 1e-7
+    unclipped = step_gradient(RowGradients.of(rows), rows.sum(0), 0.0)
     for i, row in enumerate(rows):
         expected = clipped_by_torch(rows.sum(0) - row, max_norm)
-        assert torch.allclose(gradient.without(row, max_norm), expected, atol=1e-9)
+        assert torch.allclose(gradient.left_out(i), expected, atol=1e-7)
         others = torch.cat([rows[:i], rows[i + 1 :]]).sum(0)
-        assert torch.allclose(gradient.without(row, 0.0), others, atol=1e-9)
+        assert torch.allclose(unclipped.left_out(i), others, atol=1e-9)
 
 
 def test_what_the_capture_misses_stays_with_the_step() -> None:
     rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     missed = torch.tensor([0.1, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
     missed -= rows.sum(0) * (missed @ rows.sum(0)) / rows.sum(0).square().sum()  # no part of it along the rows
-    gradient = whole_gradient(rows, rows.sum(0) + missed)
-    assert gradient is not None
+    gradient = step_gradient(RowGradients.of(rows), rows.sum(0) + missed, 0.0)
     assert gradient.clip_factor == pytest.approx(1.0)
     assert gradient.capture_error == pytest.approx(float(missed.norm() / (rows.sum(0) + missed).norm()))
-    torch.testing.assert_close(gradient.without(rows[1], 0.0), rows[0] + rows[2] + missed)
+    torch.testing.assert_close(gradient.left_out(1), rows[0] + rows[2] + missed)
+
+
+def test_a_step_without_any_gradient_leaves_nothing_out() -> None:
+    nothing = torch.zeros(2, 3, dtype=torch.float64)
+    gradient = step_gradient(RowGradients.of(nothing), nothing[0], 1.0)
+    assert (gradient.clip_factor, gradient.capture_error) == (1.0, 0.0)
+    assert not bool(gradient.left_out(0).any())
 
 
 @pytest.mark.parametrize(
@@ -57,6 +63,6 @@ def test_what_the_capture_misses_stays_with_the_step() -> None:
         ([[float("inf"), 0.0]], [1.0, 1.0]),
     ],
 )
-def test_where_there_is_nothing_to_leave_out(rows: list[list[float]], clipped: list[float]) -> None:
-    tensors = (torch.tensor(t, dtype=torch.float64) for t in (rows, clipped))
-    assert whole_gradient(*tensors) is None
+def test_a_gradient_that_is_not_the_rows_is_seen(rows: list[list[float]], clipped: list[float]) -> None:
+    made, seen = (torch.tensor(t, dtype=torch.float64) for t in (rows, clipped))
+    assert not step_gradient(RowGradients.of(made), seen, 1.0).capture_error < 0.9

@@ -66,8 +66,8 @@ def gradient(step: int) -> Tensor:
 
 
 def give(parameters: TrainedParameters, flat: Tensor) -> None:
-    for layer, part in list(zip(parameters.layers, parameters.split(flat), strict=True))[:2]:
-        layer.module.weight.grad = part.to(layer.module.weight.dtype)
+    for weight, part in list(zip(parameters.weights, parameters.split(flat), strict=True))[:2]:
+        weight.grad = part.to(weight.dtype)
 
 
 def setting(name: str, steps: int = 3) -> tuple[Net, TrainedParameters, Any]:

@@ -33,7 +33,7 @@ class Captures(TrainerCallback):
         self.capture = RowCapture(inner_causal(kwargs["model"]), self.parameters)
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        clipped = self.parameters.flatten([w.grad for w in self.parameters.weights if w.grad is not None])
+        clipped = self.parameters.flatten([w.grad for w in self.parameters.weights if w.grad is not None]).double()
         _, _, gradients = self.capture.take()
         total = gradients.dense(0, gradients.size).double().sum(0)
         factor = float(clipped @ total) / float(total @ total)

@@ -30,14 +30,14 @@ class TwinReplayer(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         run = self.monitor.run
         assert run is not None
-        assert run.capture is not None
-        rows = torch.cat(run.capture._gradients).double()
+        assert run.accountant.capture is not None
+        rows = run.accountant.capture.gradients().dense(0, run.accountant.parameters.size).double()
         step, total = state.global_step + 1, rows.sum(0)
         rests = [total, *(total - row for row in rows), torch.zeros_like(total)]
         whole, *without, alone = [self._measured(run, kwargs["optimizer"].optimizer, r, args) for r in rests]
         targets = run.instruments.plan.targets
         self.push[step] = torch.stack([targets.measure(w, whole) for w in without])
-        self.alone[step] = targets.measure(run._before, alone)
+        self.alone[step] = targets.measure(run.accountant.before, alone)
         self.delta_y[step] = torch.stack([whole.y - w.y for w in without])
 
     def _measured(self, run: Any, optimizer: Any, rest: Tensor, args: Any) -> Snapshot:
@@ -51,9 +51,9 @@ class TwinReplayer(TrainerCallback):
         torch.set_rng_state(random_states[1])
         vars(twin).update({k: copy.deepcopy(v, memo) for k, v in vars(optimizer).items() if k != "step"})
         factor = min(1.0, args.max_grad_norm / (float(rest.norm()) + 1e-6)) if args.max_grad_norm else 1.0
-        for layer in run.parameters.layers:
-            weight = memo[id(layer.module.weight)]
-            weight.grad = (factor * rest[layer.start : layer.stop]).reshape(weight.shape).to(weight.dtype)
+        for tensor in run.accountant.parameters.tensors:
+            weight = memo[id(tensor.parameter)]
+            weight.grad = (factor * rest[tensor.start : tensor.stop]).reshape(weight.shape).to(weight.dtype)
         type(optimizer).step(twin)
         instruments = run.instruments
         reader = replace(instruments.reader, model=model)

@@ -66,7 +66,7 @@ class RowGradients:
         return sum(t.numel() * t.element_size() for t in [self.matrix, *held.values()])
 
     def dense(self, start: int, stop: int) -> Float[Tensor, "n range"]:
-        """(n, stop − start) elements [start, stop) of every row, float32; a view where all of them are kept formed.
+        """(n, stop − start) elements [start, stop) of every row, at least float32; a view where all are kept formed.
 
         Raises `ValueError` for a range outside [0, p].
         """
@@ -79,8 +79,8 @@ class RowGradients:
             column += high - low
         if overlaps and sum(high - low for low, high, _ in overlaps) == stop - start:
             first = overlaps[0][2]
-            return self.matrix[:, first : first + stop - start].float()
-        found = self.matrix.new_zeros((self.rows, stop - start), dtype=torch.float32)
+            return self.matrix[:, first : first + stop - start].to(self._full)
+        found = self.matrix.new_zeros((self.rows, stop - start), dtype=self._full)
         for low, high, first in overlaps:
             found[:, low - start : high - start] = self.matrix[:, first : first + high - low]
         for piece in self.pieces:
@@ -89,6 +89,16 @@ class RowGradients:
                 rows = slice(piece.row, piece.row + piece.factors.rows)
                 found[rows, low - start : high - start] += piece.factors.dense(low - piece.start, high - piece.start)
         return found
+
+    @property
+    def _full(self) -> torch.dtype:
+        return torch.promote_types(self.matrix.dtype, torch.float32)
+
+    @staticmethod
+    def of(matrix: Float[Tensor, "n p"]) -> RowGradients:
+        """Of rows that are all formed."""
+        n, p = matrix.shape
+        return RowGradients(n, p, matrix, ((0, p),), ())
 
     def half(self) -> RowGradients:
         """The same held in bfloat16, about half as large; `dense` still gives float32."""

@@ -13,6 +13,7 @@ that no more than a range of them is ever held.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -69,6 +70,8 @@ def step_gradient(rows: RowGradients, clipped: Float[Tensor, " p"], max_norm: fl
     rest = (seen / factor**2 - 2 * along / factor + squares).clamp(min=0).sqrt()
     without = torch.tensor([clip_factor(norm, max_norm) for norm in rest.tolist()], dtype=torch.float64)
     error = (missed / seen) ** 0.5 if seen > 0 else float(square > 0)
+    if not math.isfinite(seen + square):
+        error = math.nan
     return StepGradient(clipped, rows, factor, without, squares.sqrt(), error)
 
 
