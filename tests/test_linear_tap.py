@@ -28,6 +28,12 @@ def function(logits: Tensor) -> Tensor:
     return logits[:, -1].logsumexp(-1) * 3 + logits[:, 2, :5].square().sum(-1)
 
 
+def dense(tap: LinearTap, scalar: Tensor) -> Tensor:
+    """(rows, p) gradients of `scalar` by row."""
+    rows = tap.rows(scalar)[0]
+    return rows.dense(0, rows.size)
+
+
 def worst(found: Tensor, expected: Tensor) -> float:
     return float(((found - expected).norm(dim=1) / expected.norm(dim=1)).max())
 
@@ -50,7 +56,7 @@ def test_every_row_alone(dropout: float) -> None:
     model.eval()  # dropout is off, as in a probe
     parameters = trained_parameters(model)
     with LinearTap(parameters) as tap:
-        found = tap.gradients(function(model(input_ids=ids(), use_cache=False).logits).sum())
+        found = dense(tap, function(model(input_ids=ids(), use_cache=False).logits).sum())
     expected = torch.stack(
         [flat_gradient(function(model(input_ids=row[None], use_cache=False).logits).sum(), parameters) for row in ids()]
     )
@@ -65,8 +71,8 @@ def test_several_scalars_of_one_forward() -> None:
     parameters = trained_parameters(model)
     with LinearTap(parameters) as tap:
         logits = model(input_ids=ids(), use_cache=False).logits
-        one, two = tap.gradients(logits[:, -1, 5].sum()), tap.gradients(function(logits).sum())
-        both = tap.gradients((logits[:, -1, 5] + function(logits)).sum())
+        one, two = dense(tap, logits[:, -1, 5].sum()), dense(tap, function(logits).sum())
+        both = dense(tap, (logits[:, -1, 5] + function(logits)).sum())
     assert torch.allclose(one + two, both, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(one, two)
 
@@ -76,7 +82,7 @@ def test_layers_above_a_hookpoint_get_zeros() -> None:
     parameters = trained_parameters(model)
     with LinearTap(parameters) as tap:
         output = model(input_ids=ids(), use_cache=False, output_hidden_states=True)
-        found = tap.gradients(output.hidden_states[2].square().sum())  # the output of block 1
+        found = dense(tap, output.hidden_states[2].square().sum())  # the output of block 1
     above = [layer for layer in parameters.layers if ".layers.2." in layer.name]
     below = [layer for layer in parameters.layers if ".layers.2." not in layer.name]
     assert len(above) == 4

@@ -101,7 +101,8 @@ def test_push_equals_exact_replay(tmp_path: Path, max_grad_norm: float) -> None:
         for k, balance in enumerate(account.balances):
             truth = replayer.truth[account.step][:, k]
             push = torch.tensor([row.push[balance.target] for row in account.rows], dtype=torch.float64)
-            if balance.target.startswith(("S_X", "explained")):  # the gate's kinks: features of a random dictionary switch all the time
+            # The gate's kinks: features of a random dictionary switch all the time.
+            if balance.target.startswith(("S_X", "explained")):
                 assert spearmanr(push, truth).statistic > 0.7
                 continue
             if not is_leading(balance.target):
