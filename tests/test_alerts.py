@@ -35,9 +35,9 @@ def account(
 ) -> StepAccount:
     parts = [TargetBalance(n, 1.0 + e, 1.0, 0.0, 0.0, 1.0) for n, e in zip(("S_X", "S_Y"), left, strict=True)]
     return StepAccount(
-        step=step, since=step - 1, warm_up=warm_up, learning_rate=1e-3, clip_factor=1.0, capture_error=0.0, balances=tuple(parts),
-        rows=rows, past=(), probes={}, features=(), drift=(), refit_remainder=0.0, refusal={**START, **(refusal or {})}, standard_error={},
-        health=DictionaryHealth(0.1, 1.0, 0.0), seconds=0.0,
+        step=step, since=step - 1, warm_up=warm_up, learning_rate=1e-3, clip_factor=1.0, capture_error=0.0,
+        balances=tuple(parts), rows=rows, past=(), probes={}, features=(), drift=(), refit_remainder=0.0,
+        refusal={**START, **(refusal or {})}, standard_error={}, health=DictionaryHealth(0.1, 1.0, 0.0), seconds=0.0,
     )  # fmt: skip
 
 

@@ -278,7 +278,7 @@ BUFFERS = {"Adam": "exp_avg", "SGD": "momentum_buffer"}
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_what_a_step_leaves_in_the_momentum_buffer(name: str) -> None:
-    """b_t = retained·b_{t−1} + kept·g, against the optimizer's own buffer; coupled decay is in it beside the gradient."""
+    """b_t = retained·b_{t−1} + kept·g, against the optimizer's own buffer; coupled decay is in it, too."""
     mine = bench(torch.float64, name)
     state = BUFFERS["SGD" if name.startswith("SGD") else "Adam"]
 
