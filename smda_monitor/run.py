@@ -86,28 +86,30 @@ class MonitoredRun:
         clock = time.perf_counter()
         self.accountant.after_step(step)
         self._keep_texts(self.accountant.open_steps[-1:])
-        due = len(self.accountant.open_steps) >= self.instruments.bench.config.account.every
-        raised = self.account() if due else []
         self.monitor_seconds += time.perf_counter() - clock
-        return raised
+        due = len(self.accountant.open_steps) >= self.instruments.bench.config.account.every
+        return self.account() if due else []
 
     def account(self) -> list[Alert]:
         """Measure, split, judge, write what is open; nothing where no step is. Returns the alerts raised."""
         if not self.accountant.open_steps:
             return []
+        clock = time.perf_counter()
         account = self.accountant.account()
         self.accounts.append(account)
         self.sinks.account(account)
         if len(self.accounts) == 1 and all(math.isnan(row.score) for row in account.rows):
             message = "No row up to step %d has a prompt of its own that was read: rows get no score."
             logger.warning(message, account.step)
-        return self._alerts()
+        raised = self._alerts()
+        self.monitor_seconds += time.perf_counter() - clock
+        return raised
 
     def finish(self, step: int, summary: Callable[[], dict[str, Any]]) -> None:
         """The last snapshot of the whole set, the feature cards, and the sinks' end; hooks go, also after an error."""
-        clock = time.perf_counter()
         try:
             self.account()
+            clock = time.perf_counter()
             self.last = self._whole(step)
             self.sinks.snapshot(self.last)
             drift = self.last.X.double() - self.first.X.double()
