@@ -275,6 +275,45 @@ def test_resume_leaves_no_gap_and_no_duplicate(tmp_path: Path, step: int, merge:
     assert read_accounts(tmp_path) == accounts
 
 
+def interval(since: int, step: int) -> StepAccount:
+    """An account of all steps after `since` up to `step`."""
+    rows = tuple(row for at in range(since + 1, step + 1) for row in make_account(at, POLICY).rows)
+    return dataclasses.replace(make_account(step, POLICY), since=since, rows=rows)
+
+
+@pytest.mark.parametrize("merge", [2, 3, 1000])
+def test_a_checkpoint_between_accounts_of_several_steps_can_be_resumed(tmp_path: Path, merge: int) -> None:
+    """Accounts end at checkpoints, so what is dropped are whole accounts with their rows and earlier rows."""
+    accounts = [interval(0, 3), interval(3, 5), interval(5, 8), interval(8, 10)]
+    ledger = Ledger(tmp_path, merge=merge)
+    for account in accounts:
+        ledger.account(account)
+    assert read_accounts(tmp_path) == accounts
+    assert all(account.past for account in accounts)
+    second = Ledger(tmp_path, resume=True, merge=merge)
+    second.drop_after(5)
+    assert second.last_step == 5
+    assert read_accounts(tmp_path) == accounts[:2]
+    assert max(parts.read_parts(tmp_path / "ledger", "rows")["step"].to_pylist()) == 5
+    assert max(parts.read_parts(tmp_path / "ledger", "past")["step"].to_pylist()) == 5
+    for account in accounts[2:]:
+        second.account(account)
+    assert read_accounts(tmp_path) == accounts
+
+
+def test_rows_of_an_account_that_a_kill_cut_off_are_not_read(tmp_path: Path) -> None:
+    accounts = [interval(0, 3), interval(3, 6)]
+    ledger = Ledger(tmp_path)
+    for account in accounts:
+        ledger.account(account)
+    (tmp_path / "ledger" / "accounts-000006.parquet").unlink()
+    assert read_accounts(tmp_path) == accounts[:1]
+    again = Ledger(tmp_path, resume=True)
+    assert again.last_step == 3
+    again.account(accounts[1])
+    assert read_accounts(tmp_path) == accounts
+
+
 def test_kill_while_dropping_can_be_dropped_again(tmp_path: Path) -> None:
     accounts = [make_account(s, POLICY) for s in range(1, 5)]
     ledger = Ledger(tmp_path, merge=4)

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from test_run_resume import KillAfter, Killed, _train
 from torch import Tensor
+from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.outputs.ledger_reader import read_accounts
@@ -106,6 +108,24 @@ def test_little_is_unexplained_and_shares_are_those_of_each_step(runs: dict[str,
         assert decay[0] != 0
 
 
+def test_rows_of_the_last_step_are_read_on_their_own_prompts_as_if_alone(runs: dict[str, Any]) -> None:
+    """Own prompts are read at the account's end: where that is the row's own step, nothing is different."""
+    alone = {(r.step, r.row_hash): r for a in runs["each"][0] for r in a.rows}
+    last = [r for a in runs["intervals"][0] for r in a.rows if r.step == a.step]
+    assert len(last) == 8
+    for row in last:
+        other = alone[row.step, row.row_hash]
+        for name in ("own_push", "own_mass", "own_predicted"):
+            assert getattr(row, name) == pytest.approx(getattr(other, name), rel=1e-3, abs=1e-6), name
+    earlier = [r for a in runs["intervals"][0] for r in a.rows if r.step < a.step]
+    masses = [(r.own_mass, alone[r.step, r.row_hash].own_mass) for r in earlier]
+    assert any(a != pytest.approx(b, rel=1e-3, abs=1e-6) for a, b in masses), "the others a little later than alone"
+    found, expected = (
+        torch.tensor([r.own_push for r in rows]) for rows in (earlier, [alone[r.step, r.row_hash] for r in earlier])
+    )
+    assert float((found - expected).norm() / expected.norm()) < 0.1
+
+
 def test_figures_by_probe_are_those_of_the_targets(runs: dict[str, Any]) -> None:
     """Rows and momentum say the same of the mean over a kind as of its probes."""
     for account in runs["intervals"][0]:
@@ -147,6 +167,46 @@ def test_the_ledger_returns_the_accounts_as_they_were(runs: dict[str, Any]) -> N
         # Without reference answers a row's reading is NaN, which no comparison takes for equal.
         assert repr(read_accounts(runs["folder"] / name / "monitor" / "run")) == repr(expected)
         assert any(a.past for a in accounts)
+
+
+def test_a_resumed_run_goes_on_with_its_intervals(tmp_path: Path) -> None:
+    """Killed with step 4 open; its checkpoint of step 3 closed an account."""
+    config = tiny.tiny_config(tmp_path / "run") | {"account": {"every": 2}}
+    with pytest.raises(Killed):
+        _train(tmp_path / "t", tmp_path / "run", [KillAfter(4)], config=config)
+    assert [(a.since, a.step) for a in read_accounts(tmp_path / "run" / "run")] == [(0, 2), (2, 3)]
+    _train(tmp_path / "t", tmp_path / "run", [], resume=True, config=config)
+    accounts = read_accounts(tmp_path / "run" / "run")
+    assert [(a.since, a.step) for a in accounts] == [(0, 2), (2, 3), (3, 5), (5, 6)]
+    assert Counter(r.step for a in accounts for r in a.rows) == dict.fromkeys(range(1, 7), 2)
+    assert {p.step for p in accounts[2].past} == {4}, "a resumed run begins with no row of before"
+    assert {p.step for p in accounts[3].past} == {4, 5}
+
+
+class Clock(TrainerCallback):
+    """What the monitor says it took, when training begins and before it ends."""
+
+    def __init__(self, monitor: SMDACallback) -> None:
+        self.monitor = monitor
+        self.seen: list[float] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self.on_train_end(args, state, control)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self.monitor.run is not None
+        self.seen.append(self.monitor.run.monitor_seconds)
+
+
+def test_time_spent_at_checkpoints_is_the_monitors_too(tmp_path: Path) -> None:
+    """All accounts of this run are closed by a checkpoint."""
+    monitor = SMDACallback(tiny.tiny_config(tmp_path / "monitor") | {"account": {"every": 99}})
+    clock = Clock(monitor)
+    tiny.tiny_trainer(tmp_path, [clock, monitor], max_steps=4, save_strategy="steps", save_steps=1).train()
+    assert monitor.run is not None
+    assert [(a.since, a.step) for a in monitor.run.accounts] == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert clock.seen[1] - clock.seen[0] > sum(a.seconds for a in monitor.run.accounts)
 
 
 # history
