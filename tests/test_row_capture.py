@@ -37,6 +37,13 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+def taken(capture: RowCapture) -> tuple[list[CapturedRow], list[float], Tensor]:
+    """What `take` hands over, gradients as one (n, p) matrix."""
+    rows, losses, gradients = capture.take()
+    assert gradients.rows == len(rows)
+    return rows, losses, gradients.dense(0, gradients.size)
+
+
 @dataclass
 class Step:
     """What the capture and the optimizer saw of one step, and the weights it started from."""
@@ -65,7 +72,7 @@ class Watch(TrainerCallback):
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         weights = self.parameters.weights
         clipped = flat(w.grad for w in weights)
-        self.steps.append(Step(*self.capture.take(), clipped, [w.detach().clone() for w in weights]))
+        self.steps.append(Step(*taken(self.capture), clipped, [w.detach().clone() for w in weights]))
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         self.capture.remove()
@@ -210,7 +217,7 @@ def test_padding_on_either_side(side: str) -> None:
     model, parameters, capture = bench()
     inputs = batch(side)
     (4 * model(**inputs, use_cache=False).loss).backward()
-    rows, losses, found = capture.take()
+    rows, losses, found = taken(capture)
     tokens = 7 + 3  # of the whole batch: the loss's denominator
     for b in range(2):
         real = inputs["attention_mask"][b].bool()
@@ -238,7 +245,7 @@ def test_dropout_is_the_trainers_own(reentrant: bool | None) -> None:
     torch.manual_seed(0)
     for seed in (0, 1):
         model(**batch(seed=seed), use_cache=False).loss.backward()
-    rows, _, found = capture.take()
+    rows, _, found = taken(capture)
     assert len(rows) == 6
     assert relative(found.sum(0), flat(w.grad for w in parameters.weights)) < 1e-5
     capture.remove()
@@ -249,7 +256,7 @@ def test_bf16_autocast_adds_up_to_its_rounding() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(**batch(), use_cache=False).loss
     loss.backward()
-    _, _, found = capture.take()
+    _, _, found = taken(capture)
     assert found.dtype == torch.float32
     assert relative(found.sum(0), flat(w.grad for w in parameters.weights)) < 2e-2
     capture.remove()
@@ -273,7 +280,7 @@ def test_measurements_in_between_are_not_captured() -> None:
     model.eval()
     model(**batch(seed=2), use_cache=False).loss.backward()
     model.train()
-    rows, _, found = capture.take()
+    rows, _, found = taken(capture)
     assert [row.ids[:3] for row in rows] == [ids[:3].tolist() for ids in batch(seed=0)["input_ids"]]
     assert len(found) == 3
     capture.remove()
