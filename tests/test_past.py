@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -9,15 +10,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_step_map import ADAM, Bench, bench_of, flat, gradients, relative
-from torch import Tensor
+from torch import Tensor, nn
 
 from smda_monitor.instruments.optimizer_step import read_step
+from smda_monitor.instruments.parameters import trained_parameters
 from smda_monitor.maths.adam import AdamStep
 from smda_monitor.maths.past import PastStep, remember, weights_in_buffer
+from smda_monitor.maths.read_split import End, read_split
 from smda_monitor.maths.row_gradients import RowGradients
 from smda_monitor.maths.split import TakenStep, take_step
 
 STEPS, P = 6, 32
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Gradients that are known as a whole."""
+
+    matrix: Tensor
+
+    def dense(self, start: int, stop: int) -> Tensor:
+        return self.matrix[:, start:stop]
 
 
 def two(kind: Any, second: dict[str, Any] | None = None, **options: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
@@ -138,6 +151,37 @@ def test_coupled_decay_in_the_buffer_is_nobodys(kind: str) -> None:
     assert float(rest.norm()) > 1e-3 * float(history(last).norm())
 
 
+def late(steps: int = STEPS) -> list[TakenStep]:
+    """AdamW where a layer in the middle of a group gets its first gradient in step 3: parts differ."""
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(2))).double()
+    parameters, optimizer = trained_parameters(net), torch.optim.AdamW(net.parameters(), lr=1e-2)
+    found = []
+    for t in range(1, steps + 1):
+        rows = gradients(t)
+        if t < 3:
+            rows[:, 16:] = 0
+        for layer in parameters.layers:
+            gradient = rows.sum(0)[layer.start : layer.stop].reshape(layer.module.weight.shape)
+            layer.module.weight.grad = gradient.clone() if layer.start < 16 or t >= 3 else None
+        step = read_step(optimizer, parameters)
+        found.append(take_step(t, step, RowGradients(rows), rows.sum(0), 0.0))
+        optimizer.step()
+    return found
+
+
+def test_parameters_that_join_later() -> None:
+    taken = late()
+    assert [len(one.step.parts) for one in taken] == [1, 2, 2, 2, 2, 2], "what is being tested"
+    past = remember([], taken[:3], 9, 2**30)
+    ends = (End(Fixed(torch.eye(P)), torch.eye(P).double()),) * 2
+    whole = read_split(taken, [], ends)
+    assert torch.allclose(whole.past.sum(0), whole.history.targets[0], rtol=1e-5, atol=1e-8)
+    assert bool(whole.history.targets.any())
+    after = read_split(taken[3:], past, ends)
+    assert relative(after.past.sum(0), after.history.targets[0]) < 2**-8
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from(sorted(OPTIMIZERS)), st.integers(0, STEPS), st.integers(1, STEPS - 1))
 def test_what_is_not_remembered_is_the_rest(name: str, steps: int, closed: int) -> None:
@@ -179,5 +223,6 @@ def test_remembering_step_by_step_is_remembering_at_once() -> None:
     at_once = remember([], taken, 3, 2**30)
     assert [one.number for one in held] == [one.number for one in at_once] == [4, 5, 6]
     for one, other in zip(held, at_once, strict=True):
-        assert one.weights == pytest.approx(other.weights, rel=1e-12)
+        assert one.stops == other.stops
+        assert [w for _, w in one.pieces] == pytest.approx([w for _, w in other.pieces], rel=1e-12)
         assert torch.equal(one.rows.matrix, other.rows.matrix), "rounded once, not again at every step"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_past import OPTIMIZERS, two
+from test_past import OPTIMIZERS, Fixed, two
 from test_step_map import Bench, bench_of, flat, gradients
 from torch import Tensor
 
@@ -29,16 +29,6 @@ SINGLE = {"rtol": 1e-4, "atol": 1e-6}
 
 def random(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Gradients that are known as a whole."""
-
-    matrix: Tensor
-
-    def dense(self, start: int, stop: int) -> Tensor:
-        return self.matrix[:, start:stop]
 
 
 def end(on_targets: Tensor) -> End:
@@ -249,7 +239,7 @@ def test_columns_and_targets_agree_through_the_weights(steps: int) -> None:
 
 def take_past() -> list[PastStep]:
     """A step that is remembered, with rows and weights of any kind."""
-    return [PastStep(1, RowGradients(random(3, P, seed=14)), (0.3, -0.2))]
+    return [PastStep(1, RowGradients(random(3, P, seed=14)), ((20, 0.3), (P, -0.2)))]
 
 
 def test_rows_can_be_taken_out_of_a_reading() -> None:
@@ -301,7 +291,7 @@ def test_each_earlier_row_is_handed_its_part_of_every_step() -> None:
     for one in past:
         for row in one.rows.dense(0, P).double():
             total = torch.zeros(K, dtype=torch.float64)
-            for part, weight in enumerate(one.weights):
+            for part, (_, weight) in enumerate(one.pieces):
                 a, z = edges[part], edges[part + 1]
                 retained = first.step.parts[part][1].retained
                 total += pulls[0][:, a:z] @ (weight * row[a:z]) + pulls[1][:, a:z] @ (retained * weight * row[a:z])
@@ -387,7 +377,7 @@ def test_ranges_are_read_to_the_end() -> None:
     step = WholeStep(((cut, replace(whole_step.cut(0, cut), lr=3e-3)), (p, whole_step.cut(cut, p))))
     rows, earlier, on_targets = random(3, p, seed=4), random(2, p, seed=5), random(K, p, seed=6)
     one = take_step(5, step, RowGradients(rows), rows.sum(0), 0.0)
-    past = [PastStep(4, RowGradients(earlier), (0.1, 0.2))]
+    past = [PastStep(4, RowGradients(earlier), ((cut, 0.1), (p, 0.2)))]
     found = read_split([one], past, (end(on_targets), end(on_targets)), Fixed(rows[2:].float()), [2])
     close = {"rtol": 1e-4, "atol": 1e-3}
     assert torch.allclose(explained(found), on_targets @ step.update(rows.sum(0)), **close)

@@ -317,6 +317,9 @@ def test_a_cut_step_is_that_part_of_the_whole(case: Case, longest: int) -> None:
         whole = getattr(step, way)(total)
         pieces = torch.cat([getattr(part, way)(total[a:b]) for _, a, b, part in slabs])
         assert torch.allclose(pieces, whole, rtol=1e-12, atol=0), way
+    finer = step.cut_at([longest, 3, P])
+    assert finer.stops == tuple(sorted({*step.stops, 3, min(longest, P)}))
+    assert torch.allclose(finer.update(total), step.update(total), rtol=1e-12, atol=0)
     for number, _, _, part in slabs:
         whole_part = step.parts[number][1]
         assert (part.kept, part.retained) == (whole_part.kept, whole_part.retained)
