@@ -7,7 +7,7 @@ of a step can be handed on to the rows whose gradients were kept; what is older 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,7 +46,7 @@ class PastStep:
         pairs = zip(mine.pieces, step.parts, strict=True)
         return replace(self, pieces=tuple((stop, weight * part.retained) for (stop, weight), (_, part) in pairs))
 
-    def cut_at(self, stops: Iterable[int]) -> PastStep:
+    def cut_at(self, stops: Collection[int]) -> PastStep:
         """The same in more pieces: some end at `stops`, too."""
         found, begin = [], 0
         for end, weight in self.pieces:

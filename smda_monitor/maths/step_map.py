@@ -17,7 +17,7 @@ The maps themselves: `adam`, `sgd`. All vectors are flat over the trained parame
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -95,7 +95,7 @@ class WholeStep:
         """One past each part's last element."""
         return tuple(stop for stop, _ in self.parts)
 
-    def cut_at(self, stops: Iterable[int]) -> WholeStep:
+    def cut_at(self, stops: Collection[int]) -> WholeStep:
         """The same step in more parts: some end at `stops`, too, each at most the vector's length."""
         found, begin = [], 0
         for end, part in self.parts:
