@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_step_map import ADAM, Bench, bench_of, flat, gradients, relative
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ def trained(groups: tuple[Any, dict[str, Any], dict[str, Any]], steps: int = STE
 def handed(past: list[PastStep], taken: list[TakenStep]) -> Tensor:
     """(h, p) the part of the last step's history of every row before it."""
     last, earlier = taken[-1], [*(one.rows for one in past), *(one.rows for one in taken[:-1])]
-    rows = torch.cat([one.dense(0, P).double() for one in earlier])
+    rows = torch.cat([torch.zeros(0, P).double(), *(one.dense(0, P).double() for one in earlier)])
     weights = weights_in_buffer(past, taken)[-1]
     found = [
         weights[number][:, None] * part.momentum_scale(last.clipped[a:b]) * rows[:, a:b]
@@ -183,6 +183,7 @@ def test_parameters_that_join_later() -> None:
 
 
 @settings(max_examples=15, deadline=None)
+@example("Adam", 0, STEPS - 1)
 @given(st.sampled_from(sorted(OPTIMIZERS)), st.integers(0, STEPS), st.integers(1, STEPS - 1))
 def test_what_is_not_remembered_is_the_rest(name: str, steps: int, closed: int) -> None:
     """History = what is handed on + what rows that are no longer known left in the buffer."""
