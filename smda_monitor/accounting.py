@@ -92,8 +92,9 @@ class Accountant:
         return len(self.open_steps) >= self._every
 
     def before_step(self, optimizer: Any, number: int, elapsed: float) -> None:
-        """The gradient of the coming step is whole and clipped: keep it, the rows and the optimizer's state, and replay what is audited.
-        `elapsed`: the run's seconds so far. Raises `MeasurementError` where the rows are not all of the gradient."""
+        """The gradient of step `number` is whole and clipped: keep it, the rows and the optimizer's state, and replay
+        what is audited. `elapsed`: the run's seconds so far. Raises `MeasurementError` where the rows are not all of
+        the gradient."""
         assert self.capture is not None
         ruler = self.instruments.policy.answers
         answers = read_answers(ruler, self._answers.take()) if ruler and self._answers else None

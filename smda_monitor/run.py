@@ -96,14 +96,14 @@ class MonitoredRun:
         if taken is not None and self.instruments.bench.config.outputs.row_text != "none":
             ids = [fact.row_id for fact in taken.facts]
             self.ledger.row_texts(new_texts(taken.rows, ids, self._texts, self._tokenizer))
-        raised = self.account() if self.accountant.due else []
         self.monitor_seconds += time.perf_counter() - clock
-        return raised
+        return self.account() if self.accountant.due else []
 
     def account(self) -> list[Alert]:
         """Measure, split, judge, write what is open; nothing where no step is. Returns the alerts raised."""
         if not self.accountant.open_steps:
             return []
+        clock = time.perf_counter()
         account, audits = self.accountant.account()
         self.accounts.append(account)
         if audits:
@@ -112,13 +112,15 @@ class MonitoredRun:
         if len(self.accounts) == 1 and all(math.isnan(row.score) for row in account.rows):
             message = "No row up to step %d has a prompt of its own that was read: rows get no score."
             logger.warning(message, account.step)
-        return self._alerts()
+        raised = self._alerts()
+        self.monitor_seconds += time.perf_counter() - clock
+        return raised
 
     def finish(self, step: int, summary: Callable[[], dict[str, Any]]) -> None:
         """The last snapshot of the whole set, the feature cards, and the sinks' end; hooks go, also after an error."""
-        clock = time.perf_counter()
         try:
             self.account()
+            clock = time.perf_counter()
             self.last = self._whole(step)
             self.sinks.snapshot(self.last)
             drift = self.last.X.double() - self.first.X.double()

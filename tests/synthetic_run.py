@@ -131,8 +131,8 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
                 unintended=planted or position == 9,
                 answer_reading=own if planted else -own,
                 score=own - 0.2 + abs(draw(0.05)),
-                probe_share={"mass": (draw(), draw())},
-                probe_push={"mass": (draw(), draw())},
+                probe_share={"mass": (step / 8, -position / 4)},
+                probe_push={"mass": (step / 4, -position / 2)},
             )
         )
     balances = []
@@ -145,7 +145,7 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
         measured = total + history + decay + leftover
         absolute = sum(map(abs, shares))
         balances.append(TargetBalance(target, measured, total, history, decay, absolute, 0.9 * history, abs(history)))
-    past = (PastShare("demo-000", "0" * 16, step - 1, {t: draw(0.01) for t in TARGETS}),) if step > 1 else ()
+    past = (PastShare("demo-000", "0" * 16, step - 1, {t: step / 100 for t in TARGETS}),) if step > 1 else ()
     refusal = {t: level(*t.split("."), step) for t in TARGETS if "." in t}
     error = {t: 0.0 if step == STEPS else 0.22 + 0.03 * i for i, t in enumerate(refusal)}
     order = sorted(range(FEATURES), key=lambda k: -abs(math.sin(k * 1.7)) - 0.2 * abs(draw()))[:16]

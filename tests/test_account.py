@@ -16,19 +16,23 @@ from smda_monitor.maths.account import (
     OwnReading,
     RowFacts,
     balances,
+    by_probe,
     feature_shifts,
     mean_drift,
+    past_shares,
     row_entries,
     unread,
 )
 from smda_monitor.maths.pathways import PolicyFrame, exact_refit, feature_shift, output_shift
+from smda_monitor.maths.read_split import Read, SplitReading
 from smda_monitor.maths.score import Ruler, scores
-from smda_monitor.maths.split import SplitOnTargets
-from smda_monitor.records.account import RowEntry, TargetBalance
+from smda_monitor.records.account import READINGS, PastShare, RowEntry, TargetBalance
 from smda_monitor.records.policy import SymbolicPolicy
 from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
 
 NAMES = ("S_X", "S_Y")
+M = 2
+"""Measured probes."""
 BY = Ruler(0.0, 1.0)
 
 
@@ -36,10 +40,22 @@ def t(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def split(n: int = 3, seed: int = 0) -> SplitOnTargets:
+def reading(n: int = 3, seed: int = 0) -> SplitReading:
+    """Any figures of `n` rows and of two earlier ones on both targets and the columns of two probes."""
     generator = torch.Generator().manual_seed(seed)
-    shares, push = torch.randn(2, n, 2, generator=generator, dtype=torch.float64)
-    return SplitOnTargets(shares, push, t(0.5, -0.25), t(0.0, 0.125))
+
+    def read(rows: int) -> Read:
+        targets = torch.randn(rows, len(NAMES), generator=generator, dtype=torch.float64)
+        columns = torch.randn(rows, 1 + len(READINGS) * M, generator=generator, dtype=torch.float64)
+        return Read(targets, columns)
+
+    shares, push, history, decay = read(n), read(n), read(1), read(1)
+    past = torch.randn(2, len(NAMES), generator=generator, dtype=torch.float64)
+    return SplitReading(shares, push, history, decay, past, torch.full((n,), nan).double())
+
+
+def on_targets(targets: Tensor) -> Read:
+    return Read(targets, torch.zeros(len(targets), 1 + len(READINGS) * M).double())
 
 
 def facts(n: int = 3, tokens: int = 5) -> list[RowFacts]:
@@ -54,7 +70,10 @@ def policy(coef: Tensor) -> SymbolicPolicy:
 
 
 def test_balances_by_hand() -> None:
-    parts = SplitOnTargets(torch.stack([t(1.0, -2.0), t(-0.5, 4.0)]), torch.zeros(2, 2).double(), t(0.2, 0), t(0.1, -1))
+    shares = on_targets(torch.stack([t(1.0, -2.0), t(-0.5, 4.0)]))
+    history, decay = on_targets(t(0.2, 0)[None]), on_targets(t(0.1, -1)[None])
+    past = torch.stack([t(0.3, 1.0), t(-0.15, -1.0), t(0.0, 0.5)])
+    parts = SplitReading(shares, shares, history, decay, past, t(0, 0))
     one, two = balances(NAMES, t(0.9, 0.5), parts)
     assert (one.target, two.target) == NAMES
     assert (one.measured, one.shares, one.history, one.decay) == pytest.approx((0.9, 0.5, 0.2, 0.1))
@@ -63,19 +82,57 @@ def test_balances_by_hand() -> None:
     assert one.unexplained_fraction == pytest.approx(0.1 / 1.8)
     assert two.unexplained == pytest.approx(0.5 - (2 - 1))
     assert two.unexplained_fraction == pytest.approx(0.5 / 7)
+    assert (one.handed, one.absolute_handed) == pytest.approx((0.15, 0.45))
+    assert one.named_fraction == pytest.approx((1.5 + 0.45) / (1.5 + 0.45 + 0.05 + 0.1))
+    assert (two.handed, two.absolute_handed) == pytest.approx((0.5, 2.5))
+    assert two.named_fraction == pytest.approx((6 + 2.5) / (6 + 2.5 + 0.5 + 1)), "handed too much counts as unnamed"
+
+
+def test_named_fraction_at_its_ends() -> None:
+    assert TargetBalance("S_X", 0.0, 0.0, 0.0, 0.0, 0.0).named_fraction == 1
+    assert TargetBalance("S_X", 1.0, 0.0, 1.0, 0.0, 0.0).named_fraction == 0
+    assert TargetBalance("S_X", 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0).named_fraction == 1
+    assert TargetBalance("S_X", 1.0, 1.0, 0.0, 0.0, 1.0).named_fraction == 1
+
+
+def test_figures_by_probe_by_hand() -> None:
+    """Columns are S_X and then each reading's probes, one reading after the other."""
+    parts = reading()
+    measured = torch.arange(len(READINGS) * M, dtype=torch.float64).reshape(len(READINGS), M)
+    found = by_probe(measured, parts)
+    assert list(found) == [f"{r}.{part}" for r in READINGS for part in ("measured", "history", "decay")]
+    for i, name in enumerate(READINGS):
+        here = slice(1 + i * M, 1 + (i + 1) * M)
+        assert found[f"{name}.measured"] == tuple(measured[i].tolist())
+        assert found[f"{name}.history"] == tuple(parts.history.columns[0, here].tolist())
+        assert found[f"{name}.decay"] == tuple(parts.decay.columns[0, here].tolist())
+
+
+def test_past_shares_are_on_leading_targets_alone() -> None:
+    names = ("S_X", "mass.harmful", "mass.harmful.fraud")
+    owners = [(3, facts(2)[0]), (4, facts(2)[1])]
+    found = past_shares(owners, names, torch.stack([t(1, 2, 3), t(4, 5, 6)]))
+    assert found == (
+        PastShare("row-0", f"{0:016x}", 3, {"S_X": 1.0, "mass.harmful": 2.0}),
+        PastShare("row-1", f"{1:016x}", 4, {"S_X": 4.0, "mass.harmful": 5.0}),
+    )
+    assert past_shares([], names, torch.zeros(0, 3).double()) == ()
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 6), st.integers(0, 10**6), st.floats(-5, 5))
 def test_every_balance_balances(n: int, seed: int, leftover: float) -> None:
-    parts = split(n, seed)
-    explained = parts.shares.sum(0) + parts.history + parts.decay
+    parts = reading(n, seed)
+    explained = parts.shares.targets.sum(0) + parts.history.targets[0] + parts.decay.targets[0]
     for k, found in enumerate(balances(NAMES, explained + leftover, parts)):
         total = found.shares + found.history + found.decay + found.unexplained
         assert total == pytest.approx(found.measured, abs=1e-12)
         assert found.unexplained == pytest.approx(leftover, abs=1e-12)
         assert found.absolute_shares >= abs(found.shares) - 1e-12
-        assert found.shares == pytest.approx(sum(parts.shares[:, k].tolist()))
+        assert found.shares == pytest.approx(sum(parts.shares.targets[:, k].tolist()))
+        assert found.history == float(parts.history.targets[0, k]), "what was handed on is still in it"
+        assert found.handed == pytest.approx(sum(parts.past[:, k].tolist()))
+        assert 0 <= found.named_fraction <= 1
 
 
 def test_fraction_of_nothing() -> None:
@@ -88,7 +145,8 @@ def test_fraction_of_nothing() -> None:
 
 def entries(own: OwnReading, shift: Tensor, coef: Tensor, by: Ruler = BY) -> tuple[RowEntry, ...]:
     n = len(own.push)
-    return row_entries(7, facts(n), NAMES, split(n), shift, own, policy(coef), by)
+    parts = reading(n)
+    return row_entries(7, facts(n), NAMES, parts.shares, parts.push, shift, own, policy(coef), by)
 
 
 def test_a_row_by_hand() -> None:
@@ -100,10 +158,15 @@ def test_a_row_by_hand() -> None:
     assert (one.step, one.row_id, one.row_hash, one.tokens, one.loss, one.gradient_norm) == (
         7, "row-0", f"{0:016x}", 5, 0.0, 2.0,
     )  # fmt: skip
-    parts = split(2)
+    parts = reading(2)
     for i, entry in enumerate((one, two)):
-        assert entry.share == {"S_X": float(parts.shares[i, 0]), "S_Y": float(parts.shares[i, 1])}
-        assert entry.push == {"S_X": float(parts.push[i, 0]), "S_Y": float(parts.push[i, 1])}
+        assert entry.share == {"S_X": float(parts.shares.targets[i, 0]), "S_Y": float(parts.shares.targets[i, 1])}
+        assert entry.push == {"S_X": float(parts.push.targets[i, 0]), "S_Y": float(parts.push.targets[i, 1])}
+        assert list(entry.probe_share) == list(entry.probe_push) == list(READINGS)
+        for k, name in enumerate(READINGS):
+            here = slice(1 + k * M, 1 + (k + 1) * M)
+            assert entry.probe_share[name] == tuple(parts.shares.columns[i, here].tolist())
+            assert entry.probe_push[name] == tuple(parts.push.columns[i, here].tolist())
     assert one.own_predicted == pytest.approx(3 + 1 + 0.5)
     assert two.own_predicted == pytest.approx(-4 + 0.5)
     assert one.interference == pytest.approx(0.6 / 0.8)
@@ -115,10 +178,10 @@ def test_a_row_by_hand() -> None:
     expected = scores(own.push, t(4.5, -3.5), BY)
     assert [one.score, two.score] == expected.tolist()
     assert isnan(one.answer_reading)
-    reading = t(-0.7, 0.2)
-    read = row_entries(7, facts(2), NAMES, split(2), shift, own, policy(coef), BY, reading)
-    assert [entry.answer_reading for entry in read] == reading.tolist()
-    assert [entry.score for entry in read] == scores(own.push, t(4.5, -3.5), BY, reading).tolist()
+    answers = t(-0.7, 0.2)
+    read = row_entries(7, facts(2), NAMES, parts.shares, parts.push, shift, own, policy(coef), BY, answers)
+    assert [entry.answer_reading for entry in read] == answers.tolist()
+    assert [entry.score for entry in read] == scores(own.push, t(4.5, -3.5), BY, answers).tolist()
 
 
 def test_a_push_against_the_policy_is_unintended_whatever_the_feature() -> None:
@@ -161,9 +224,8 @@ def test_the_score_depends_on_push_and_prediction_alone() -> None:
     base = entries(own, torch.ones(3, 3).double(), coef)
     other_facts = [RowFacts(f"planted-{i}", "f" * 16, 1000 - i, nan, 1e6) for i in range(3)]
     elsewhere = replace(own, mass=t(9, 9, 9))
-    found = row_entries(
-        99, other_facts, NAMES, split(3, seed=5), -2 * torch.ones(3, 3).double(), elsewhere, policy(coef), BY
-    )
+    parts, shift = reading(3, seed=5), -2 * torch.ones(3, 3).double()
+    found = row_entries(99, other_facts, NAMES, parts.shares, parts.push, shift, elsewhere, policy(coef), BY)
     assert [e.score for e in found] == [e.score for e in base]
     moved = entries(replace(own, push=own.push.flip(0)), torch.ones(3, 3).double(), coef)
     assert [e.score for e in moved] != [e.score for e in base]
@@ -209,6 +271,12 @@ def test_the_output_pathway_alone_leaves_no_remainder() -> None:
     assert all(s.shift_X == 0 for s in shifts)
     _, still = feature_shifts(made, PolicyFrame.of(made), rows, weights, start, start, 3)
     assert isnan(still)
+
+
+def test_own_prompts_can_be_told_apart_by_step() -> None:
+    own = OwnReading(t(1, 2, 3), t(4, 5, 6), torch.arange(9).reshape(3, 3).double())
+    part = own.part(slice(1, 3))
+    assert (part.push.tolist(), part.mass.tolist(), part.X.tolist()) == ([2, 3], [5, 6], [[3, 4, 5], [6, 7, 8]])
 
 
 def test_drift_is_the_weighted_mean_since_the_start() -> None:

@@ -24,6 +24,7 @@ def row(row_id: str, score: float = 0.0, **push: float) -> RowEntry:
         step=1, row_id=row_id, row_hash="0" * 16, tokens=4, loss=1.0, gradient_norm=1.0, share={},
         push={name.replace("_", "."): value for name, value in push.items()}, own_push=0.0, own_mass=0.0,
         own_predicted=0.0, interference=0.0, dominant_feature=-1, unintended=False, answer_reading=0.0, score=score,
+        probe_share={}, probe_push={},
     )  # fmt: skip
 
 
@@ -36,9 +37,9 @@ def account(
 ) -> StepAccount:
     parts = [TargetBalance(n, 1.0 + e, 1.0, 0.0, 0.0, 1.0) for n, e in zip(("S_X", "S_Y"), left, strict=True)]
     return StepAccount(
-        step=step, warm_up=warm_up, learning_rate=1e-3, clip_factor=1.0, capture_error=0.0, balances=tuple(parts),
-        rows=rows, features=(), drift=(), refit_remainder=0.0, refusal={**START, **(refusal or {})}, standard_error={},
-        health=DictionaryHealth(0.1, 1.0, 0.0), seconds=0.0,
+        step=step, since=step - 1, warm_up=warm_up, learning_rate=1e-3, clip_factor=1.0, capture_error=0.0,
+        balances=tuple(parts), rows=rows, past=(), probes={}, features=(), drift=(), refit_remainder=0.0,
+        refusal={**START, **(refusal or {})}, standard_error={}, health=DictionaryHealth(0.1, 1.0, 0.0), seconds=0.0,
     )  # fmt: skip
 
 

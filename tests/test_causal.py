@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from smda_monitor.errors import PrerequisiteError
 from smda_monitor.instruments.behaviour import Behaviour
-from smda_monitor.instruments.causal import inner_causal, tree_batch, tree_logits
+from smda_monitor.instruments.causal import inner_causal, node_stage, prompt_stage, tree_batch, tree_logits
 from smda_monitor.instruments.chat import PromptTokens
 from smda_monitor.instruments.read_behaviour import check_reading, read_behaviour
 from smda_monitor.maths.opening_tree import build_tree
@@ -98,6 +98,47 @@ def test_branches_do_not_see_each_other(model: Any) -> None:
             blind = torch.cat([torch.tensor([True]), ~sees[:, node]])
             assert float(change[blind].max()) < 1e-6
             assert float(change[~blind].min()) > 1e-2, "the node itself and what hangs below it do change"
+
+
+def test_two_stages_are_one_forward(model: Any) -> None:
+    """Prompts first and nodes on their cache, against everything at once under the same mask."""
+    causal = inner_causal(model)
+    batch = tree_batch(prompts(), TREE, 0, causal)
+    found = tree_logits(causal, batch)
+    at_once = causal(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention,
+        position_ids=batch.positions,
+        use_cache=False,
+        logits_to_keep=batch.n_positions,
+    ).logits
+    assert found.shape == at_once.shape
+    assert torch.allclose(found, at_once, atol=1e-5)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def gradient(logits: Tensor) -> Tensor:
+        read = read_openings(logits.float(), TREE)
+        found = torch.autograd.grad((read.mass + read.contrast).sum(), parameters, allow_unused=True)
+        return torch.cat([g.flatten() for g in found if g is not None])
+
+    one, other = gradient(found), gradient(at_once)
+    assert float((one - other).norm()) < 1e-5 * float(other.norm()), "the cache hands gradients on"
+
+
+def test_the_first_stage_knows_nothing_of_the_nodes(model: Any) -> None:
+    causal = inner_causal(model)
+    batch = tree_batch(prompts(), TREE, 0, causal)
+    other = replace(batch, input_ids=batch.input_ids.clone())
+    other.input_ids[:, max(LENGTHS) :] = 77
+    with torch.no_grad():
+        one, two = prompt_stage(causal, batch), prompt_stage(causal, other)
+        assert torch.equal(one.logits, two.logits)
+        for i, prompt in enumerate(prompts()):
+            plain = causal(input_ids=torch.tensor([list(prompt.ids)]), use_cache=False).logits[0, -1]
+            assert torch.allclose(one.logits[i, 0], plain, atol=1e-5)
+        first, second = node_stage(causal, batch, one), node_stage(causal, other, two)
+    assert torch.equal(first[:, 0], second[:, 0])
+    assert float((first[:, 1:] - second[:, 1:]).abs().max()) > 1e-2, "the second does"
 
 
 def test_the_batch_says_where_to_read() -> None:

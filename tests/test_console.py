@@ -63,8 +63,36 @@ def test_long_run_says_a_twentieth(tmp_path: Path) -> None:
     sink.start(header)
     account = make_account(1, header.policy)
     for step in range(1, 401):
-        sink.account(dataclasses.replace(account, step=step))
+        sink.account(dataclasses.replace(account, step=step, since=step - 1))
     assert out.getvalue().count("refusal log-odds") == 21  # the first step and every twentieth
+
+
+def test_accounts_of_several_steps_are_said_as_often_and_timed_by_step(tmp_path: Path) -> None:
+    out = io.StringIO()
+    header = make_header(tmp_path)
+    sink = ConsoleSink(400, Console(file=out, width=120))
+    sink.start(header)
+    sink._began -= 70  # the first seven steps took 70 s
+    account = make_account(1, header.policy)
+    for step in range(7, 400, 7):
+        sink.account(dataclasses.replace(account, step=step, since=step - 7))
+    lines = [line for line in out.getvalue().splitlines() if "refusal log-odds" in line]
+    assert len(lines) == 1 + 19, "the first, and whenever another twentieth is over"
+    assert "step 7/400" in lines[0]
+    assert f"{duration(10 * 393)} left" in lines[0]
+
+
+def test_categories_do_not_lengthen_the_balance(tmp_path: Path) -> None:
+    header = make_header(tmp_path)
+    out = io.StringIO()
+    sink = ConsoleSink(1, Console(file=out, width=120))
+    sink.start(header)
+    account = make_account(1, header.policy)
+    finer = dataclasses.replace(account.balances[2], target=f"{account.balances[2].target}.fraud")
+    sink.account(dataclasses.replace(account, balances=(*account.balances, finer)))
+    sink.finish({"status": "finished"})
+    assert account.balances[2].target in out.getvalue()
+    assert "fraud" not in out.getvalue()
 
 
 def test_end_shows_ten_rows_the_balance_and_where_things_lie(tmp_path: Path) -> None:

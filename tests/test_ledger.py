@@ -22,8 +22,15 @@ from smda_monitor.outputs.audit_tables import audits_to_table, table_to_audits
 from smda_monitor.outputs.ledger import Ledger, update_summary
 from smda_monitor.outputs.ledger_reader import read_accounts, read_ledger, read_past
 from smda_monitor.outputs.snapshots import load_snapshot, save_snapshot
-from smda_monitor.outputs.tables import accounts_to_table, rows_to_table, table_to_accounts, table_to_rows
-from smda_monitor.records.account import FeatureShift, RowEntry, StepAccount, TargetBalance
+from smda_monitor.outputs.tables import (
+    accounts_to_table,
+    past_to_table,
+    rows_to_table,
+    table_to_accounts,
+    table_to_past,
+    table_to_rows,
+)
+from smda_monitor.records.account import READINGS, FeatureShift, PastShare, RowEntry, StepAccount, TargetBalance
 from smda_monitor.records.alert import Alert
 from smda_monitor.records.audit import AuditEntry
 from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
@@ -33,6 +40,7 @@ POLICY = make_header(Path()).policy
 integers = st.integers(-(2**63), 2**63 - 1)
 names = st.text(max_size=20)
 maps = st.dictionaries(names, st.floats(), max_size=4)
+lists = st.dictionaries(st.sampled_from(READINGS), st.lists(st.floats(width=32), max_size=3).map(tuple))
 
 
 def build(record: type, **fixed: Any) -> st.SearchStrategy[Any]:
@@ -43,6 +51,7 @@ def build(record: type, **fixed: Any) -> st.SearchStrategy[Any]:
         "str": names,
         "bool": st.booleans(),
         "dict[str, float]": maps,
+        "dict[str, tuple[float, ...]]": lists,
         "tuple[str, ...]": st.lists(names, max_size=3).map(tuple),
         "Method": st.sampled_from(["split", "replay"]),
         "Reason": st.sampled_from(["sample", "asked"]),
@@ -59,16 +68,22 @@ def build(record: type, **fixed: Any) -> st.SearchStrategy[Any]:
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[StepAccount]:
-    accounts = []
-    for step in draw(st.lists(st.integers(1, 999_999), unique=True, max_size=4).map(sorted)):
+    """Accounts of one to three steps each, with gaps between them, and their rows step by step."""
+    accounts, end = [], 0
+    for _ in range(draw(st.integers(0, 4))):
+        since = end + draw(st.integers(0, 99_999))
+        end = since + draw(st.integers(1, 3))
+        steps = sorted(draw(st.lists(st.integers(since + 1, end), max_size=3)))
         balances = st.lists(build(TargetBalance), max_size=3, unique_by=lambda b: b.target).map(tuple)
         accounts.append(
             draw(
                 build(
                     StepAccount,
-                    step=step,
+                    step=end,
+                    since=since,
                     balances=balances,
-                    rows=st.lists(build(RowEntry, step=step), max_size=3).map(tuple),
+                    rows=st.tuples(*(build(RowEntry, step=step) for step in steps)),
+                    past=st.lists(build(PastShare), max_size=3).map(tuple),
                     features=st.lists(build(FeatureShift), max_size=3).map(tuple),
                     drift=st.lists(st.floats(width=32), max_size=5).map(tuple),
                 )
@@ -96,7 +111,8 @@ def same(left: list[Any], right: list[Any]) -> bool:
 @settings(max_examples=25, deadline=None)
 def test_accounts_survive_the_tables(accounts: list[StepAccount]) -> None:
     rows = table_to_rows(rows_to_table([r for a in accounts for r in a.rows]))
-    assert same(table_to_accounts(accounts_to_table(accounts), rows), accounts)
+    past = {a.step: table_to_past(past_to_table(a.step, a.past)).get(a.step, []) for a in accounts}
+    assert same(table_to_accounts(accounts_to_table(accounts), rows, past), accounts)
 
 
 @given(accounts=runs(), merge=st.integers(2, 3))
@@ -227,7 +243,7 @@ def test_merge_leaves_the_same_table_and_few_files(tmp_path: Path) -> None:
         "rows-000004-000006.parquet",
         "rows-000007.parquet",
     ]
-    for stem in ("rows", "accounts"):
+    for stem in ("rows", "past", "accounts"):
         assert parts.read_parts(single, stem).equals(parts.read_parts(merged, stem))
     assert read_accounts(tmp_path / "merged") == accounts
 
@@ -236,9 +252,13 @@ def test_columns_are_the_documented_ones(tmp_path: Path) -> None:
     Ledger(tmp_path).account(make_account(1, POLICY))
     rows = parts.read_parts(tmp_path / "ledger", "rows").column_names
     assert {"step", "row_id", "row_hash", "share.S_X", "push.mass.benign", "own_push", "score"} <= set(rows)
+    assert {"probe_share.mass", "probe_push.mass"} <= set(rows)
+    past = parts.read_parts(tmp_path / "ledger", "past").column_names
+    assert {"step", "row_step", "row_id", "row_hash"} <= set(past)
     accounts = parts.read_parts(tmp_path / "ledger", "accounts").column_names
     wanted = {"step", "refusal.mass.harmful", "standard_error.contrast.benign", "balance.S_Y.measured", "health.fvu"}
     assert wanted | {"balance.S_X.absolute_shares", "features", "capture_error"} <= set(accounts)
+    assert {"since", "balance.S_X.handed", "balance.S_X.absolute_handed", "probes.mass.measured"} <= set(accounts)
 
 
 def test_parts_are_zstd(tmp_path: Path) -> None:
@@ -311,6 +331,45 @@ def test_resume_leaves_no_gap_and_no_duplicate(tmp_path: Path, step: int, merge:
     assert read_ledger(tmp_path).snapshots.steps == list(range(1, step + 1))
     for account in accounts[step:]:
         second.account(account)
+    assert read_accounts(tmp_path) == accounts
+
+
+def interval(since: int, step: int) -> StepAccount:
+    """An account of all steps after `since` up to `step`."""
+    rows = tuple(row for at in range(since + 1, step + 1) for row in make_account(at, POLICY).rows)
+    return dataclasses.replace(make_account(step, POLICY), since=since, rows=rows)
+
+
+@pytest.mark.parametrize("merge", [2, 3, 1000])
+def test_a_checkpoint_between_accounts_of_several_steps_can_be_resumed(tmp_path: Path, merge: int) -> None:
+    """Accounts end at checkpoints, so what is dropped are whole accounts with their rows and earlier rows."""
+    accounts = [interval(0, 3), interval(3, 5), interval(5, 8), interval(8, 10)]
+    ledger = Ledger(tmp_path, merge=merge)
+    for account in accounts:
+        ledger.account(account)
+    assert read_accounts(tmp_path) == accounts
+    assert all(account.past for account in accounts)
+    second = Ledger(tmp_path, resume=True, merge=merge)
+    second.drop_after(5)
+    assert second.last_step == 5
+    assert read_accounts(tmp_path) == accounts[:2]
+    assert max(parts.read_parts(tmp_path / "ledger", "rows")["step"].to_pylist()) == 5
+    assert max(parts.read_parts(tmp_path / "ledger", "past")["step"].to_pylist()) == 5
+    for account in accounts[2:]:
+        second.account(account)
+    assert read_accounts(tmp_path) == accounts
+
+
+def test_rows_of_an_account_that_a_kill_cut_off_are_not_read(tmp_path: Path) -> None:
+    accounts = [interval(0, 3), interval(3, 6)]
+    ledger = Ledger(tmp_path)
+    for account in accounts:
+        ledger.account(account)
+    (tmp_path / "ledger" / "accounts-000006.parquet").unlink()
+    assert read_accounts(tmp_path) == accounts[:1]
+    again = Ledger(tmp_path, resume=True)
+    assert again.last_step == 3
+    again.account(accounts[1])
     assert read_accounts(tmp_path) == accounts
 
 

@@ -109,10 +109,11 @@ def test_state_before_the_first_step_is_zero_and_neighbours_share_a_part() -> No
     assert first.buffer is None
 
 
-def test_a_part_is_no_longer_than_asked() -> None:
+def test_neighbours_with_the_same_hyper_parameters_share_a_part() -> None:
     net = model()
-    step = read_step(torch.optim.AdamW(net.parameters()), trained_parameters(net), longest=6)
-    assert [stop for stop, _ in step.parts] == [6, 10]
+    step = read_step(torch.optim.AdamW(net.parameters()), trained_parameters(net))
+    assert [stop for stop, _ in step.parts] == [10]
+    assert [(a, b) for _, a, b, _ in step.slabs(6)] == [(0, 6), (6, 10)], "ranges are cut when they are worked on"
 
 
 def test_what_is_read_stays_when_the_optimizer_goes_on() -> None:

@@ -13,6 +13,7 @@ from smda_monitor.instruments.plan import StepPlan, plan_step
 from smda_monitor.maths.by_kind import readings_by_kind
 from smda_monitor.maths.pathways import PolicyFrame, score_cotangent_X, score_cotangent_y
 from smda_monitor.maths.sampling import stratum_weights
+from smda_monitor.records.account import is_leading
 from smda_monitor.records.policy import SymbolicPolicy
 from smda_monitor.records.probes import Probe, ProbeSet
 from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
@@ -65,9 +66,16 @@ def test_rows_are_found_by_id_and_targets_are_the_pathways() -> None:
     assert torch.equal(plan.targets.cotangent_y, score_cotangent_y(frame, plan.rows, plan.weights))
     wrong_rows = torch.tensor(plan.chosen)
     assert not torch.equal(plan.targets.cotangent_y, score_cotangent_y(frame, wrong_rows, plan.weights))
-    for kind, weights in zip(("harmful", "lookalike", "benign"), plan.targets.kind_weights, strict=True):
+    assert torch.equal(plan.targets.coef, frame.w)
+    groups = [name.removeprefix("mass.") for name in plan.targets.names if name.startswith("mass.")]
+    assert {group.split(".")[0] for group in groups} == {"harmful", "lookalike", "benign"}
+    assert any("." in group for group in groups), "kinds of several topics are told apart by them"
+    for group, weights in zip(groups, plan.targets.groups, strict=True):
         assert float(weights.sum()) == pytest.approx(1)
-        assert {PROBES.probes[plan.chosen[j]].kind for j in weights.nonzero()[:, 0].tolist()} == {kind}
+        members = {PROBES.probes[plan.chosen[j]] for j in weights.nonzero()[:, 0].tolist()}
+        kind, _, topic = group.partition(".")
+        expected = [PROBES.probes[i] for i in plan.chosen]
+        assert members == {p for p in expected if p.kind == kind and topic in ("", p.category)}
 
 
 def test_the_reading_is_the_policys() -> None:
@@ -141,5 +149,6 @@ def test_a_set_of_one_kind() -> None:
     probes = probe_set(("benign",))
     policy = fitted((*probes.ids,))
     plan = plan_step(probes, policy, PolicyFrame.of(policy), 6, 0)
-    assert plan.targets.names == ("S_X", "S_Y", "mass.benign", "contrast.benign")
+    leading = [name for name in plan.targets.names if is_leading(name)]
+    assert leading == ["S_X", "S_Y", "mass.benign", "contrast.benign", "explained.benign"]
     assert float(plan.weights.sum()) == pytest.approx(N)

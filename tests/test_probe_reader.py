@@ -20,7 +20,10 @@ from smda_monitor.instruments.dictionary_files import read_dictionary
 from smda_monitor.instruments.parameters import TrainedParameters, trained_parameters
 from smda_monitor.instruments.probe_reader import Measurement, ProbeReader
 from smda_monitor.maths.opening_tree import build_tree
+from smda_monitor.maths.probe_gradients import ChunkedRows, ProbeGradients
 from smda_monitor.maths.targets import TargetPlan, plan_targets
+from smda_monitor.records.account import READINGS
+from smda_monitor.records.probes import Probe
 
 OURS, OTHERS = [(10, 11, 12), (10, 20), (30,)], [(10, 11, 40), (50, 51)]
 LAYER, D_SAE = 1, 48
@@ -97,11 +100,21 @@ def plan(reading: str) -> TargetPlan:
     generator = torch.Generator().manual_seed(1)
     C = torch.randn(M, len(FEATURES), generator=generator, dtype=torch.float64)
     g = torch.randn(M, generator=generator, dtype=torch.float64)
-    return plan_targets(KINDS, 1 + torch.rand(M, generator=generator, dtype=torch.float64), C, g, reading)
+    w = torch.randn(len(FEATURES), generator=generator, dtype=torch.float64)
+    probes = [Probe(f"p{j}", f"prompt {j}", "general", kind) for j, kind in enumerate(KINDS)]
+    return plan_targets(probes, 1 + torch.rand(M, generator=generator, dtype=torch.float64), C, g, w, reading)
 
 
-def directions(bench: Bench, n: int) -> Tensor:
-    return torch.randn(n, bench.parameters.size, generator=torch.Generator().manual_seed(2))
+def gradients(
+    reader: ProbeReader, parameters: TrainedParameters, here: TargetPlan | None = None
+) -> tuple[Measurement, ProbeGradients]:
+    """Of the prompts, for the cotangents of a plan."""
+    here = here or plan("mass")
+    return reader.gradients(prompts(), here.cotangent_X, here.coef, parameters)
+
+
+def direction(bench: Bench) -> Tensor:
+    return torch.randn(bench.parameters.size, generator=torch.Generator().manual_seed(2))
 
 
 def close(one: Measurement, other: Measurement, tolerance: float = 1e-5) -> bool:
@@ -186,8 +199,9 @@ def test_chunks_are_no_larger_than_the_budget_allows(bench: Bench) -> None:
 def test_measuring_leaves_no_trace(bench: Bench) -> None:
     before = [p.detach().clone() for p in bench.model.parameters()]
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in bench.model.modules()]
-    found, _ = bench.reader.targets(prompts(), plan("mass"), bench.parameters, directions(bench, 1))
-    bench.reader.own(prompts(), bench.parameters, directions(bench, M))
+    found, rows = gradients(bench.reader, bench.parameters)
+    bench.reader.own(prompts(), bench.parameters)
+    assert not rows.dense(0, bench.parameters.size).requires_grad
     assert not found.X.requires_grad
     assert not found.readings.mass.requires_grad
     assert all(p.grad is None for p in bench.model.parameters())
@@ -195,31 +209,67 @@ def test_measuring_leaves_no_trace(bench: Bench) -> None:
     assert [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in bench.model.modules()] == hooks
 
 
-# targets
+# gradients
+
+
+def rows_of(found: ChunkedRows, bench: Bench) -> Tensor:
+    return found.dense(0, bench.parameters.size)
+
+
+@pytest.mark.parametrize("chunk", [6, 4, 2])
+def test_gradients_of_every_prompt_are_autograds(bench: Bench, chunk: int) -> None:
+    here = plan("mass")
+    reader = small(bench.reader, chunk, graph=True, trained=bench.parameters.size)
+    measured, found = gradients(reader, bench.parameters, here)
+    assert close(measured, bench.reader.measure(prompts()))
+    read = [bench.readings_alone(p) for p in prompts()]
+    features = [bench.features_alone(p) for p in prompts()]
+    expected = {
+        "S_X": [(C * x).sum() for C, x in zip(here.cotangent_X, features, strict=True)],
+        "mass": [r.mass for r in read],
+        "contrast": [r.contrast for r in read],
+        "explained": [(x * here.coef).sum() for x in features],
+    }
+    assert list(found.readings) == list(READINGS)
+    for name, scalars in expected.items():
+        truth = torch.stack([bench_gradient(bench, scalar) for scalar in scalars])
+        rows = rows_of(found.S_X if name == "S_X" else found.readings[name], bench)
+        assert rows.shape == (M, bench.parameters.size)
+        for j in range(M):
+            assert relative(rows[j], truth[j]) < 2e-5, (name, j)
+            assert relative(rows[(j + 1) % M], truth[j]) > 0.1, "prompts differ"
 
 
 @pytest.mark.parametrize("reading", ["mass", "log_probability"])
 @pytest.mark.parametrize("chunk", [6, 2])
 def test_gradients_of_every_target_are_autograds(bench: Bench, reading: str, chunk: int) -> None:
+    """Columns and weights together give each target's own gradient."""
     here = plan(reading)
     reader = small(bench.reader, chunk, graph=True, trained=bench.parameters.size)
-    measured, found = reader.targets(prompts(), here, bench.parameters, directions(bench, 0))
-    assert close(measured, bench.reader.measure(prompts()))
-    weight = {kind: row for kind, row in zip(("harmful", "lookalike", "benign"), here.kind_weights, strict=True)}
-    readings = [bench.readings_alone(p) for p in prompts()]
-    expected: dict[str, Tensor] = {
-        "S_X": sum_of((here.cotangent_X[j] * bench.features_alone(p)).sum() for j, p in enumerate(prompts())),
-        "S_Y": sum_of(here.cotangent_y[j] * getattr(r, reading) for j, r in enumerate(readings)),
+    measured, found = gradients(reader, bench.parameters, here)
+    columns = found.dense(0, bench.parameters.size)
+    assert columns.shape == (1 + len(READINGS) * M, bench.parameters.size)
+    saturation = reader.snapshot(0, [f"p{j}" for j in range(M)], measured).saturation
+    on_targets = here.weights(saturation).float() @ columns
+    read = [bench.readings_alone(p) for p in prompts()]
+    features = [bench.features_alone(p) for p in prompts()]
+    by_reading = {
+        "mass": [r.mass for r in read],
+        "contrast": [r.contrast for r in read],
+        "explained": [(x * here.coef).sum() for x in features],
     }
-    for kind, row in weight.items():
-        for name in ("mass", "contrast"):
-            expected[f"{name}.{kind}"] = sum_of(row[j] * getattr(r, name) for j, r in enumerate(readings))
-    assert list(here.names) == [*expected][:2] + [f"{n}.{k}" for n in ("mass", "contrast") for k in weight]
+    expected: dict[str, Tensor] = {
+        "S_X": sum_of((here.cotangent_X[j] * x).sum() for j, x in enumerate(features)),
+        "S_Y": sum_of(here.cotangent_y[j] * getattr(r, reading) for j, r in enumerate(read)),
+    }
+    for name, values in by_reading.items():
+        for kind, row in zip(("harmful", "lookalike", "benign"), here.groups, strict=True):
+            expected[f"{name}.{kind}"] = sum_of(row[j] * value for j, value in enumerate(values))
+    assert list(here.names) == list(expected)
     for k, name in enumerate(here.names):
         truth = bench_gradient(bench, expected[name])
-        assert relative(found.gradients[k], truth) < 2e-5, name
-        other = found.gradients[(k + 1) % len(here.names)]
-        assert relative(other, truth) > 0.1, "targets differ"
+        assert relative(on_targets[k], truth) < 2e-5, name
+        assert relative(on_targets[(k + 1) % len(here.names)], truth) > 0.1, "targets differ"
 
 
 def sum_of(values: Any) -> Tensor:
@@ -234,49 +284,55 @@ def bench_gradient(bench: Bench, scalar: Tensor) -> Tensor:
     )
 
 
-@pytest.mark.parametrize("reading", ["mass", "log_probability"])
-@pytest.mark.parametrize("chunk", [6, 2])
-def test_dots_are_directional_derivatives_of_y(bench: Bench, reading: str, chunk: int) -> None:
-    along = directions(bench, 3)
-    reader = small(bench.reader, chunk, graph=True, trained=bench.parameters.size)
-    _, found = reader.targets(prompts(), plan(reading), bench.parameters, along)
-    assert found.dots.shape == (3, M)
-    truth = torch.stack([bench.gradient(bench.y_alone(p, reading)) for p in prompts()])
-    expected = along.double() @ truth.double().T
-    assert relative(found.dots, expected) < 2e-5
-    assert torch.allclose(found.dots, expected, atol=1e-4 * float(expected.abs().max()))
-    # S_Y follows from the dots alone.
-    assert torch.allclose(
-        found.dots @ plan(reading).cotangent_y, along.double() @ found.gradients[1].double(), rtol=1e-3
-    )
+def test_a_range_of_elements_is_that_part(bench: Bench) -> None:
+    _, found = gradients(small(bench.reader, 2, graph=True, trained=bench.parameters.size), bench.parameters)
+    whole = found.dense(0, bench.parameters.size)
+    for start, stop in ((0, 1), (5, 77), (bench.parameters.size - 3, bench.parameters.size)):
+        assert torch.allclose(found.dense(start, stop), whole[:, start:stop], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("reading", ["mass", "log_probability"])
+def test_gradients_that_take_much_of_the_budget_are_kept_in_half_precision(bench: Bench) -> None:
+    _, found = gradients(bench.reader, bench.parameters)
+    whole = 4 * 4 * M * bench.parameters.size / 2**30
+    _, tight = gradients(replace(bench.reader, memory_gib=3.9 * whole), bench.parameters)
+    _, ample = gradients(replace(bench.reader, memory_gib=4.1 * whole), bench.parameters)
+    for gradient, kind in ((found, torch.float32), (ample, torch.float32), (tight, torch.bfloat16)):
+        chunks = [rows for _, rows in gradient.S_X.chunks]
+        chunks += [rows for reading in gradient.readings.values() for _, rows in reading.chunks]
+        assert {rows.matrix.dtype for rows in chunks} == {kind}
+    size = bench.parameters.size
+    assert relative(tight.dense(0, size), found.dense(0, size)) < 2**-8
+    assert relative(tight.dense(0, size), found.dense(0, size)) > 1e-5
+
+
+@pytest.mark.parametrize("reading", ["mass", "contrast"])
 def test_the_derivative_is_what_a_small_step_does(bench: Bench, reading: str) -> None:
     """Central differences, so that no derivative is trusted at all."""
-    along = directions(bench, 1)
-    _, found = bench.reader.targets(prompts(), plan(reading), bench.parameters, along)
+    along = direction(bench)
+    _, rows = gradients(bench.reader, bench.parameters)
+    found = rows_of(rows.readings[reading], bench).double() @ along.double()
     model = tiny.tiny_lora(tiny.tiny_llama()).double().eval()
     layers = trained_parameters(model).tensors
     values = []
     for sign in (1, -1):
         with torch.no_grad():
             for layer in layers:
-                part = along[0, layer.start : layer.stop].reshape(layer.parameter.shape).double()
+                part = along[layer.start : layer.stop].reshape(layer.parameter.shape).double()
                 layer.parameter.add_(part, alpha=1e-3 if sign > 0 else -2e-3)
             read = [alone.readings_alone(model, p.ids, OURS, OTHERS) for p in prompts()]
             values.append(torch.stack([getattr(r, reading) for r in read]))
     difference = (values[0] - values[1]) / 2e-3
-    assert relative(found.dots[0], difference) < 2e-3
+    assert relative(found, difference) < 2e-3
 
 
 def test_a_layer_above_the_hookpoint_does_not_move_features(bench: Bench) -> None:
-    _, found = bench.reader.targets(prompts(), plan("mass"), bench.parameters, directions(bench, 0))
+    _, found = gradients(bench.reader, bench.parameters)
     above = [layer for layer in bench.parameters.tensors if f".layers.{LAYER + 1}." in layer.name]
     assert above
     for layer in above:
-        assert not bool(found.gradients[0, layer.start : layer.stop].any())
-        assert bool(found.gradients[1, layer.start : layer.stop].any())
+        for rows in (found.S_X, found.readings["explained"]):
+            assert not bool(rows.dense(layer.start, layer.stop).any())
+        assert bool(found.readings["mass"].dense(layer.start, layer.stop).any())
 
 
 def test_known_mistake_2_features_that_are_off_do_not_move(bench: Bench) -> None:
@@ -284,9 +340,8 @@ def test_known_mistake_2_features_that_are_off_do_not_move(bench: Bench) -> None
     X = bench.reader.measure(prompts()).X
     off = (X == 0).double()
     assert 0 < int(off.sum()) < off.numel()
-    here = replace(plan("mass"), cotangent_X=off)
-    _, found = bench.reader.targets(prompts(), here, bench.parameters, directions(bench, 0))
-    assert not bool(found.gradients[0].any())
+    _, found = gradients(bench.reader, bench.parameters, replace(plan("mass"), cotangent_X=off))
+    assert not bool(rows_of(found.S_X, bench).any())
     ungated = sum_of(
         (off[j] * (alone.hidden_alone(bench.model, p.ids, LAYER, p.read) @ bench.W_enc)[FEATURES]).sum()
         for j, p in enumerate(prompts())
@@ -298,16 +353,15 @@ def test_known_mistake_2_features_that_are_off_do_not_move(bench: Bench) -> None
 
 
 @pytest.mark.parametrize("chunk", [6, 2])
-def test_own_push_is_each_direction_on_its_own_prompt(bench: Bench, chunk: int) -> None:
-    along = directions(bench, M)
+def test_own_prompts_gradients_are_of_their_contrast(bench: Bench, chunk: int) -> None:
     reader = small(bench.reader, chunk, graph=True, trained=bench.parameters.size)
-    measured, push = reader.own(prompts(), bench.parameters, along)
+    measured, rows = reader.own(prompts(), bench.parameters)
     assert close(measured, bench.reader.measure(prompts()))
     truth = torch.stack([bench.gradient(bench.readings_alone(p).contrast) for p in prompts()])
-    expected = (along.double() * truth.double()).sum(1)
-    assert relative(push, expected) < 2e-5
-    assert relative(push.flip(0), expected) > 0.1
-    assert push.dtype == torch.float64
+    found = rows_of(rows, bench)
+    for j in range(M):
+        assert relative(found[j], truth[j]) < 2e-5
+    assert relative(found.flip(0), truth) > 0.1
 
 
 # snapshots and failures
@@ -341,10 +395,10 @@ def test_the_gate_is_the_one_asked_for(bench: Bench, gate: str) -> None:
     assert not torch.allclose(found.X, bench.reader.measure(prompts()).X, atol=1e-3)
 
 
-WAYS: dict[str, Callable[[ProbeReader, TrainedParameters, Tensor], object]] = {
-    "measure": lambda reader, _, __: reader.measure(prompts()),
-    "targets": lambda reader, parameters, along: reader.targets(prompts(), plan("mass"), parameters, along),
-    "own": lambda reader, parameters, along: reader.own(prompts(), parameters, along),
+WAYS: dict[str, Callable[[ProbeReader, TrainedParameters], object]] = {
+    "measure": lambda reader, _: reader.measure(prompts()),
+    "gradients": gradients,
+    "own": lambda reader, parameters: reader.own(prompts(), parameters),
 }
 
 
@@ -356,6 +410,5 @@ def test_nan_is_named_with_its_prompt(bench: Bench, way: str) -> None:
     with torch.no_grad():
         broken.get_input_embeddings().weight[rare] = float("nan")
     reader, parameters = replace(bench.reader, model=broken), trained_parameters(broken)
-    along = directions(bench, M)
     with pytest.raises(MeasurementError, match=r"prompt number 3: found NaN or Inf.*learning rate"):
-        WAYS[way](reader, parameters, along)
+        WAYS[way](reader, parameters)

@@ -39,6 +39,13 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+def taken(capture: RowCapture) -> tuple[list[CapturedRow], list[float], Tensor]:
+    """What `take` hands over, gradients as one (n, p) matrix."""
+    rows, losses, gradients = capture.take()
+    assert gradients.rows == len(rows)
+    return rows, losses, gradients.dense(0, gradients.size)
+
+
 @dataclass
 class Step:
     """What the capture and the optimizer saw of one step, and the weights it started from."""
@@ -67,9 +74,7 @@ class Watch(TrainerCallback):
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         weights = self.parameters.weights
         clipped = flat(w.grad for w in weights)
-        rows, losses, gradients = self.capture.take()
-        whole = gradients.dense(0, gradients.size)
-        self.steps.append(Step(rows, losses, whole, clipped, [w.detach().clone() for w in weights]))
+        self.steps.append(Step(*taken(self.capture), clipped, [w.detach().clone() for w in weights]))
 
     def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         self.capture.remove()
@@ -207,11 +212,6 @@ def bench(dropout: float = 0.0, targets: tuple[str, ...] = QV) -> tuple[Any, Tra
     model.train()
     parameters = trained_parameters(model)
     return model, parameters, RowCapture(inner_causal(model), parameters)
-
-
-def taken(capture: RowCapture) -> tuple[list[CapturedRow], list[float], Tensor]:
-    rows, losses, gradients = capture.take()
-    return rows, losses, gradients.dense(0, gradients.size)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

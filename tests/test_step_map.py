@@ -84,7 +84,10 @@ class Bench:
 
 
 def bench(dtype: torch.dtype, name: str) -> Bench:
-    kind, first, second = OPTIMIZERS[name]
+    return bench_of(dtype, *OPTIMIZERS[name])
+
+
+def bench_of(dtype: torch.dtype, kind: Any, first: dict[str, Any], second: dict[str, Any]) -> Bench:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 4, bias=False), nn.Linear(4, 3, bias=False)).to(dtype)
     with torch.no_grad():
@@ -145,10 +148,11 @@ def test_push_is_the_step_with_the_row_less_the_step_without_it(name: str, max_n
             twin = copy.deepcopy(mine)
             twin.clipped(rows, max_norm)
             expected = twin.step() - others.step()
-            found = push_direction(step, update, total, row, max_norm)
+            without = clip_factor(float((total - row).norm()), max_norm)
+            found = push_direction(step, update, total, row, without)
             assert relative(found, expected) < 1e-10
             if max_norm == 0.5:
-                unaware = push_direction(step, step.update(total), total, row, 0.0)
+                unaware = push_direction(step, step.update(total), total, row, 1.0)
                 assert relative(unaware, expected) > 0.01, "clipping matters"
         mine.clipped(rows, max_norm)
         mine.step()
@@ -198,13 +202,14 @@ def built(case: Case) -> tuple[WholeStep, Tensor, float]:
     return WholeStep(tuple(parts)), torch.stack(rows), max_norm
 
 
-def pushes(step: StepMap, rows: Tensor, max_norm: float) -> Tensor:
+def pushes(step: WholeStep, rows: Tensor, max_norm: float) -> Tensor:
     total = rows.sum(0)
     update = step.update(clip_factor(float(total.norm()), max_norm) * total)
-    return torch.stack([push_direction(step, update, total, row, max_norm) for row in rows])
+    without = [clip_factor(float((total - row).norm()), max_norm) for row in rows]
+    return torch.stack([push_direction(step, update, total, row, c) for row, c in zip(rows, without, strict=True)])
 
 
-def shares(step: StepMap, rows: Tensor, max_norm: float) -> Tensor:
+def shares(step: WholeStep, rows: Tensor, max_norm: float) -> Tensor:
     total = rows.sum(0)
     factor = clip_factor(float(total.norm()), max_norm)
     return factor * step.share_scale(factor * total) * rows
@@ -267,3 +272,55 @@ def test_decay_alone_moves_parameters_without_gradient() -> None:
     theta, none = torch.tensor([2.0, -1.0]).double(), torch.zeros(2).double()
     step = AdamStep(theta, none, none, None, 0.1, 0.9, 0.999, 1e-8, 0.5, decoupled=True, maximize=False, t=1)
     assert step.update(none).tolist() == pytest.approx([-0.1, 0.05])
+
+
+BUFFERS = {"Adam": "exp_avg", "SGD": "momentum_buffer"}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_a_step_leaves_in_the_momentum_buffer(name: str) -> None:
+    """b_t = retained·b_{t−1} + kept·g, against the optimizer's own buffer; coupled decay is in it, too."""
+    mine = bench(torch.float64, name)
+    state = BUFFERS["SGD" if name.startswith("SGD") else "Adam"]
+
+    def buffer() -> Tensor:
+        held = [mine.optimizer.state.get(w, {}).get(state) for w in mine.weights]
+        return flat([torch.zeros_like(w) if b is None else b for b, w in zip(held, mine.weights, strict=True)])
+
+    for t in range(1, 5):
+        clipped = mine.clipped(gradients(t), 0.5)
+        step, before, theta = read_step(mine.optimizer, mine.parameters), buffer(), flat(mine.weights)
+        history = torch.cat(
+            [part.momentum_scale(clipped[a:b]) * before[a:b] for _, a, b, part in step.slabs(1000)]
+        )  # fmt: skip
+        assert torch.allclose(history, step.history(clipped), rtol=1e-12, atol=0)
+        mine.step()
+        for _, a, b, part in step.slabs(1000):
+            assert isinstance(part, AdamStep | SgdStep)
+            coupled = part.weight_decay if isinstance(part, SgdStep) or not part.decoupled else 0.0
+            decay = coupled * abs(part.kept) * theta[a:b]
+            expected = part.retained * before[a:b] + part.kept * clipped[a:b] + decay
+            assert torch.allclose(expected, buffer()[a:b], rtol=1e-10, atol=1e-14)
+            assert (part.kept != 0) == bool(buffer()[a:b].any())
+
+
+@settings(max_examples=40, deadline=None)
+@given(CASES, st.integers(1, P + 2))
+def test_a_cut_step_is_that_part_of_the_whole(case: Case, longest: int) -> None:
+    step, rows, _ = built(case)
+    total = rows.sum(0)
+    slabs = list(step.slabs(longest))
+    assert [a for _, a, _, _ in slabs] == [0, *(b for _, _, b, _ in slabs[:-1])], "no gap, no overlap"
+    assert slabs[-1][2] == P
+    assert all(0 < b - a <= longest for _, a, b, _ in slabs)
+    assert all(b <= step.parts[number][0] for number, _, b, _ in slabs), "a range lies in one part"
+    for way in ("update", "share_scale", "history", "decay"):
+        whole = getattr(step, way)(total)
+        pieces = torch.cat([getattr(part, way)(total[a:b]) for _, a, b, part in slabs])
+        assert torch.allclose(pieces, whole, rtol=1e-12, atol=0), way
+    finer = step.cut_at([longest, 3, P])
+    assert finer.stops == tuple(sorted({*step.stops, 3, min(longest, P)}))
+    assert torch.allclose(finer.update(total), step.update(total), rtol=1e-12, atol=0)
+    for number, _, _, part in slabs:
+        whole_part = step.parts[number][1]
+        assert (part.kept, part.retained) == (whole_part.kept, whole_part.retained)

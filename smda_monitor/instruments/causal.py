@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from ..errors import PrerequisiteError, describe
 from ..maths.opening_tree import OpeningTree
 from .chat import PromptTokens
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 
 def inner_causal(model: nn.Module) -> nn.Module:
@@ -106,6 +108,8 @@ class PromptStage:
 def prompt_stage(causal: nn.Module, batch: TreeBatch) -> PromptStage:
     """The forward of the prompts alone: what is read at a prompt token does not see the nodes, so neither its forward
     nor its backward has to go through them."""
+    from transformers import DynamicCache
+
     length = batch.input_ids.shape[1] - batch.n_positions + 1
     cache = DynamicCache()
     output = causal(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ def fast_products() -> Iterator[None]:
 
 @contextmanager
 def _setting() -> Iterator[None]:
-    backend = torch.backends.mkldnn.matmul
+    backend: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = backend.fp32_precision
     backend.fp32_precision = "bf16"
     try:

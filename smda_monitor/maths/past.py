@@ -7,8 +7,8 @@ of a step can be handed on to the rows whose gradients were kept; what is older 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float64
@@ -26,33 +26,53 @@ class PastStep:
     """The step."""
     rows: RowGradients
     """Their unclipped gradients."""
-    weights: tuple[float, ...]
-    """By part of the step map: the buffer holds weight·g_i of every row."""
+    pieces: tuple[tuple[int, float], ...]
+    """(one past its last element, weight), in order: there the buffer holds weight·g_i of every row."""
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """One past each piece's last element."""
+        return tuple(stop for stop, _ in self.pieces)
 
     @classmethod
     def of(cls, taken: TakenStep) -> PastStep:
         """Just after its step."""
-        return cls(
-            taken.number, taken.rows, tuple(part.kept * taken.gradient.clip_factor for _, part in taken.step.parts)
-        )
+        clip_factor = taken.gradient.clip_factor
+        pieces = tuple((stop, part.kept * clip_factor) for stop, part in taken.step.parts)
+        return cls(taken.number, taken.rows, pieces)
 
     def after(self, taken: TakenStep) -> PastStep:
-        """After the further step `taken`."""
-        parts = zip(self.weights, taken.step.parts, strict=True)
-        return PastStep(self.number, self.rows, tuple(weight * part.retained for weight, (_, part) in parts))
+        """After the further step `taken`, whose parts may lie otherwise."""
+        mine, step = self.cut_at(taken.step.stops), taken.step.cut_at(self.stops)
+        pairs = zip(mine.pieces, step.parts, strict=True)
+        return replace(self, pieces=tuple((stop, weight * part.retained) for (stop, weight), (_, part) in pairs))
+
+    def cut_at(self, stops: Collection[int]) -> PastStep:
+        """The same in more pieces: some end at `stops`, too."""
+        found, begin = [], 0
+        for end, weight in self.pieces:
+            found += [(stop, weight) for stop in sorted({end, *(stop for stop in stops if begin < stop < end)})]
+            begin = end
+        return replace(self, pieces=tuple(found))
 
     def half(self) -> PastStep:
         """With rows in half precision."""
-        return PastStep(self.number, self.rows.half(), self.weights)
+        return replace(self, rows=self.rows.half())
+
+
+def aligned(past: Sequence[PastStep], taken: Sequence[TakenStep]) -> tuple[list[PastStep], list[TakenStep]]:
+    """The same steps with the same parts: a parameter that joined later has a part of its own in all."""
+    stops = {stop for one in past for stop in one.stops} | {stop for step in taken for stop in step.step.stops}
+    return [one.cut_at(stops) for one in past], [replace(step, step=step.step.cut_at(stops)) for step in taken]
 
 
 def weights_in_buffer(past: Sequence[PastStep], taken: Sequence[TakenStep]) -> list[list[Float64[Tensor, " h"]]]:
     """For each step of `taken` and each part of its map: the weight of every row that the buffer holds before it, those
-    of `past` first and then of the steps taken before."""
+    of `past` first and then of the steps taken before. All are `aligned`."""
     held, found = list(past), []
     for step in taken:
         parts = range(len(step.step.parts))
-        by_row = [[one.weights[part] for one in held for _ in range(one.rows.rows)] for part in parts]
+        by_row = [[one.pieces[part][1] for one in held for _ in range(one.rows.rows)] for part in parts]
         found.append([torch.tensor(weights, dtype=torch.float64) for weights in by_row])
         held = [one.after(step) for one in held] + [PastStep.of(step)]
     return found

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from .past import PastStep, weights_in_buffer
+from .past import PastStep, aligned, weights_in_buffer
 from .split import SLAB, TakenStep, directions
 
 
@@ -86,6 +86,7 @@ def read_split(
     numbered `own_rows` among the n.
     """
     before, after = ends
+    past, taken = aligned(past, taken)
     count, targets = len(taken), before.weights.shape[0]
     dots = [torch.zeros(2 * step.rows.rows + 2, 2 * before.weights.shape[1], dtype=torch.float64) for step in taken]
     earlier = [*past, *(PastStep.of(step) for step in taken[:-1])]

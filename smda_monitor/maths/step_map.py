@@ -17,7 +17,7 @@ The maps themselves: `adam`, `sgd`. All vectors are flat over the trained parame
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -123,6 +123,22 @@ class WholeStep:
             found.append(of(part, gradient[start:stop]))
             start = stop
         return torch.cat(found)
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """One past each part's last element."""
+        return tuple(stop for stop, _ in self.parts)
+
+    def cut_at(self, stops: Collection[int]) -> WholeStep:
+        """The same step in more parts: some end at `stops`, too, each at most the vector's length."""
+        found, begin = [], 0
+        for end, part in self.parts:
+            start = begin
+            for stop in sorted({end, *(stop for stop in stops if begin < stop < end)}):
+                found.append((stop, part.cut(start - begin, stop - begin)))
+                start = stop
+            begin = end
+        return WholeStep(tuple(found))
 
     def slabs(self, longest: int) -> Iterator[tuple[int, int, int, StepMap]]:
         """(number of the part, start, stop, map) of ranges of `longest` elements at most that cover the vector."""

@@ -93,7 +93,7 @@ class ConsoleSink:
         )
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=a.step, reading=reading)
-        elif self._is_time(a.step):
+        elif self._is_time(a):
             left = f", {duration(self._seconds_left(a.step))} left" if a.step < self._max_steps else ""
             share = f" ({100 * a.step // self._max_steps} %)" if self._max_steps else ""
             self._say(f"smda: step {a.step}/{self._max_steps}{share}{left}; refusal log-odds: {reading}")
@@ -128,14 +128,15 @@ class ConsoleSink:
                 if (self._run.folder / name).exists():
                     self._say(f"  {self._run.folder / name}  {what}")
 
-    def _is_time(self, step: int) -> bool:
+    def _is_time(self, a: StepAccount) -> bool:
         """Every twentieth of the run, and at both its ends."""
         stride = max(1, self._max_steps // LOG_LINES)
-        return len(self._accounts) == self._past + 1 or step % stride == 0 or step >= self._max_steps
+        first = len(self._accounts) == self._past + 1
+        return first or a.step // stride > a.since // stride or a.step >= self._max_steps
 
     def _seconds_left(self, step: int) -> float:
         """From the steps this process has taken: a resumed run did not take those before."""
-        done = len(self._accounts) - self._past
+        done = step - self._accounts[self._past].since
         return (time.monotonic() - self._began) / done * max(0, self._max_steps - step)
 
     def _rows_table(self) -> None:

@@ -98,7 +98,8 @@ class AccountConfig(Section):
     every: Annotated[int, Field(ge=1)] = 1
     """Optimizer steps between two snapshots; an account covers them all."""
     history_steps: Annotated[int, Field(ge=0)] = 24
-    """Momentum's part is handed on to the rows of so many earlier steps, whose gradients are kept; 0: to none."""
+    """Momentum's part is handed on to the rows of so many steps before an account, whose gradients are kept, beside
+    those within it; 0: to none before it. A resumed run begins with none."""
     history_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Memory for these gradients, GiB (half precision); as many of the last steps are kept as fit."""
 
