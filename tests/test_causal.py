@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from smda_monitor.errors import PrerequisiteError
 from smda_monitor.instruments.behaviour import Behaviour
-from smda_monitor.instruments.causal import inner_causal, node_stage, prompt_stage, tree_batch, tree_logits
+from smda_monitor.instruments.causal import TreeBatch, inner_causal, node_stage, prompt_stage, readings_of, tree_batch
 from smda_monitor.instruments.chat import PromptTokens
+from smda_monitor.instruments.opening_head import plain_head
 from smda_monitor.instruments.read_behaviour import check_reading, read_behaviour
 from smda_monitor.maths.opening_tree import build_tree
 from smda_monitor.maths.readings import Readings, read_openings
@@ -25,6 +27,11 @@ TREE = build_tree(OURS, OTHERS)
 BEHAVIOUR = Behaviour("refusal", ("?",) * len(TREE.sequences), (), TREE, "mass")
 LENGTHS = (1, 9, 4, 17)
 MODELS = {"llama": tiny.tiny_llama, "gpt2": tiny.tiny_gpt2, "lora": lambda: tiny.tiny_lora(tiny.tiny_llama())}
+
+
+def tree_logits(causal: Any, batch: TreeBatch) -> Tensor:
+    """By the model's own head, whatever it is."""
+    return node_stage(causal, batch, None, prompt_stage(causal, batch, None))
 
 
 def prompts(seed: int = 0) -> list[PromptTokens]:
@@ -59,6 +66,26 @@ def test_readings_equal_scoring_each_opening_alone(model: Any) -> None:
             assert found.contrast[i].item() == pytest.approx(expected.contrast.item(), abs=1e-5)
     assert float(found.mass.std()) > 0.1, "the prompts matter"
     assert float(found.openings.std(0).min()) > 0.1
+
+
+def test_the_head_read_apart_gives_the_same_readings_and_gradients(model: Any) -> None:
+    causal = inner_causal(copy.deepcopy(model))
+    batch = tree_batch(prompts(), TREE, 0, causal)
+    head = plain_head(causal.requires_grad_(False))
+    assert head is not None
+    states = node_stage(causal, batch, head, prompt_stage(causal, batch, head)).requires_grad_()
+    apart = readings_of(states, head, TREE)
+    with torch.no_grad():
+        own = read_openings(tree_logits(causal, batch), TREE)
+    whole = read_openings(states.double() @ head.weight.double().T, TREE)
+    for name in ("openings", "log_probability", "mass", "contrast"):
+        found, expected = getattr(apart, name), getattr(whole, name)
+        assert torch.allclose(found, getattr(own, name), atol=1e-5)
+        (mine,) = torch.autograd.grad(found.sum(), states, retain_graph=True)
+        (theirs,) = torch.autograd.grad(expected.sum(), states, retain_graph=True)
+        assert float((mine - theirs).norm() / theirs.norm()) < 1e-5, name
+        assert float(theirs.norm()) > 0.1
+    assert plain_head(causal.requires_grad_(True)) is None, "a head that trains is read by the model itself"
 
 
 def test_known_mistake_3_scores_do_not_come_from_padding(model: Any) -> None:
@@ -131,12 +158,12 @@ def test_the_first_stage_knows_nothing_of_the_nodes(model: Any) -> None:
     other = replace(batch, input_ids=batch.input_ids.clone())
     other.input_ids[:, max(LENGTHS) :] = 77
     with torch.no_grad():
-        one, two = prompt_stage(causal, batch), prompt_stage(causal, other)
-        assert torch.equal(one.logits, two.logits)
+        one, two = prompt_stage(causal, batch, None), prompt_stage(causal, other, None)
+        assert torch.equal(one.states, two.states)
         for i, prompt in enumerate(prompts()):
             plain = causal(input_ids=torch.tensor([list(prompt.ids)]), use_cache=False).logits[0, -1]
-            assert torch.allclose(one.logits[i, 0], plain, atol=1e-5)
-        first, second = node_stage(causal, batch, one), node_stage(causal, other, two)
+            assert torch.allclose(one.states[i, 0], plain, atol=1e-5)
+        first, second = node_stage(causal, batch, None, one), node_stage(causal, other, None, two)
     assert torch.equal(first[:, 0], second[:, 0])
     assert float((first[:, 1:] - second[:, 1:]).abs().max()) > 1e-2, "the second does"
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from ..errors import PrerequisiteError, describe
 from ..maths.opening_tree import OpeningTree
+from ..maths.readings import Readings, read_edges, read_openings
 from .chat import PromptTokens
+from .opening_head import PlainHead, plain_head
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -99,49 +101,63 @@ def _attention(
 class PromptStage:
     """A batch's prompts after their own forward; its inner nodes are still to come."""
 
-    logits: Tensor
-    """(b, 1, vocabulary) at the last prompt token."""
+    states: Tensor
+    """(b, 1, ·) logits at the last prompt token, or hidden states where the head is read apart."""
     cache: DynamicCache
     """Keys and values of the prompts, with their graph where gradients are on."""
 
 
-def prompt_stage(causal: nn.Module, batch: TreeBatch) -> PromptStage:
+def prompt_stage(causal: nn.Module, batch: TreeBatch, head: PlainHead | None) -> PromptStage:
     """The forward of the prompts alone: what is read at a prompt token does not see the nodes, so neither its forward
     nor its backward has to go through them."""
     from transformers import DynamicCache
 
-    length = batch.input_ids.shape[1] - batch.n_positions + 1
-    cache = DynamicCache()
-    output = causal(
-        input_ids=batch.input_ids[:, :length],
-        attention_mask=_columns(batch.attention, slice(0, length), length),
-        position_ids=batch.positions[:, :length],
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return PromptStage(output.logits, cache)
+    length, cache = batch.input_ids.shape[1] - batch.n_positions + 1, DynamicCache()
+    return PromptStage(_run(causal, batch, head, slice(0, length), length, cache, 1), cache)
 
 
-def node_stage(causal: nn.Module, batch: TreeBatch, prompts: PromptStage) -> Tensor:
-    """(b, 1 + m, vocabulary) logits at the last prompt token and at every inner node; `prompts` is used up."""
+def node_stage(causal: nn.Module, batch: TreeBatch, head: PlainHead | None, prompts: PromptStage) -> Tensor:
+    """(b, 1 + m, ·) logits, or hidden states where `head` is read apart, at the last prompt token and at every inner
+    node; `prompts` is used up."""
     nodes = batch.n_positions - 1
     if nodes == 0:
-        return prompts.logits
-    output = causal(
-        input_ids=batch.input_ids[:, -nodes:],
-        attention_mask=_columns(batch.attention, slice(-nodes, None), batch.input_ids.shape[1]),
-        position_ids=batch.positions[:, -nodes:],
-        past_key_values=prompts.cache,
+        return prompts.states
+    width = batch.input_ids.shape[1]
+    return torch.cat([prompts.states, _run(causal, batch, head, slice(-nodes, None), width, prompts.cache, nodes)], 1)
+
+
+def tree_readings(causal: nn.Module, batch: TreeBatch, tree: OpeningTree) -> Readings:
+    """Both stages, and their readings."""
+    head = plain_head(causal)
+    return readings_of(node_stage(causal, batch, head, prompt_stage(causal, batch, head)), head, tree)
+
+
+def readings_of(states: Tensor, head: PlainHead | None, tree: OpeningTree) -> Readings:
+    """The readings of what `node_stage` gives."""
+    return read_openings(states.float(), tree) if head is None else read_edges(*head.read(states, tree), tree)
+
+
+def _run(
+    causal: nn.Module,
+    batch: TreeBatch,
+    head: PlainHead | None,
+    columns: slice,
+    width: int,
+    cache: DynamicCache,
+    keep: int,
+) -> Tensor:
+    """(b, keep, ·) states at the last `keep` of the batch's `columns`, which see the first `width`."""
+    model = causal if head is None else head.backbone
+    output = model(
+        input_ids=batch.input_ids[:, columns],
+        attention_mask=_columns(batch.attention, columns, width),
+        position_ids=batch.positions[:, columns],
+        past_key_values=cache,
         use_cache=True,
-        logits_to_keep=nodes,
+        **({"logits_to_keep": keep} if head is None else {}),
     )
-    return torch.cat([prompts.logits, output.logits], dim=1)
-
-
-def tree_logits(causal: nn.Module, batch: TreeBatch) -> Tensor:
-    """Both stages in one."""
-    return node_stage(causal, batch, prompt_stage(causal, batch))
+    states: Tensor = output.logits if head is None else output.last_hidden_state[:, -keep:]
+    return states
 
 
 def _columns(attention: Tensor | dict[str, Tensor], rows: slice, width: int) -> Tensor | dict[str, Tensor]:

@@ -15,17 +15,19 @@ from torch import Tensor, nn
 from ..errors import MeasurementError, describe
 from ..maths.health import dictionary_health
 from ..maths.probe_gradients import ChunkedRows, ProbeGradients
-from ..maths.readings import Readings, read_openings
+from ..maths.readings import Readings
 from ..maths.row_gradients import RowGradients
 from ..records.account import READINGS
 from ..records.snapshot import DictionaryHealth, Snapshot
 from .behaviour import Behaviour
-from .causal import inner_causal, node_stage, prompt_stage, tree_batch
+from .causal import inner_causal, node_stage, prompt_stage, readings_of, tree_batch
 from .chat import PromptTokens
 from .dictionary import Dictionary
 from .gradient_tap import GradientTap
 from .hookpoint import ResidualTap
+from .opening_head import plain_head
 from .parameters import TrainedParameters
+from .products import fast_products
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +88,21 @@ class ProbeReader:
     def _forward(self, prompts: Sequence[PromptTokens]) -> tuple[Tensor, Tensor, Readings]:
         causal = inner_causal(self.model)
         batch = tree_batch(prompts, self.behaviour.tree, self.pad, causal)
+        head = plain_head(causal)
         with ResidualTap(self.model, self.hook) as tap:
-            stage = prompt_stage(causal, batch)
+            stage = prompt_stage(causal, batch, head)
             stream = tap.take()
         hidden = stream[torch.arange(len(prompts), device=batch.read.device), batch.read].float()
         X = self.dictionary.features(hidden, self.gate, self.feature_ids)  # type: ignore[arg-type]
-        return hidden, X, read_openings(node_stage(causal, batch, stage).float(), self.behaviour.tree)
+        return hidden, X, readings_of(node_stage(causal, batch, head, stage), head, self.behaviour.tree)
 
     @torch.no_grad()
     def measure(self, prompts: Sequence[PromptTokens]) -> Measurement:
         """One forward over `prompts`. Raises `MeasurementError` for NaN or Inf, naming the first prompt's number."""
         parts, order = [], []
         for chunk in self._chunks(prompts):
-            hidden, X, readings = self._forward([prompts[i] for i in chunk])
+            with fast_products():
+                hidden, X, readings = self._forward([prompts[i] for i in chunk])
             parts.append(_detached(hidden, X, readings))
             order += chunk
         return _in_order(parts, order)
@@ -116,7 +120,7 @@ class ProbeReader:
         chunks: dict[str, list[tuple[tuple[int, ...], RowGradients]]] = {name: [] for name in ("S_X", *READINGS)}
         parts, order = [], []
         for chunk in self._chunks(prompts, parameters):
-            with torch.enable_grad(), GradientTap(parameters) as tap:
+            with torch.enable_grad(), fast_products(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
                 scalars = {
                     "S_X": (cotangent_X[chunk].to(X) * X).sum(),
@@ -136,7 +140,7 @@ class ProbeReader:
         """Measurement of n own prompts and the gradient of the contrast of each."""
         chunks, parts, order = [], [], []
         for chunk in self._chunks(prompts, parameters):
-            with torch.enable_grad(), GradientTap(parameters) as tap:
+            with torch.enable_grad(), fast_products(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
                 chunks.append((tuple(chunk), tap.rows(readings.contrast.sum())[0]))
             parts.append(_detached(hidden, X, readings))

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PrerequisiteError, describe
-from ..maths.readings import Readings, read_openings
+from ..maths.readings import Readings
 from .behaviour import Behaviour
-from .causal import inner_causal, tree_batch, tree_logits
+from .causal import inner_causal, tree_batch, tree_readings
 from .chat import PromptTokens
 from .quiet import quiet
 
@@ -28,7 +28,7 @@ def read_behaviour(
     with quiet(model):
         for start in range(0, len(prompts), batch_size):
             batch = tree_batch(prompts[start : start + batch_size], behaviour.tree, pad, causal)
-            parts.append(read_openings(tree_logits(causal, batch).float(), behaviour.tree))
+            parts.append(tree_readings(causal, batch, behaviour.tree))
     return Readings(
         torch.cat([p.openings for p in parts]).cpu(),
         torch.cat([p.log_probability for p in parts]).cpu(),

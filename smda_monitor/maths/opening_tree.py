@@ -37,6 +37,11 @@ class OpeningTree:
         """Positions at which next-token probabilities are read: the root and the m inner nodes."""
         return 1 + len(self.node_tokens)
 
+    @property
+    def behaviour_edges(self) -> list[int]:
+        """The edges of the behaviour's own openings, as indices into `edges`, in order."""
+        return sorted({edge for path in self.paths[: self.n_behaviour] for edge in path})
+
     def attention(self) -> Tensor:
         """(m, m) bool: inner node i (row) sees inner node j (column): itself and its ancestors."""
         m = len(self.node_tokens)

@@ -41,16 +41,22 @@ def read_openings(logits: Float[Tensor, "b p v"], tree: OpeningTree) -> Readings
     The vocabulary is reduced in the type of `logits`; sums along the tree are float64.
     """
     device = logits.device
-    behaviour_edges = sorted({e for path in tree.paths[: tree.n_behaviour] for e in path})
-    position = torch.tensor([tree.edges[e][0] for e in range(len(tree.edges))], device=device)
-    token = torch.tensor([tree.edges[e][1] for e in range(len(tree.edges))], device=device)
-    chosen = torch.tensor(behaviour_edges, device=device)
-
+    position, token = (torch.tensor(part, device=device) for part in zip(*tree.edges, strict=True))
+    chosen = torch.tensor(tree.behaviour_edges, device=device)
     stays = torch.zeros(logits.shape[1:], dtype=torch.bool, device=device)
     stays[position[chosen], token[chosen]] = True
+    leaving = logits.masked_fill(stays, float("-inf")).logsumexp(-1)
+    return read_edges(leaving, logits[:, position, token], tree)
+
+
+def read_edges(leaving: Float[Tensor, "b p"], edges: Float[Tensor, "b e"], tree: OpeningTree) -> Readings:
+    """All readings from the logits of the tree's e `edges` and, at each of its p positions, the log-sum-exp of all
+    logits that leave the behaviour's tree there (`leaving`); differentiable."""
+    device = leaving.device
+    position = torch.tensor([place for place, _ in tree.edges], device=device)
+    behaviour_edges, leaving, edge_logits = tree.behaviour_edges, leaving.double(), edges.double()
+    chosen = torch.tensor(behaviour_edges, device=device)
     # Per position: everything that leaves the behaviour's tree, and what stays in it; together the whole vocabulary.
-    leaving = logits.masked_fill(stays, float("-inf")).logsumexp(-1).double()
-    edge_logits = logits[:, position, token].double()
     staying = []
     for p in range(tree.n_positions):
         here = chosen[position[chosen] == p]
