@@ -62,7 +62,7 @@ class Accountant:
         self._names, self._args = names, args
         self.parameters = trained_parameters(instruments.reader.model)
         self.auditor = Auditor(instruments, self.parameters)
-        self._begun: OpenStep | None = None
+        self.coming: OpenStep | None = None
         self._optimizer: Any = None
         self.open_steps: list[OpenStep] = []
         self._past: list[PastStep] = []
@@ -99,7 +99,7 @@ class Accountant:
         ruler = self.instruments.policy.answers
         answers = read_answers(ruler, self._answers.take()) if ruler and self._answers else None
         self._optimizer = optimizer
-        self._begun = open_step(
+        self.coming = open_step(
             self.method,
             optimizer,
             self.instruments,
@@ -111,13 +111,13 @@ class Accountant:
             number,
         )
         if self.method == "split" and len(self.open_steps) + 1 >= self._every:
-            self.auditor.before_step(optimizer, self._begun, elapsed)
+            self.auditor.before_step(optimizer, self.coming, elapsed)
 
     def after_step(self) -> OpenStep | None:
         """The step is taken: it waits for its account. None where a gradient scaler skipped it: nothing has moved, and
         its rows did nothing."""
-        assert self._begun is not None
-        begun, self._begun = self._begun, None
+        assert self.coming is not None
+        begun, self.coming = self.coming, None
         if step_was_skipped(self._optimizer):
             self.auditor.forget()
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +29,10 @@ class Fixed:
 
     matrix: Tensor
 
-    def dense(self, start: int, stop: int) -> Tensor:
-        return self.matrix[:, start:stop]
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """In two portions, the later columns first."""
+        for places in torch.arange(len(self.matrix)).tensor_split(2)[::-1]:
+            yield places, self.matrix[places, start:stop]
 
 
 def two(kind: Any, second: dict[str, Any] | None = None, **options: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:

@@ -33,10 +33,9 @@ class Weighted:
 
 def captured_rows(run: MonitoredRun) -> tuple[int, Rows]:
     """(n, their unclipped gradients) of the rows of the step that is about to be taken."""
-    capture = run.accountant.capture
-    assert capture is not None
-    rows = capture.gradients()
-    return rows.rows, rows
+    coming = run.accountant.coming
+    assert coming is not None
+    return coming.gradient.rows.rows, coming.gradient.rows
 
 
 def target_gradients(run: MonitoredRun) -> Rows:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..records.account import READINGS
@@ -25,6 +26,16 @@ class ChunkedRows:
         found = torch.cat([rows.dense(start, stop) for _, rows in self.chunks])
         return found[order.to(found.device)]
 
+    @property
+    def count(self) -> int:
+        """n."""
+        return sum(len(places) for places, _ in self.chunks)
+
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[Int64[Tensor, " c"], Float[Tensor, "c q"]]]:
+        """The same as it lies in memory: (places of some rows, their gradients), each row once."""
+        for places, rows in self.chunks:
+            yield torch.tensor(places), rows.dense(start, stop)
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeGradients:
@@ -39,3 +50,13 @@ class ProbeGradients:
         """S_X, then every reading of every probe."""
         whole = self.S_X.dense(start, stop).sum(0, keepdim=True)
         return torch.cat([whole, *(self.readings[name].dense(start, stop) for name in READINGS)])
+
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[Int64[Tensor, " c"], Float[Tensor, "c q"]]]:
+        """The same as it lies in memory: (numbers of some columns, their gradients), each column once."""
+        parts = [gradients.sum(0, keepdim=True) for _, gradients in self.S_X.blocks(start, stop)]
+        yield torch.zeros(1, dtype=torch.int64), torch.stack(parts).sum(0)
+        first = 1
+        for name in READINGS:
+            for places, gradients in self.readings[name].blocks(start, stop):
+                yield first + places, gradients
+            first += self.readings[name].count

@@ -11,12 +11,12 @@ percent to some hundredths of a percent, and the push at the step's end, where t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from .past import PastStep, aligned, weights_in_buffer
@@ -27,8 +27,9 @@ from .split import SLAB, TakenStep, directions
 class ColumnGradients(Protocol):
     """Gradients of C columns over the flat vector, at one set of parameters."""
 
-    def dense(self, start: int, stop: int) -> Float[Tensor, "C q"]:
-        """Over the elements from `start` to before `stop`."""
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[Int64[Tensor, " c"], Float[Tensor, "c q"]]]:
+        """Over the elements from `start` to before `stop`: numbers of some columns and their gradients, until every
+        column was there once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +86,10 @@ def read_split(
     `past` are the steps before them whose rows' gradients were kept; `own` the gradients of the own prompts of the rows
     numbered `own_rows` among the n.
     """
-    before, after = ends
     past, taken = aligned(past, taken)
-    count, targets = len(taken), before.weights.shape[0]
-    dots = [torch.zeros(2 * step.rows.rows + 2, 2 * before.weights.shape[1], dtype=torch.float64) for step in taken]
+    count, (targets, columns) = len(taken), ends[0].weights.shape
+    sizes = [2 * step.rows.rows + 2 for step in taken]
+    dots = torch.zeros(2, sum(sizes), columns, dtype=torch.float64)
     earlier = [*past, *(PastStep.of(step) for step in taken[:-1])]
     handed = torch.zeros(sum(step.rows.rows for step in earlier), targets, dtype=torch.float64)
     in_buffer = weights_in_buffer(past, taken)
@@ -96,38 +97,37 @@ def read_split(
     own_push[list(own_rows)] = 0
     for slabs in zip(*(step.step.slabs(SLAB) for step in taken), strict=True):
         number, start, stop, _ = slabs[0]
-        columns = [end.gradients.dense(start, stop).float() for end in ends]
-        both = torch.cat(columns)
-        on_targets = [end.weights.to(g) @ g for end, g in zip(ends, columns, strict=True)]
-        rows = torch.cat([step.rows.dense(start, stop) for step in earlier]).float() if earlier else None
-        pushes = []
-        for j, (step, (*_, part)) in enumerate(zip(taken, slabs, strict=True)):
-            found = directions(step.gradient, part, start, stop)
-            stack = torch.cat([found.shares, found.push, found.history[None], found.decay[None]]).float()
-            dots[j] += (stack @ both.T).double().cpu()
-            pushes.append(found.push)
-            if rows is not None:
-                pull = found.momentum_scale.float() * torch.lerp(on_targets[0], on_targets[1], (j + 0.5) / count)
-                weight = in_buffer[j][number]
-                handed[: len(weight)] += weight[:, None] * (rows[: len(weight)] @ pull.T).double().cpu()
-        if own is not None:
-            read = torch.cat(pushes)[list(own_rows)] * own.dense(start, stop)
-            own_push[list(own_rows)] += read.sum(1).double().cpu()
-    return _assembled(taken, dots, before, after, handed, own_push)
+        found = [directions(step.gradient, part, start, stop) for step, (*_, part) in zip(taken, slabs, strict=True)]
+        stack = torch.cat([torch.cat([d.shares, d.push, d.history[None], d.decay[None]]) for d in found]).float()
+        on_targets = torch.zeros(2, targets if earlier else 0, stop - start, device=stack.device)
+        for i, end in enumerate(ends):
+            for places, gradients in end.gradients.blocks(start, stop):
+                dots[i][:, places] += (stack @ gradients.T).double().cpu()
+                on_targets[i] += end.weights[: len(on_targets[i]), places].to(gradients) @ gradients
+        rows = torch.cat([step.rows.dense(start, stop).float() for step in earlier]) if earlier else stack[:0]
+        for j, d in enumerate(found if earlier else ()):
+            pull = d.momentum_scale.float() * torch.lerp(on_targets[0], on_targets[1], (j + 0.5) / count)
+            weight = in_buffer[j][number]
+            handed[: len(weight)] += weight[:, None] * (rows[: len(weight)] @ pull.T).double().cpu()
+        pushes = torch.cat([d.push for d in found])[list(own_rows)]
+        for places, gradients in own.blocks(start, stop) if own else ():
+            at = torch.tensor(own_rows)[places]
+            own_push[at] += (pushes[places] * gradients).sum(1).double().cpu()
+    return _assembled(taken, torch.split(dots, sizes, dim=1), ends, handed, own_push)
 
 
 def _assembled(
-    taken: Sequence[TakenStep], dots: Sequence[Tensor], before: End, after: End, handed: Tensor, own: Tensor
+    taken: Sequence[TakenStep], dots: Sequence[Tensor], ends: tuple[End, End], handed: Tensor, own: Tensor
 ) -> SplitReading:
     kinds: dict[str, list[Read]] = {"shares": [], "push": [], "history": [], "decay": []}
     for j, (step, found) in enumerate(zip(taken, dots, strict=True)):
         n = step.rows.rows
-        middle = _between(found, before, after, (j + 0.5) / len(taken))
-        end = _between(found, before, after, (j + 1) / len(taken))
-        kinds["shares"].append(Read(middle.targets[:n], middle.columns[:n]))
-        kinds["push"].append(Read(end.targets[n : 2 * n], end.columns[n : 2 * n]))
-        kinds["history"].append(Read(middle.targets[-2:-1], middle.columns[-2:-1]))
-        kinds["decay"].append(Read(middle.targets[-1:], middle.columns[-1:]))
+        middle = _between(found, ends, (j + 0.5) / len(taken))
+        end = _between(found, ends, (j + 1) / len(taken))
+        kinds["shares"].append(middle.part(slice(0, n)))
+        kinds["push"].append(end.part(slice(n, 2 * n)))
+        kinds["history"].append(middle.part(slice(2 * n, 2 * n + 1)))
+        kinds["decay"].append(middle.part(slice(2 * n + 1, 2 * n + 2)))
 
     def listed(name: str) -> Read:
         return Read(torch.cat([r.targets for r in kinds[name]]), torch.cat([r.columns for r in kinds[name]]))
@@ -139,7 +139,6 @@ def _assembled(
     return SplitReading(listed("shares"), listed("push"), summed("history"), summed("decay"), handed, own)
 
 
-def _between(dots: Tensor, before: End, after: End, alpha: float) -> Read:
-    start, stop = dots.chunk(2, dim=1)
-    targets = (1 - alpha) * (start @ before.weights.T) + alpha * (stop @ after.weights.T)
-    return Read(targets, (1 - alpha) * start + alpha * stop)
+def _between(dots: Float64[Tensor, "2 d C"], ends: tuple[End, End], alpha: float) -> Read:
+    on_targets = [found @ end.weights.T for found, end in zip(dots, ends, strict=True)]
+    return Read(torch.lerp(on_targets[0], on_targets[1], alpha), torch.lerp(dots[0], dots[1], alpha))
