@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from taken import take_step
 from test_step_map import ADAM, Bench, bench_of, flat, gradients, relative
 from torch import Tensor, nn
 
@@ -74,14 +75,14 @@ def handed(past: list[PastStep], taken: list[TakenStep]) -> Tensor:
     rows = torch.cat([torch.zeros(0, P).double(), *(one.dense(0, P).double() for one in earlier)])
     weights = weights_in_buffer(past, taken)[-1]
     found = [
-        weights[number][:, None] * part.momentum_scale(last.clipped[a:b]) * rows[:, a:b]
+        weights[number][:, None] * part.momentum_scale(last.gradient.clipped[a:b]) * rows[:, a:b]
         for number, a, b, part in last.step.slabs(1000)
     ]
     return torch.cat(found, dim=1)
 
 
 def history(taken: TakenStep) -> Tensor:
-    return taken.step.history(taken.clipped)
+    return taken.step.history(taken.gradient.clipped)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -90,7 +91,7 @@ def test_history_is_the_sum_over_all_earlier_rows(name: str) -> None:
     found, whole = handed([], taken), history(taken[-1])
     assert len(found) == sum(one.rows.rows for one in taken[:-1])
     assert relative(found.sum(0), whole) < 1e-9
-    moved = taken[-1].step.update(taken[-1].clipped)
+    moved = taken[-1].step.update(taken[-1].gradient.clipped)
     assert float(whole.norm()) > 0.1 * float(moved.norm()), "history is not small"
     assert relative(found[taken[0].rows.rows :].sum(0), whole) > 1e-4, "the first step counts, too"
 
@@ -126,8 +127,8 @@ def test_weights_by_hand() -> None:
     _, damped = trained(two(torch.optim.SGD, momentum=0.9, dampening=0.4))
     weights = weights_in_buffer([], damped)[2][0]
     n = damped[0].rows.rows
-    assert float(weights[0]) == pytest.approx(damped[0].clip_factor * 0.9, rel=1e-12)
-    assert float(weights[n]) == pytest.approx(damped[1].clip_factor * 0.6, rel=1e-12)
+    assert float(weights[0]) == pytest.approx(damped[0].gradient.clip_factor * 0.9, rel=1e-12)
+    assert float(weights[n]) == pytest.approx(damped[1].gradient.clip_factor * 0.6, rel=1e-12)
 
 
 def test_without_momentum_nothing_is_handed_on() -> None:
@@ -147,39 +148,46 @@ def test_coupled_decay_in_the_buffer_is_nobodys(kind: str) -> None:
     for one in taken[:-1]:
         theta = flat([part.theta for _, part in one.step.parts])  # type: ignore[attr-defined]
         buffer = retained * buffer + kept * 0.3 * theta
-    expected = torch.cat([part.momentum_scale(last.clipped[a:b]) * buffer[a:b] for _, a, b, part in last.step.slabs(P)])
+    seen = last.gradient.clipped
+    expected = torch.cat([part.momentum_scale(seen[a:b]) * buffer[a:b] for _, a, b, part in last.step.slabs(P)])
     rest = history(last) - handed([], taken).sum(0)
     assert relative(rest, expected) < 1e-9
     assert float(rest.norm()) > 1e-3 * float(history(last).norm())
 
 
-def late(steps: int = STEPS) -> list[TakenStep]:
-    """AdamW where a layer in the middle of a group gets its first gradient in step 3: parts differ."""
+def late(absent: Sequence[int], steps: int = STEPS) -> list[TakenStep]:
+    """AdamW where a layer in the middle of a group has no gradient at all in the steps `absent`: parts differ."""
     torch.manual_seed(0)
     net = nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(2))).double()
     parameters, optimizer = trained_parameters(net), torch.optim.AdamW(net.parameters(), lr=1e-2)
     found = []
     for t in range(1, steps + 1):
         rows = gradients(t)
-        if t < 3:
+        if t in absent:
             rows[:, 16:] = 0
-        for layer in parameters.layers:
-            gradient = rows.sum(0)[layer.start : layer.stop].reshape(layer.module.weight.shape)
-            layer.module.weight.grad = gradient.clone() if layer.start < 16 or t >= 3 else None
+        for tensor in parameters.tensors:
+            gradient = rows.sum(0)[tensor.start : tensor.stop].reshape(tensor.parameter.shape)
+            tensor.parameter.grad = gradient.clone() if tensor.start < 16 or t not in absent else None
         step = read_step(optimizer, parameters)
         found.append(take_step(t, step, rows, rows.sum(0), 0.0))
         optimizer.step()
     return found
 
 
-def test_parameters_that_join_later() -> None:
-    taken = late()
-    assert [len(one.step.parts) for one in taken] == [1, 2, 2, 2, 2, 2], "what is being tested"
+@pytest.mark.parametrize(
+    ("absent", "parts"),
+    [((1, 2), [2, 2, 2, 2, 2, 2]), ((2,), [1, 2, 2, 2, 2, 2]), ((2, 4), [1, 2, 2, 2, 2, 2])],
+    ids=["joins later", "pauses once", "pauses again"],
+)
+def test_parameters_that_join_later_or_pause(absent: tuple[int, ...], parts: list[int]) -> None:
+    """What the buffer holds of them meanwhile stays as it is."""
+    taken = late(absent)
+    assert [len(one.step.parts) for one in taken] == parts, "what is being tested"
     past = remember([], taken[:3], 9, 2**30)
     ends = (End(Fixed(torch.eye(P)), torch.eye(P).double()),) * 2
     whole = read_split(taken, [], ends)
     assert torch.allclose(whole.past.sum(0), whole.history.targets[0], rtol=1e-5, atol=1e-8)
-    assert bool(whole.history.targets.any())
+    assert bool(whole.history.targets[0, 16:].any())
     after = read_split(taken[3:], past, ends)
     assert relative(after.past.sum(0), after.history.targets[0]) < 2**-8
 

@@ -40,12 +40,12 @@ def prompts() -> list[PromptTokens]:
     return [PromptTokens(i, (len(i) - 1) // 2 if j % 2 else len(i) - 1) for j, i in enumerate(ids)]
 
 
-def small(reader: ProbeReader, chunk: int, graph: bool, trained: int = 0) -> ProbeReader:
+def small(reader: ProbeReader, chunk: int, parameters: TrainedParameters | None = None) -> ProbeReader:
     """`reader` with a budget that just holds `chunk` of the longest prompts."""
     low, high = 0.0, 64.0
     for _ in range(60):
         middle = (low + high) / 2
-        fits = replace(reader, memory_gib=middle).chunk_size(max(LENGTHS), graph, trained) >= chunk
+        fits = replace(reader, memory_gib=middle).chunk_size(max(LENGTHS), parameters) >= chunk
         low, high = (low, middle) if fits else (middle, high)
     return replace(reader, memory_gib=high)
 
@@ -169,8 +169,8 @@ def test_known_mistake_4_columns_follow_the_list_of_ids(bench: Bench) -> None:
 @pytest.mark.parametrize("chunk", [1, 2, 4])
 def test_neither_chunks_nor_order_matter(bench: Bench, chunk: int) -> None:
     whole = bench.reader.measure(prompts())
-    reader = small(bench.reader, chunk, graph=False)
-    assert reader.chunk_size(max(LENGTHS), graph=False) == chunk
+    reader = small(bench.reader, chunk)
+    assert reader.chunk_size(max(LENGTHS)) == chunk
     assert close(reader.measure(prompts()), whole)
     back = reader.measure(prompts()[::-1])
     assert torch.allclose(back.readings.mass.flip(0), whole.readings.mass, atol=1e-5)
@@ -179,21 +179,23 @@ def test_neither_chunks_nor_order_matter(bench: Bench, chunk: int) -> None:
 
 
 def test_chunks_are_no_larger_than_the_budget_allows(bench: Bench) -> None:
+    few = bench.parameters
+    none, many = replace(few, tensors=()), replace(few, tensors=few.tensors * 100)
     reader = replace(bench.reader, memory_gib=1e-9)
-    assert reader.chunk_size(10, graph=True) == reader.chunk_size(10_000, graph=False) == 1
-    sizes = [replace(bench.reader, memory_gib=2.0**k).chunk_size(50, graph=True) for k in range(-12, 6)]
+    assert reader.chunk_size(10, few) == reader.chunk_size(10_000) == 1
+    sizes = [replace(bench.reader, memory_gib=2.0**k).chunk_size(50, few) for k in range(-12, 6)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
     one = replace(bench.reader, memory_gib=0.25)
-    assert one.chunk_size(50, graph=False) >= one.chunk_size(50, graph=True) > one.chunk_size(500, graph=True)
-    assert one.chunk_size(50, graph=True) > one.chunk_size(50, graph=True, trained=10**6) >= 1
+    assert one.chunk_size(50) >= one.chunk_size(50, none) > one.chunk_size(50, few) > one.chunk_size(500, few)
+    assert one.chunk_size(50, few) > one.chunk_size(50, many) >= 1, "gradients by prompt take their part"
     for chunk in (1, 2, 4, 6):
-        tight = small(bench.reader, chunk, graph=True, trained=bench.parameters.size)
-        parts = list(tight._chunks(prompts(), graph=True, trained=bench.parameters.size))
+        tight = small(bench.reader, chunk, few)
+        parts = list(tight._chunks(prompts(), few))
         assert sorted(i for part in parts for i in part) == list(range(M))
         for part in parts:
             longest = max(LENGTHS[i] for i in part)
-            assert len(part) <= tight.chunk_size(longest, graph=True, trained=bench.parameters.size)
+            assert len(part) <= tight.chunk_size(longest, few)
 
 
 def test_measuring_leaves_no_trace(bench: Bench) -> None:
@@ -219,7 +221,7 @@ def rows_of(found: ChunkedRows, bench: Bench) -> Tensor:
 @pytest.mark.parametrize("chunk", [6, 4, 2])
 def test_gradients_of_every_prompt_are_autograds(bench: Bench, chunk: int) -> None:
     here = plan("mass")
-    reader = small(bench.reader, chunk, graph=True, trained=bench.parameters.size)
+    reader = small(bench.reader, chunk, bench.parameters)
     measured, found = gradients(reader, bench.parameters, here)
     assert close(measured, bench.reader.measure(prompts()))
     read = [bench.readings_alone(p) for p in prompts()]
@@ -245,7 +247,7 @@ def test_gradients_of_every_prompt_are_autograds(bench: Bench, chunk: int) -> No
 def test_gradients_of_every_target_are_autograds(bench: Bench, reading: str, chunk: int) -> None:
     """Columns and weights together give each target's own gradient."""
     here = plan(reading)
-    reader = small(bench.reader, chunk, graph=True, trained=bench.parameters.size)
+    reader = small(bench.reader, chunk, bench.parameters)
     measured, found = gradients(reader, bench.parameters, here)
     columns = found.dense(0, bench.parameters.size)
     assert columns.shape == (1 + len(READINGS) * M, bench.parameters.size)
@@ -285,7 +287,7 @@ def bench_gradient(bench: Bench, scalar: Tensor) -> Tensor:
 
 
 def test_a_range_of_elements_is_that_part(bench: Bench) -> None:
-    _, found = gradients(small(bench.reader, 2, graph=True, trained=bench.parameters.size), bench.parameters)
+    _, found = gradients(small(bench.reader, 2, bench.parameters), bench.parameters)
     whole = found.dense(0, bench.parameters.size)
     for start, stop in ((0, 1), (5, 77), (bench.parameters.size - 3, bench.parameters.size)):
         assert torch.allclose(found.dense(start, stop), whole[:, start:stop], rtol=1e-5, atol=1e-6)
@@ -354,7 +356,7 @@ def test_known_mistake_2_features_that_are_off_do_not_move(bench: Bench) -> None
 
 @pytest.mark.parametrize("chunk", [6, 2])
 def test_own_prompts_gradients_are_of_their_contrast(bench: Bench, chunk: int) -> None:
-    reader = small(bench.reader, chunk, graph=True, trained=bench.parameters.size)
+    reader = small(bench.reader, chunk, bench.parameters)
     measured, rows = reader.own(prompts(), bench.parameters)
     assert close(measured, bench.reader.measure(prompts()))
     truth = torch.stack([bench.gradient(bench.readings_alone(p).contrast) for p in prompts()])

@@ -240,7 +240,7 @@ def test_columns_and_targets_agree_through_the_weights(steps: int) -> None:
 
 def take_past() -> list[PastStep]:
     """A step that is remembered, with rows and weights of any kind."""
-    return [PastStep(1, RowGradients(random(3, P, seed=14)), ((20, 0.3), (P, -0.2)))]
+    return [PastStep(1, RowGradients.of(random(3, P, seed=14)), ((20, 0.3), (P, -0.2)))]
 
 
 def test_rows_can_be_taken_out_of_a_reading() -> None:
@@ -301,7 +301,7 @@ def test_each_earlier_row_is_handed_its_part_of_every_step() -> None:
         total = torch.zeros(K, dtype=torch.float64)
         for part in range(len(first.step.parts)):
             a, z = edges[part], edges[part + 1]
-            total += pulls[1][:, a:z] @ (first.step.parts[part][1].kept * first.clip_factor * row[a:z])
+            total += pulls[1][:, a:z] @ (first.step.parts[part][1].kept * first.gradient.clip_factor * row[a:z])
         expected.append(total)
     assert torch.allclose(found.past, torch.stack(expected), **SINGLE)
     assert second.rows.rows not in (0, len(found.past)), "the last step's own rows are handed nothing"
@@ -342,7 +342,7 @@ def test_the_same_rows_in_any_grouping_give_the_same_figures(groups: list[int], 
     order = [i for batch in micro for i in batch]
     ends = (end(random(K, P, seed=seed + 2)), end(random(K, P, seed=seed + 3)))
     at_once = read_split([made(rows, seed)], [], ends, Fixed(own), range(8))
-    chunks = ChunkedRows(tuple((tuple(batch), RowGradients(own[batch])) for batch in micro))
+    chunks = ChunkedRows(tuple((tuple(batch), RowGradients.of(own[batch])) for batch in micro))
     assert torch.equal(chunks.dense(3, 20), own[:, 3:20])
     arrived = torch.cat([rows[batch] for batch in micro])
     # Own prompts are numbered by the rows as they arrived.
@@ -378,7 +378,7 @@ def test_ranges_are_read_to_the_end() -> None:
     step = WholeStep(((cut, replace(whole_step.cut(0, cut), lr=3e-3)), (p, whole_step.cut(cut, p))))
     rows, earlier, on_targets = random(3, p, seed=4), random(2, p, seed=5), random(K, p, seed=6)
     one = take_step(5, step, rows, rows.sum(0), 0.0)
-    past = [PastStep(4, RowGradients(earlier), ((cut, 0.1), (p, 0.2)))]
+    past = [PastStep(4, RowGradients.of(earlier), ((cut, 0.1), (p, 0.2)))]
     found = read_split([one], past, (end(on_targets), end(on_targets)), Fixed(rows[2:].float()), [2])
     close = {"rtol": 1e-4, "atol": 1e-3}
     assert torch.allclose(explained(found), on_targets @ step.update(rows.sum(0)), **close)
