@@ -185,8 +185,8 @@ class Pace:
         chosen = settle((self.every, self.probes), wanted, limits.longest)
         if chosen != (self.every, self.probes):
             self.every, self.probes = chosen
-            message = "overhead %s asked: one account every %d steps on %d probes, %s expected"
-            logger.info(message, percent(self.overhead), *chosen, percent(wanted.expected))
+            message = "overhead: %s asked, about %s expected with account.every %d and %d probes"
+            logger.info(message, percent(self.overhead), percent(wanted.expected), *chosen)
         if not wanted.kept and not self._told and self._costs["account"]:
             self._told = True
             self._tell(wanted, costs)

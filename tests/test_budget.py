@@ -48,7 +48,9 @@ def any_limits(draw: st.DrawFn) -> Limits:
 def test_the_interval_is_the_smallest_that_fits() -> None:
     """By hand: 20 probes of 0.5 s cost 10 s an account, 1 s a step is allowed."""
     costs, limits = Costs(step=10.0, probe=0.5), Limits(whole=20, most=20, fewest=8)
-    assert choose(costs, limits, 0.10) == Choice(10, 20, pytest.approx(0.10), True)
+    found = choose(costs, limits, 0.10)
+    assert (found.every, found.probes, found.kept) == (10, 20, True)
+    assert found.expected == pytest.approx(0.10)
     # A step costs 0.2 s of its own and an account 2 s more: 12 s / J + 0.2 + 20·0.01 ≤ 1
     dearer = replace(costs, other=0.2, split=0.01, account=2.0)
     assert choose(dearer, limits, 0.10).every == math.ceil(12 / 0.6)
@@ -60,7 +62,8 @@ def test_the_interval_is_the_smallest_that_fits() -> None:
 def test_fewer_probes_where_the_longest_interval_is_too_dear() -> None:
     costs, limits = Costs(step=1.0, probe=1.0), Limits(whole=40, most=40, fewest=8)
     found = choose(costs, limits, 0.5)
-    assert found == Choice(64, int(0.5 * 64 / (9 / 8)), pytest.approx(28 * 9 / 8 / 64), True)
+    assert (found.every, found.probes, found.kept) == (63, 28, True), "the most that fit into 64 steps"
+    assert found.expected == pytest.approx(28 * 9 / 8 / 63)
     hopeless = choose(costs, limits, 0.01)
     assert (hopeless.every, hopeless.probes, hopeless.kept) == (64, 8, False)
     assert hopeless.expected == pytest.approx(9 / 64), "and it says by how much the budget is missed"
@@ -136,7 +139,9 @@ def test_the_fewest_probes() -> None:
         ((64, 32), (60, 32), (60, 32)),
     ],
 )
-def test_noise_does_not_move_the_choice(held: tuple[int, int], wanted: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_noise_does_not_move_the_choice(
+    held: tuple[int, int], wanted: tuple[int, int], expected: tuple[int, int]
+) -> None:
     longest = 62 if wanted[0] == 60 else 64
     assert settle(held, Choice(*wanted, 0.1, True), longest) == expected
 

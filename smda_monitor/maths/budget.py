@@ -7,10 +7,11 @@ With an account every J steps on m probes, the monitor adds to each step, in sec
 passes(m) = 1 + 1/`ROTATION` where m is less than the whole set, since another choice of probes then takes over at every
 `ROTATION`-th account and is measured once more; else 1. Of the budget `overhead`·step a part goes to audits first. Then
 
-    J = min { J : a(J, most) ≤ (overhead − audits)·step },        shortest ≤ J ≤ longest
+    m = max { m : a(longest, m) ≤ (overhead − audits)·step },        fewest ≤ m ≤ most
+    J = min { J : a(J, m) ≤ (overhead − audits)·step },              shortest ≤ J ≤ longest
 
-and where even J = longest is too dear, J = longest and m the largest number from `fewest` to `most` that is not. Where
-nothing is within the budget the cheapest is taken, and `Choice.kept` says so.
+So as long as all of `most` can be measured the interval alone gives way; where even the longest is too dear, probes do.
+Where nothing is within the budget the cheapest is taken, and `Choice.kept` says so.
 """
 
 from __future__ import annotations
@@ -113,13 +114,11 @@ def choose(costs: Costs, limits: Limits, overhead: float, audits: float = 0.0) -
         expected = seconds / costs.step + audits if costs.step > 0 else float("inf")
         return Choice(every, probes, expected, seconds <= allowed)
 
-    for every in range(limits.shortest, limits.longest + 1):
-        if added(every, limits.most) <= allowed:
-            return chosen(every, limits.most)
     numbers = range(limits.most, limits.fewest - 1, -1)
     for probes in numbers:
         if added(limits.longest, probes) <= allowed:
-            return chosen(limits.longest, probes)
+            intervals = range(limits.shortest, limits.longest + 1)
+            return chosen(next(every for every in intervals if added(every, probes) <= allowed), probes)
     return chosen(limits.longest, min(numbers, key=lambda probes: added(limits.longest, probes)))
 
 
