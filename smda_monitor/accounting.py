@@ -5,9 +5,8 @@ Wiring, no arithmetic: the split is `maths.split`, its reading `maths.read_split
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -41,6 +40,7 @@ from .maths.probe_gradients import ProbeGradients
 from .maths.read_split import End, SplitReading, read_split
 from .maths.replay_reading import replay_reading
 from .open_step import OpenStep, open_step
+from .pace import AccountSeconds, Pace
 from .records.account import WARM_UP_STEPS, Method, RowEntry, StepAccount
 from .records.audit import AuditEntry
 from .records.snapshot import Snapshot
@@ -54,20 +54,26 @@ class Accountant:
 
     start: Snapshot
 
-    def __init__(self, instruments: Instruments, names: RowNames, args: Any, step: int, method: Method) -> None:
+    def __init__(
+        self, instruments: Instruments, names: RowNames, args: Any, step: int, method: Method, pace: Pace
+    ) -> None:
         self.instruments = instruments
         self.method: Method = method
         self._config = instruments.bench.config.account
-        self._every = self._config.every if method == "split" else 1
+        self.pace = pace
+        self._choice = pace.probes, pace.rotation
         self._names, self._args = names, args
         self.parameters = trained_parameters(instruments.reader.model)
-        self.auditor = Auditor(instruments, self.parameters)
+        self.auditor = Auditor(instruments, self.parameters, pace.clock)
         self.coming: OpenStep | None = None
         self._optimizer: Any = None
         self.open_steps: list[OpenStep] = []
         self._past: list[PastStep] = []
         self._owners: dict[int, list[RowFacts]] = {}
+        clock = pace.clock()
         self.before, self._gradients = self._probe(step)
+        self.spent = AccountSeconds(len(instruments.plan.chosen), pace.clock() - clock)
+        """Where the time of the latest account went."""
         self.capture: RowCapture | None = None
         self._answers: AnswerTap | None = None
 
@@ -89,7 +95,7 @@ class Accountant:
     @property
     def due(self) -> bool:
         """Whether the open steps are as many as an account covers."""
-        return len(self.open_steps) >= self._every
+        return len(self.open_steps) >= self.pace.every
 
     def before_step(self, optimizer: Any, number: int, elapsed: float) -> None:
         """The gradient of step `number` is whole and clipped: keep it, the rows and the optimizer's state, and replay
@@ -99,19 +105,11 @@ class Accountant:
         ruler = self.instruments.policy.answers
         answers = read_answers(ruler, self._answers.take()) if ruler and self._answers else None
         self._optimizer = optimizer
-        self.coming = open_step(
-            self.method,
-            optimizer,
-            self.instruments,
-            self.parameters,
-            self.capture,
-            self._names,
-            answers,
-            self._args,
-            number,
-        )
-        if self.method == "split" and len(self.open_steps) + 1 >= self._every:
-            self.auditor.before_step(optimizer, self.coming, elapsed)
+        tools = self.instruments, self.parameters, self.capture, self._names
+        self.coming = open_step(self.method, optimizer, *tools, answers, self._args, number)
+        if self.method == "split" and len(self.open_steps) + 1 >= self.pace.every:
+            first = 0.0 if self.pace.overhead is None else self.spent.probes
+            self.auditor.before_step(optimizer, self.coming, self.pace.audit_seconds(elapsed), first)
 
     def after_step(self) -> OpenStep | None:
         """The step is taken: it waits for its account. None where a gradient scaler skipped it: nothing has moved, and
@@ -126,12 +124,15 @@ class Accountant:
 
     def account(self) -> tuple[StepAccount, list[AuditEntry]]:
         """Measures the probes and closes the open steps with one account; with the audits of its last step."""
-        clock = time.perf_counter()
+        clocks = [self.pace.clock()]
         steps, self.open_steps = self.open_steps, []
         plan, since, last = self.instruments.plan, self.before.step, steps[-1]
         after, gradients = self._probe(last.number)
+        clocks.append(self.pace.clock())
         own = read_own_prompts(self.instruments, self.parameters, [row for s in steps for row in s.rows])
+        clocks.append(self.pace.clock())
         reading = self._reading(steps, after, gradients, own)
+        clocks.append(self.pace.clock())
         own.reading.push[:] = reading.own
         shifts, remainder = feature_shifts(
             self.instruments.policy,
@@ -143,6 +144,7 @@ class Accountant:
             self.instruments.bench.config.outputs.leading_features,
         )
         refusal, errors = readings_by_kind(after, plan.probes)
+        replays = sum(s.replays.seconds for s in steps if s.replays)
         account = StepAccount(
             step=last.number,
             since=since,
@@ -160,13 +162,26 @@ class Accountant:
             refusal=refusal,
             standard_error=errors,
             health=after.health,
-            seconds=time.perf_counter() - clock + sum(s.replays.seconds for s in steps if s.replays),
+            seconds=self.pace.clock() - clocks[0] + replays,
             method=self.method,
+            probe_ids=after.probe_ids,
         )
         audits = self.auditor.after_step(account, after, last.replays)
         self._remember(steps)
         self.before, self._gradients = after, gradients
+        took = [end - start for start, end in pairwise(clocks)]
+        self.spent = AccountSeconds(len(plan.chosen), took[0], took[1], took[2] + replays, len(steps), replays)
         return account, audits
+
+    def choose_probes(self, first: Snapshot) -> None:
+        """Where the pace wants other probes: measures them at the parameters at which the last account ended, so that
+        the next one closes on them. `first` is the run's first snapshot, of the whole set."""
+        wanted = self.pace.probes, self.pace.rotation
+        if wanted != self._choice:
+            self._choice = wanted
+            self.instruments = self.auditor.instruments = self.instruments.measuring(*wanted)
+            self.start = self.instruments.plan.part(first)
+            self.before, self._gradients = self._probe(self.before.step)
 
     def _reading(
         self, steps: Sequence[OpenStep], after: Snapshot, gradients: ProbeGradients | None, own: OwnPrompts

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,34 +38,41 @@ class Auditor:
     """Audits one run. `before_step` replays while the step is still to come, `after_step` compares.
 
     Randomly drawn rows (``audit.share``) are drawn by a generator of the auditor's own from the run's seed and the
-    step; one is replayed at the first account, and then whenever the replays so far and another as dear as the last
-    stay within the share. Rows asked for by id (``audit.rows``) are replayed whenever they come, outside that budget.
+    step; one is replayed whenever the replays so far and another as dear as the last stay within what the run allows:
+    the share, and under a budget of time (``overhead``) its part for audits. Before the first the caller says how dear
+    it may be: 0 replays one at the first account. Rows asked for by id (``audit.rows``) are replayed whenever they
+    come, outside that budget.
     """
 
-    def __init__(self, instruments: Instruments, parameters: TrainedParameters) -> None:
+    def __init__(self, instruments: Instruments, parameters: TrainedParameters, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._config = instruments.bench.config.audit
         self._seed = instruments.bench.config.seed
-        self._instruments, self._parameters = instruments, parameters
+        self.instruments, self._parameters = instruments, parameters
         model = instruments.reader.model
         self._epsilon = max(torch.finfo(p.dtype).eps for p in model.parameters() if p.is_floating_point())
-        self._spent = 0.0
+        self.spent = 0.0
+        """Seconds of all replays of drawn rows."""
         self._last_cost: float | None = None
         self._replayed: list[_Replayed] = []
         self.entries: list[AuditEntry] = []
         """All of the run so far, those before a resume included."""
 
-    def before_step(self, optimizer: Any, coming: OpenStep, elapsed: float) -> None:
-        """Replays the `coming` step without the rows chosen. `elapsed`: the run's seconds so far."""
+    def before_step(self, optimizer: Any, coming: OpenStep, allowed: float, first: float) -> None:
+        """Replays the `coming` step without the rows chosen. `allowed`: the seconds that all replays of drawn rows
+        together may take so far; `first`: what one takes, as long as none was made."""
         self.forget()
-        for place, reason in self._chosen([fact.row_id for fact in coming.facts], coming.number, elapsed).items():
-            clock = time.perf_counter()
+        for place, reason in self._chosen(
+            [fact.row_id for fact in coming.facts], coming.number, allowed, first
+        ).items():
+            clock = self._clock()
             snapshot = replay_without(
-                optimizer, self._instruments, self._parameters, coming.gradient, place, coming.number
+                optimizer, self.instruments, self._parameters, coming.gradient, place, coming.number
             )
-            cost = time.perf_counter() - clock
+            cost = self._clock() - clock
             self._replayed.append(_Replayed(place, reason, snapshot, cost))
             if reason == "sample":
-                self._spent, self._last_cost = self._spent + cost, cost
+                self.spent, self._last_cost = self.spent + cost, cost
 
     def after_step(self, account: StepAccount, after: Snapshot, replays: RowReplays | None = None) -> list[AuditEntry]:
         """One entry for every row replayed before this step, whose `account` and probes `after` it are known now.
@@ -86,24 +92,24 @@ class Auditor:
         """The step that was replayed was never taken."""
         self._replayed = []
 
-    def _chosen(self, row_ids: Sequence[str], step: int, elapsed: float) -> dict[int, Reason]:
+    def _chosen(self, row_ids: Sequence[str], step: int, allowed: float, first: float) -> dict[int, Reason]:
         """Places of the rows to leave out."""
         chosen: dict[int, Reason] = {i: "asked" for i, row_id in enumerate(row_ids) if row_id in self._config.rows}
         others = [i for i in range(len(row_ids)) if i not in chosen]
-        affordable = self._last_cost is None or self._spent + self._last_cost <= self._config.share * elapsed
+        affordable = self.spent + (first if self._last_cost is None else self._last_cost) <= allowed
         if others and affordable and self._config.share > 0:
             chosen[random.Random(f"{self._seed}/{step}").choice(others)] = "sample"
         return chosen
 
     def _entry(self, account: StepAccount, row: RowEntry, after: Snapshot, replayed: _Replayed) -> AuditEntry:
-        plan = self._instruments.plan
+        plan = self.instruments.plan
         figures = plan.targets.measure(replayed.without, after)
         noise = noise_floor(plan.targets, after, self._epsilon)
         features: tuple[FeatureShift, ...] = ()
         remainder = float("nan")
         if replayed.reason == "asked":
-            policy, frame = self._instruments.policy, self._instruments.frame
-            leading = self._instruments.bench.config.outputs.leading_features
+            policy, frame = self.instruments.policy, self.instruments.frame
+            leading = self.instruments.bench.config.outputs.leading_features
             features, remainder = feature_shifts(
                 policy, frame, plan.rows, plan.weights, replayed.without, after, leading
             )

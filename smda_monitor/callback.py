@@ -48,6 +48,8 @@ class SMDACallback(TrainerCallback):
         self.id_column = id_column
         self.run: MonitoredRun | None = None
         self.error: str | None = None
+        self.clock: Callable[[], float] | None = None
+        """How seconds are read, from any origin; None: wall time, with the device's queue waited for."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -72,6 +74,7 @@ class SMDACallback(TrainerCallback):
             kwargs.get("train_dataloader"),
             self.rows,
             self.id_column,
+            self.clock,
         )
 
     def on_pre_optimizer_step(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -45,6 +45,14 @@ class OpenStep:
     """Of the first parameter group."""
     answers: Tensor | None
     """(n,) what the rows answer; None without reference answers."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds until its account: gradients, and the optimizer's state that the split needs."""
+        maps = [part for _, part in self.taken.step.parts] if self.taken else []
+        held = [self.gradient.clipped, *(getattr(part, f.name) for part in maps for f in fields(part))]  # type: ignore[arg-type]
+        held += [self.replays.ends] if self.replays else []
+        return self.gradient.rows.nbytes + sum(one.nbytes for one in held if isinstance(one, Tensor))
 
 
 def open_step(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from .maths.alerts import threshold_alerts
 from .maths.by_kind import readings_by_kind
 from .outputs.ledger import Ledger
 from .outputs.sink import Past, SinkGroup
+from .pace import Pace
 from .records.account import Method, StepAccount
 from .records.alert import Alert
 from .records.snapshot import Snapshot
@@ -43,19 +43,22 @@ class MonitoredRun:
         step: int,
         first: Snapshot | None,
         method: Method,
+        clock: Callable[[], float],
     ) -> None:
-        self._began = time.perf_counter()
+        self._clock, self._began = clock, clock()
         self.model: nn.Module = instruments.reader.model
         self.instruments = instruments
         self._tokenizer = tokenizer
-        self.accountant = Accountant(instruments, names, args, step, method)
+        bench = instruments.bench
+        self.pace = Pace(bench.config, method, len(bench.probes), len(instruments.plan.chosen), clock)
+        self.accountant = Accountant(instruments, names, args, step, method, self.pace)
+        self.pace.first_pass(self.accountant.spent)
         self.accounts: list[StepAccount] = []
         self.alerts: list[Alert] = []
         self._texts: set[str] = set()
         self._resumed = first is not None
         self.first = self.last = first or self._whole(step)
         self.accountant.start = instruments.plan.part(self.first)
-        self.monitor_seconds = self.seconds
 
     def open(self, sinks: SinkGroup, ledger: Ledger, past: Past) -> None:
         """The folder is ready: the first snapshot goes there, what a resumed run did is taken up, hooks go on."""
@@ -66,7 +69,11 @@ class MonitoredRun:
         self._texts |= past.named
         if not self._resumed:
             sinks.snapshot(self.first)
+        self.pace.resume(past.accounts)
+        self._choose_probes()
         self.accountant.open()
+        self._setup_seconds = self.seconds
+        self.pace.begin()
 
     @property
     def auditor(self) -> Auditor:
@@ -76,7 +83,12 @@ class MonitoredRun:
     @property
     def seconds(self) -> float:
         """Wall time since the run was set up."""
-        return time.perf_counter() - self._began
+        return self._clock() - self._began
+
+    @property
+    def monitor_seconds(self) -> float:
+        """What of it the monitor took, with its setting up."""
+        return self._setup_seconds + self.pace.worked
 
     def refusal(self) -> tuple[dict[str, float], dict[str, float]]:
         """Refusal by reading and kind on the whole set, at the first and at the latest snapshot of it."""
@@ -85,25 +97,35 @@ class MonitoredRun:
 
     def before_step(self, optimizer: Any, number: int) -> None:
         """The gradient of the coming step is whole and clipped: keep it, and the optimizer's state."""
-        clock = time.perf_counter()
-        self.accountant.before_step(optimizer, number, self.seconds)
-        self.monitor_seconds += time.perf_counter() - clock
+        with self.pace.working():
+            self.accountant.before_step(optimizer, number, self.seconds)
 
     def after_step(self) -> list[Alert]:
         """The step is taken: keep its rows, and write an account where one is due. Returns the alerts raised."""
-        clock = time.perf_counter()
-        taken = self.accountant.after_step()
-        if taken is not None and self.instruments.bench.config.outputs.row_text != "none":
-            ids = [fact.row_id for fact in taken.facts]
-            self.ledger.row_texts(new_texts(taken.rows, ids, self._texts, self._tokenizer))
-        self.monitor_seconds += time.perf_counter() - clock
-        return self.account() if self.accountant.due else []
+        with self.pace.working():
+            taken = self.accountant.after_step()
+            if taken is not None and self.instruments.bench.config.outputs.row_text != "none":
+                ids = [fact.row_id for fact in taken.facts]
+                self.ledger.row_texts(new_texts(taken.rows, ids, self._texts, self._tokenizer))
+            raised = self.account() if self.accountant.due else []
+            self.pace.step_taken(taken.nbytes if taken is not None else 0)
+        return raised
 
-    def account(self) -> list[Alert]:
-        """Measure, split, judge, write what is open; nothing where no step is. Returns the alerts raised."""
+    def account(self, more: bool = True) -> list[Alert]:
+        """Measure, split, judge, write what is open; nothing where no step is. Where `more` steps follow, the probes of
+        the next account are chosen. Returns the alerts raised."""
         if not self.accountant.open_steps:
             return []
-        clock = time.perf_counter()
+        with self.pace.working():
+            begun, audited = self._clock(), self.auditor.spent
+            raised = self._account()
+            self.pace.account_made(self.accountant.spent, self._clock() - begun, audited)
+            if more:
+                self._choose_probes()
+            self.pace.account_over()
+        return raised
+
+    def _account(self) -> list[Alert]:
         account, audits = self.accountant.account()
         self.accounts.append(account)
         if audits:
@@ -118,21 +140,24 @@ class MonitoredRun:
 
     def finish(self, step: int, summary: Callable[[], dict[str, Any]]) -> None:
         """The last snapshot of the whole set, the feature cards, and the sinks' end; hooks go, also after an error."""
-        try:
-            self.account()
-            clock = time.perf_counter()
-            self.last = self._whole(step)
-            self.sinks.snapshot(self.last)
-            drift = self.last.X.double() - self.first.X.double()
-            self.ledger.feature_cards(feature_cards(self.instruments, self.last, drift, self._tokenizer))
-        finally:
-            self.close()
-        self.monitor_seconds += time.perf_counter() - clock
+        with self.pace.working():
+            try:
+                self.account(more=False)
+                self.last = self._whole(step)
+                self.sinks.snapshot(self.last)
+                drift = self.last.X.double() - self.first.X.double()
+                self.ledger.feature_cards(feature_cards(self.instruments, self.last, drift, self._tokenizer))
+            finally:
+                self.close()
         self.sinks.finish({**summary(), "monitor_seconds": self.monitor_seconds})
 
     def close(self) -> None:
         """Takes the hooks off."""
         self.accountant.close()
+
+    def _choose_probes(self) -> None:
+        self.accountant.choose_probes(self.first)
+        self.instruments = self.accountant.instruments
 
     def _whole(self, step: int) -> Snapshot:
         probes, reader = self.instruments.bench.probes, self.instruments.reader

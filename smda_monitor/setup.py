@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from .errors import ConfigError, describe
 from .instruments.assemble import Bench, Instruments, assemble, open_bench
+from .instruments.clock import device_clock
 from .instruments.optimizer_step import unknown_step
 from .instruments.overlap import overlapping
 from .instruments.parameters import trained_parameters
@@ -47,6 +48,7 @@ def start_run(
     dataloader: Any,
     rows: Iterable[Mapping[str, Any]] | None,
     id_column: str,
+    clock: Callable[[], float] | None = None,
 ) -> MonitoredRun:
     """Everything that can be wrong is found, and the first snapshot taken, before the run folder is touched."""
     check_trainer_mode(args)
@@ -67,7 +69,8 @@ def start_run(
         logger.warning("Accounts are made by replay, one measured step for every row of a step: %s.", unknown)
     method: Method = "split" if unknown is None else "replay"
     first = _first_snapshot(folder, resume)
-    run = MonitoredRun(instruments, names, tokenizer, args, state.global_step, first, method)
+    clock = clock or device_clock(next(model.parameters()).device)
+    run = MonitoredRun(instruments, names, tokenizer, args, state.global_step, first, method, clock)
     aside = prepare_run_folder(folder, exists, resume)
     if aside is not None:
         logger.info("The earlier run was moved to %s", aside)
@@ -119,6 +122,7 @@ def _summary(run: MonitoredRun, status: str) -> dict[str, Any]:
         alerts=len(run.alerts),
         audits=run.auditor.entries,
         seconds=run.seconds,
+        overhead=run.pace.report(),
         status=status,
     )
 

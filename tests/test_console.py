@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from synthetic_run import make_account, make_alerts, make_audit, make_header, write_run
 
-from smda_monitor.outputs.console import ConsoleSink, audit_line
+from smda_monitor.outputs.console import ConsoleSink, audit_line, overhead_line
 from smda_monitor.outputs.text import duration, number, percent, plain
 from smda_monitor.records.alert import Alert
 from smda_monitor.records.audit import AuditEntry
@@ -172,3 +172,11 @@ def test_figures_for_people() -> None:
     ]
     assert [percent(x) for x in (0.0183, 2.5, float("nan"))] == ["1.8 %", "250 %", "n/a"]
     assert [duration(x) for x in (0.4, 185, 7800)] == ["0 s", "3 min 05 s", "2 h 10 min"]
+
+
+def test_the_cost_is_said_in_one_line() -> None:
+    line = overhead_line({"asked": 0.1, "measured": 0.08, "every": 12, "probes": 32})
+    expected = "smda: the monitor added 8 % to plain training time (asked: 10 %); at the end one account every 12 steps"
+    assert line == f"{expected} on 32 probes"
+    unasked = overhead_line({"asked": None, "measured": 2.5, "every": 1, "probes": 32})
+    assert "added 250 % to plain training time; at the end one account every step on" in unasked

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from told_clock import ToldClock
 from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
@@ -104,6 +105,24 @@ def test_training_is_bit_identical_with_an_audit_at_every_step(tmp_path: Path, s
     audits = callback.run.auditor.entries
     assert {a.step for a in audits} == set(range(1, 7))
     assert len({a.row_id for a in audits}) > 3
+    assert all(torch.equal(a, b) for a, b in zip(plain[0], watched[0], strict=True))
+    assert plain[1] == watched[1]
+    assert torch.equal(plain[2], watched[2])
+
+
+def test_training_is_bit_identical_under_a_budget_that_changes_the_probes(tmp_path: Path) -> None:
+    """There is no room for a second open step, and for nine probes: m·0.04·9/8 + 0.08 ≤ 0.5."""
+    plain = _train(tmp_path / "plain", [])
+    callback = SMDACallback(tiny.tiny_config(tmp_path / "monitor") | {"overhead": 0.5, "memory_gib": 1e-9})
+    callback.clock = clock = ToldClock(prompt=0.04)
+    watched = _train(tmp_path / "watched", [clock, callback])
+    assert callback.run is not None
+    accounts = callback.run.accounts
+    assert [len(a.probe_ids) for a in accounts] == [12, *[9] * (len(accounts) - 1)]
+    assert len(accounts) >= 4
+    assert max(a.balance("mass.harmful").unexplained_fraction for a in accounts) < 0.02, (
+        "on the same probes at both ends"
+    )
     assert all(torch.equal(a, b) for a, b in zip(plain[0], watched[0], strict=True))
     assert plain[1] == watched[1]
     assert torch.equal(plain[2], watched[2])

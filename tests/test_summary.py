@@ -15,6 +15,7 @@ from smda_monitor.outputs.files import to_json
 from smda_monitor.outputs.ranking import rank_rows
 from smda_monitor.outputs.summary import median_unexplained, summarise
 from smda_monitor.records.account import StepAccount
+from smda_monitor.records.overhead import Overhead
 
 POLICY = make_header(Path()).policy
 
@@ -94,3 +95,11 @@ def test_rows_without_score_come_last() -> None:
     rows = tuple(dataclasses.replace(r, score=math.nan) if i < 3 else r for i, r in enumerate(run[0].rows))
     ranking = rank_rows([dataclasses.replace(run[0], rows=rows)])
     assert [math.isnan(r.entry.score) for r in ranking] == [False] * 7 + [True] * 3
+
+
+def test_summary_says_what_the_monitor_cost() -> None:
+    found = summarise(
+        accounts(1, 2), before={}, after={}, policy_r2=0.9, alerts=0, overhead=Overhead(0.1, 0.08, 12, 32)
+    )
+    assert found["overhead"] == {"asked": 0.1, "measured": 0.08, "every": 12, "probes": 32}
+    assert summarise(accounts(1, 2), before={}, after={}, policy_r2=0.9, alerts=0)["overhead"] is None

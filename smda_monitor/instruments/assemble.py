@@ -101,6 +101,11 @@ class Instruments:
         """The tokens of the probes at `chosen`."""
         return [self.bench.encode(self.bench.probes.probes[i].prompt) for i in chosen]
 
+    def measuring(self, per_step: int, rotation: int) -> Instruments:
+        """The same with another stratified choice of probes: `per_step` of them (0: all), choice number `rotation`."""
+        seed = self.bench.config.seed + rotation
+        return replace(self, plan=plan_step(self.bench.probes, self.policy, self.frame, per_step, seed))
+
 
 def open_bench(config: MonitorConfig, model: nn.Module, tokenizer: Any) -> Bench:
     """Resolves `config` on `model`.

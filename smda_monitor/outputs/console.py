@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..maths.fidelity import pooled_fidelity
@@ -123,6 +123,8 @@ class ConsoleSink:
         )
         if self._audits:
             self._say(audit_line(self._audits))
+        if summary.get("overhead"):
+            self._say(overhead_line(summary["overhead"]))
         if self._run is not None:
             for name, what in _PLACES.items():
                 if (self._run.folder / name).exists():
@@ -189,6 +191,16 @@ def audit_line(audits: Sequence[AuditEntry]) -> str:
     return (
         f"smda: self-audit of {rows}: pushes miss exact replays by {percent(overall.relative_error)} (median), right "
         f"sign {percent(overall.sign)}, rank correlation {spearman} ({which})"
+    )
+
+
+def overhead_line(overhead: Mapping[str, Any]) -> str:
+    """What the monitor cost, and what it measured for that."""
+    asked = "" if overhead["asked"] is None else f" (asked: {percent(overhead['asked'])})"
+    steps = "every step" if overhead["every"] == 1 else f"every {overhead['every']} steps"
+    return (
+        f"smda: the monitor added {percent(overhead['measured'])} to plain training time{asked}; at the end one "
+        f"account {steps} on {overhead['probes']} probes"
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from ..maths.fidelity import pooled_fidelity
 from ..records.account import StepAccount
 from ..records.audit import AuditEntry
+from ..records.overhead import Overhead
 
 PATHWAYS = {"output": "S_Y", "feature": "S_X"}
 """The symbolic policy's pathways and their targets."""
@@ -35,13 +37,15 @@ def summarise(
     seconds: float | None = None,
     status: str = "finished",
     audits: Sequence[AuditEntry] = (),
+    overhead: Overhead | None = None,
 ) -> dict[str, Any]:
     """The closing figures.
 
     `before` and `after` hold ``mass.<kind>`` and ``contrast.<kind>``, as `readings_by_kind` gives them. `seconds` is
     the command's wall time; without it, the sum of the monitor's own over the accounts. ``refusal`` is the mass reading
     (log-odds), ``refusal_contrast`` the other (nats); ``unexplained`` holds fractions, see `median_unexplained`;
-    ``audit`` what replays of single rows said of the pushes, see `maths.fidelity.pooled_fidelity`.
+    ``audit`` what replays of single rows said of the pushes, see `maths.fidelity.pooled_fidelity`; ``overhead`` what
+    the monitor cost, as in the record, null where it was not measured.
     """
     pooled = pooled_fidelity(audits)
     medians, after_warm_up = median_unexplained(accounts)
@@ -63,6 +67,7 @@ def summarise(
             "spearman": pooled.overall.spearman,
             "after_warm_up": pooled.after_warm_up,
         },
+        "overhead": None if overhead is None else asdict(overhead),
         "policy_r2": policy_r2,
         "alerts": alerts,
     }

@@ -137,7 +137,8 @@ def past_to_table(step: int, past: Sequence[PastShare]) -> Any:
 def accounts_to_table(accounts: Sequence[StepAccount]) -> Any:
     """One line per `StepAccount`, rows left out: scalars, ``health.<field>``, ``refusal.<reading>.<kind>``,
     ``standard_error.…``, ``targets`` (their order), ``balance.<target>.<field>``, ``features`` (a list of structs),
-    ``drift`` (one float32 per feature of the policy), ``probes.<reading>.<part>`` (one float32 per measured probe)."""
+    ``drift`` (one float32 per feature of the policy), ``probe_ids`` (the measured probes, a list of strings) and
+    ``probes.<reading>.<part>`` (one float32 for each of them)."""
     import pyarrow as pa
 
     columns = scalar_columns(accounts, _ACCOUNT_SCALARS)
@@ -153,6 +154,7 @@ def accounts_to_table(accounts: Sequence[StepAccount]) -> Any:
             columns[f"balance.{storable(target)}.{name}"] = _floats(values)
     columns["features"] = feature_column([a.features for a in accounts])
     columns |= list_columns("probes", [a.probes for a in accounts])
+    columns["probe_ids"] = pa.array([[storable(i) for i in a.probe_ids] for a in accounts], pa.list_(pa.string()))
     columns["drift"] = pa.array([a.drift for a in accounts], pa.list_(pa.float32()))
     return pa.table(columns)
 
@@ -216,6 +218,7 @@ def table_to_accounts(
             drift=tuple(line["drift"]),
             refusal=prefixed(line, "refusal"),
             standard_error=prefixed(line, "standard_error"),
+            probe_ids=tuple(line.get("probe_ids") or ()),
             health=DictionaryHealth(**{name: line[f"health.{name}"] for name in _HEALTH}),
         )
         for line in table.to_pylist()

@@ -119,8 +119,8 @@ class RowEntry:
     """Suspicion: higher means the row teaches or moves refusal more strongly against the policy's reading of its own
     prompt. Formula: `smda_monitor.maths.score`."""
     probe_share: dict[str, tuple[float, ...]]
-    """By reading (`READINGS`): the row's share of every measured probe, in the order of the manifest's
-    ``measured_probes``; nats."""
+    """By reading (`READINGS`): the row's share of every measured probe, in the order of the account's ``probe_ids``;
+    nats."""
     probe_push: dict[str, tuple[float, ...]]
     """By reading: the row's push on every measured probe."""
 
@@ -179,7 +179,7 @@ class StepAccount:
     past: tuple[PastShare, ...]
     """Earlier rows to whom momentum's part is handed on."""
     probes: dict[str, tuple[float, ...]]
-    """``<reading>.measured``, ``.history`` and ``.decay`` of every measured probe, in their order; nats."""
+    """``<reading>.measured``, ``.history`` and ``.decay`` of every measured probe, in `probe_ids` order; nats."""
     features: tuple[FeatureShift, ...]
     """The features with the largest |ΔW_k w_k| of this account, largest first."""
     drift: tuple[float, ...]
@@ -201,6 +201,12 @@ class StepAccount:
     push is the row's finite effect, measured; share is the push, decay is 0 (it is part of history, all that the
     optimizer does by itself), and unexplained is how far the rows' effects do not add up. Own pushes are first order
     in both."""
+    probe_ids: tuple[str, ...] = ()
+    """The measured probes, the same at both ends of the account; empty in a ledger that does not name them, where they
+    are the manifest's ``measured_probes``. Under a budget of time (``overhead``) they differ between accounts. Every
+    account balances on its own probes, and each of its targets is an unbiased estimate for the whole set, probes
+    weighted for their strata; so sums over accounts estimate the shift of the whole set. Only where all have the same
+    probes are they the difference between the last and the first snapshot of these."""
 
     def balance(self, target: str) -> TargetBalance:
         """The balance of `target`. Raises `KeyError` for an unknown name."""

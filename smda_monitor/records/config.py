@@ -165,8 +165,13 @@ class MonitorConfig(Section):
     """How often the monitor checks itself."""
     outputs: OutputsConfig = OutputsConfig()
     """Where figures go."""
+    overhead: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Budget of time: the part of plain training time that the monitor may add, e.g. 0.10. It then measures itself and
+    chooses: ``account.every`` is the shortest interval, ``probes.per_step`` the largest number of probes, and audits
+    take a third of the budget at most. None: as configured."""
     memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
-    """Budget of one probe pass, GiB; probes are measured in chunks under it."""
+    """Budget of one probe pass, GiB; probes are measured in chunks under it. With ``overhead`` set, also of the steps
+    that wait for their account, so that the interval it chooses fits in memory."""
     seed: int = 0
     """Of the stratified choice of probes and of the bootstrap; training's own random state is never touched."""
     on_error: Literal["raise", "warn"] = "raise"

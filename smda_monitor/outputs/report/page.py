@@ -15,6 +15,7 @@ from ...records.snapshot import Snapshot
 from ..files import to_json, write_text
 from ..ledger_reader import LedgerView, read_ledger
 from ..ranking import intention, rank_rows
+from ..snapshots import snapshot_files
 from ..text import duration, number, percent, plain, visible
 from .audit import audit_section
 from .by_step import READINGS, Ends, health_figures, parts_figure, refusal_figure, unexplained_figure
@@ -75,9 +76,9 @@ def render(view: LedgerView) -> str:
 def _context(view: LedgerView) -> dict[str, Any]:
     from markupsafe import Markup
 
-    start = _start(view)
+    start = _start(view, 0)
     ends = _ends(view)
-    before, after = _before_and_after(view, start, ends)
+    before, after = _before_and_after(view, ends)
     ranking = rank_rows(view.accounts)
     scripts = [_plotly(), (_HERE / "figures.js").read_text(encoding="utf-8")]
     cards = view.feature_cards[:CARDS]
@@ -96,6 +97,7 @@ def _context(view: LedgerView) -> dict[str, Any]:
         "manifest_json": to_json(view.manifest, indent=2),
         "rows_seen": len({(r.row_hash, r.row_id) for a in view.accounts for r in a.rows}),
         "seconds": sum(a.seconds for a in view.accounts),
+        "added": _added(view),
         # ours, and checked to hold no closing tag: the only texts that are not escaped
         "style": Markup((_HERE / "style.css").read_text(encoding="utf-8")),
         "scripts": [Markup(_inline(script)) for script in scripts],
@@ -132,11 +134,23 @@ def _figures(view: LedgerView, start: Snapshot | None, ends: Ends) -> dict[str, 
     }
 
 
-def _start(view: LedgerView) -> Snapshot | None:
-    """The probes of every step as they were at step 0; None where that snapshot was not kept."""
+def _start(view: LedgerView, account: int) -> Snapshot | None:
+    """The probes of an account, by its place, as they were at step 0; None where that snapshot was not kept.
+
+    Raises `ConfigError` where it does not hold one of them.
+    """
     if not view.snapshots or view.snapshots.steps[0] != 0:
         return None
-    return view.snapshots[0].part(view.manifest.get("measured_probes") or view.probes.ids)
+    own = view.accounts[account].probe_ids if view.accounts else ()
+    measured = [str(name) for name in own or view.manifest.get("measured_probes") or view.probes.ids]
+    first = view.snapshots[0]
+    missing = sorted(set(measured) - set(first.probe_ids))
+    if missing:
+        path = snapshot_files(view.folder)[0]
+        found = f"{len(missing)} measured probes that are not in it, first {missing[0]!r}"
+        remedy = "restore both the snapshot and the ledger from a copy of this run"
+        raise ConfigError(describe(str(path), found, "every probe that an account measures", remedy))
+    return first.part(measured)
 
 
 def _ends(view: LedgerView) -> Ends:
@@ -149,16 +163,22 @@ def _ends(view: LedgerView) -> Ends:
     return [(s, readings_by_kind(w, view.probes)[0]) for s, w in whole.items() if len(w.probe_ids) == len(view.probes)]
 
 
-def _before_and_after(
-    view: LedgerView, start: Snapshot | None, ends: Ends
-) -> tuple[Mapping[str, float], Mapping[str, float]]:
+def _before_and_after(view: LedgerView, ends: Ends) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """Refusal by reading and kind at both ends, of the same probes: of the whole set where it was measured at both,
-    else of those measured at every step."""
+    else of those of the last account."""
     if len(ends) == 2:
         return ends[0][1], ends[1][1]
+    start = _start(view, -1)
     if start is None or not view.accounts:
         return {}, {}
     return readings_by_kind(start, view.probes)[0], view.accounts[-1].refusal
+
+
+def _added(view: LedgerView) -> str | None:
+    """What the monitor added to plain training, as text; None where the run has not said."""
+    overhead = (view.summary or {}).get("overhead") or {}
+    measured = overhead.get("measured")
+    return percent(measured) if isinstance(measured, int | float) else None
 
 
 def _share(strongest: float) -> Callable[[float], float]:
