@@ -63,6 +63,7 @@ class MonitoredRun:
         self.accounts += past.accounts
         self.alerts += past.alerts
         self.auditor.entries += past.audits
+        self.accountant.watcher.resume(past.accounts)
         self._texts |= past.named
         if not self._resumed:
             sinks.snapshot(self.first)
