@@ -10,6 +10,7 @@ from itertools import chain, pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .audit import Auditor
 from .instruments.answer_tap import AnswerTap
@@ -27,9 +28,9 @@ from .maths.account import (
     RowFacts,
     balances,
     by_probe,
-    feature_shifts,
     mean_drift,
     past_shares,
+    policy_shift,
     row_entries,
 )
 from .maths.answers import read_answers
@@ -44,6 +45,7 @@ from .pace import AccountSeconds, Pace
 from .records.account import WARM_UP_STEPS, Method, RowEntry, StepAccount
 from .records.audit import AuditEntry
 from .records.snapshot import Snapshot
+from .watching import Watcher
 
 
 class Accountant:
@@ -65,6 +67,7 @@ class Accountant:
         self._names, self._args = names, args
         self.parameters = trained_parameters(instruments.reader.model)
         self.auditor = Auditor(instruments, self.parameters, pace.clock)
+        self.watcher = Watcher(instruments, self.parameters)
         self.coming: OpenStep | None = None
         self._optimizer: Any = None
         self.open_steps: list[OpenStep] = []
@@ -134,15 +137,11 @@ class Accountant:
         reading = self._reading(steps, after, gradients, own)
         clocks.append(self.pace.clock())
         own.reading.push[:] = reading.own
-        shifts, remainder = feature_shifts(
-            self.instruments.policy,
-            self.instruments.frame,
-            plan.rows,
-            plan.weights,
-            self.before,
-            after,
-            self.instruments.bench.config.outputs.leading_features,
-        )
+        policy, frame = self.instruments.policy, self.instruments.frame
+        shift = policy_shift(policy, frame, plan.rows, plan.weights, self.before, after)
+        drift = mean_drift(self.start, after, plan.weights)
+        self.watcher.begin(drift)
+        rows, watched_by = self.watcher.split(last, *self._rows(steps, reading, own.reading, after), after)
         refusal, errors = readings_by_kind(after, plan.probes)
         replays = sum(s.replays.seconds for s in steps if s.replays)
         account = StepAccount(
@@ -153,18 +152,20 @@ class Accountant:
             clip_factor=min(s.gradient.clip_factor for s in steps),
             capture_error=max(s.gradient.capture_error for s in steps),
             balances=balances(plan.targets.names, plan.targets.measure(self.before, after), reading),
-            rows=tuple(self._rows(steps, reading, own.reading, after)),
+            rows=rows,
             past=past_shares(self._owned(steps), plan.targets.names, reading.past),
             probes=by_probe(plan.targets.measure_probes(self.before, after), reading),
-            features=shifts,
-            drift=tuple(mean_drift(self.start, after, plan.weights).tolist()),
-            refit_remainder=remainder,
+            features=shift.leading(self.instruments.bench.config.outputs.leading_features),
+            drift=tuple(drift.tolist()),
+            refit_remainder=shift.remainder,
             refusal=refusal,
             standard_error=errors,
             health=after.health,
             seconds=self.pace.clock() - clocks[0] + replays,
             method=self.method,
             probe_ids=after.probe_ids,
+            watched=shift.of(self.watcher.columns),
+            watched_by=watched_by,
         )
         audits = self.auditor.after_step(account, after, last.replays)
         self._remember(steps)
@@ -199,7 +200,8 @@ class Accountant:
 
     def _rows(
         self, steps: Sequence[OpenStep], reading: SplitReading, own: OwnReading, after: Snapshot
-    ) -> list[RowEntry]:
+    ) -> tuple[list[RowEntry], Tensor]:
+        """One entry for every row, and what each row of the last step pushed y of every probe."""
         plan, policy = self.instruments.plan, self.instruments.policy
         entries: list[RowEntry] = []
         for one in steps:
@@ -220,7 +222,7 @@ class Accountant:
                 self.instruments.ruler,
                 one.answers,
             )
-        return entries
+        return entries, delta_y
 
     def _owned(self, steps: Sequence[OpenStep]) -> list[tuple[int, RowFacts]]:
         """Step and facts of the rows to whom history is handed on, in the order of the reading."""

@@ -66,6 +66,7 @@ class MonitoredRun:
         self.accounts += past.accounts
         self.alerts += past.alerts
         self.auditor.entries += past.audits
+        self.accountant.watcher.resume(past.accounts)
         self._texts |= past.named
         if not self._resumed:
             sinks.snapshot(self.first)
@@ -134,9 +135,7 @@ class MonitoredRun:
         if len(self.accounts) == 1 and all(math.isnan(row.score) for row in account.rows):
             message = "No row up to step %d has a prompt of its own that was read: rows get no score."
             logger.warning(message, account.step)
-        raised = self._alerts()
-        self.monitor_seconds += time.perf_counter() - clock
-        return raised
+        return self._alerts()
 
     def finish(self, step: int, summary: Callable[[], dict[str, Any]]) -> None:
         """The last snapshot of the whole set, the feature cards, and the sinks' end; hooks go, also after an error."""

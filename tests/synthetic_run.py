@@ -32,6 +32,8 @@ COUNTS = {"harmful": 60, "lookalike": 60, "benign": 24}
 TARGETS = ("S_X", "S_Y", *(f"{reading}.{kind}" for reading in ("mass", "contrast") for kind in KINDS))
 PLANTED = ((4, 2), (13, 3), (14, 7), (16, 0), (17, 5), (18, 1))
 """(step, position) of the planted rows."""
+WATCHED = (0, 1, 7)
+"""Columns of the features that are watched; split among rows at every fourth step."""
 AUDITED = (1, 13, 14, 17)
 """Steps with an audit."""
 TOPICS = ("religious stereotyping", "harassment", "privacy", "fraud", "malware", "disinformation")
@@ -136,6 +138,9 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
                 score=own - 0.2 + abs(draw(0.05)),
                 probe_share={"mass": (step / 8, -position / 4)},
                 probe_push={"mass": (step / 4, -position / 2)},
+                watched={policy.feature_ids[k]: (0.01 * (position + 1), -0.002 * k) for k in WATCHED}
+                if step % 4 == 0
+                else {},
             )
         )
     balances = []
@@ -174,6 +179,8 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
         health=make_health(step),
         seconds=4.1,
         probe_ids=tuple(PROBE_IDS[i] for i in MEASURED),
+        watched=tuple(FeatureShift(policy.feature_ids[k], float(policy.coef[k]), 0.01, 0.02, 0.03) for k in WATCHED),
+        watched_by="replay" if step % 4 == 0 else "",
     )
 
 

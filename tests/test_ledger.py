@@ -53,6 +53,8 @@ def build(record: type, **fixed: Any) -> st.SearchStrategy[Any]:
         "dict[str, float]": maps,
         "dict[str, tuple[float, ...]]": lists,
         "tuple[str, ...]": st.lists(names, max_size=3).map(tuple),
+        "dict[int, tuple[float, float]]": st.dictionaries(integers, st.tuples(st.floats(), st.floats()), max_size=3),
+        "WatchedBy": st.sampled_from(["", "backward", "replay"]),
         "Method": st.sampled_from(["split", "replay"]),
         "Reason": st.sampled_from(["sample", "asked"]),
         "tuple[FeatureShift, ...]": st.lists(st.builds(FeatureShift, integers, *[st.floats()] * 4), max_size=3).map(

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_run import FEATURES, MEASURED, make_account, make_header, make_snapshot, write_run
+from synthetic_run import FEATURES, MEASURED, WATCHED, make_account, make_header, make_snapshot, write_run
 
 from smda_monitor.errors import ConfigError
 from smda_monitor.maths.by_kind import readings_by_kind
 from smda_monitor.outputs.ledger import Ledger
 from smda_monitor.outputs.report import ReportSink, write_report
 from smda_monitor.outputs.report.figure import csv_text, data_link, label, script_json
+from smda_monitor.outputs.report.watched import watched_section
 from smda_monitor.records.account import RowEntry
 from smda_monitor.records.alert import Alert
 from smda_monitor.records.probes import Probe, ProbeSet
@@ -329,3 +330,28 @@ def test_csv_cells_are_no_formulas() -> None:
     text = csv_text(["a"], [["=cmd|calc"], ["+1"], ["@x"], [-1.5], ["plain, with comma"], [math.nan]])
     assert text.splitlines() == ["a", "'=cmd|calc", "'+1", "'@x", "-1.5", '"plain, with comma"', '""']
     assert data_link("text/csv", 'a"b').endswith(base64.b64encode(b'a"b').decode())
+
+
+def test_watched_features_and_the_rows_that_pushed_them_most(page: Page, tmp_path: Path) -> None:
+    """Every fourth step is split; row i pushes each of three features by 0.01·(i + 1) − 0.002·k."""
+    policy = make_header(tmp_path).policy
+    accounts = [make_account(step, policy) for step in range(1, 9)]
+    section = watched_section(accounts)
+    assert section is not None
+    size = {policy.feature_ids[k]: abs(float(policy.coef[k])) for k in WATCHED}
+    assert [line.feature for line in section.lines] == sorted(size, key=lambda f: -size[f])
+    for line in section.lines:
+        assert (line.accounts, line.shift_X, line.shift_Y) == (8, pytest.approx(0.08), pytest.approx(0.16))
+        assert line.most is not None
+        assert (line.most.row.row_id, line.most.row.step, line.most.warm_up) == ("demo-039", 4, True)
+        assert line.most.push == pytest.approx(0.1 - 0.002 * policy.feature_ids.index(line.feature))
+    assert len(section.by_row) == 20
+    (first,) = (most for (_, row_id), most in section.by_row.items() if row_id == "demo-030")
+    pushed = {policy.feature_ids[k]: abs(0.01 - 0.002 * k) * size[policy.feature_ids[k]] for k in WATCHED}
+    assert first.feature == max(pushed, key=pushed.__getitem__)
+    assert "Watched features" in page.text
+    unsplit = watched_section([dataclasses.replace(a, rows=()) for a in accounts])
+    assert unsplit is not None
+    assert unsplit.by_row == {}
+    assert all(line.most is None for line in unsplit.lines)
+    assert watched_section([dataclasses.replace(a, watched=()) for a in accounts]) is None

@@ -128,6 +128,21 @@ def test_training_is_bit_identical_under_a_budget_that_changes_the_probes(tmp_pa
     assert torch.equal(plain[2], watched[2])
 
 
+@pytest.mark.parametrize("by", ["backward", "replay"])
+def test_training_is_bit_identical_with_watched_features_split_at_every_step(tmp_path: Path, by: str) -> None:
+    settings = {"gradient_accumulation_steps": 2, "max_grad_norm": 0.1}
+    plain = _train(tmp_path / "plain", [], **settings)
+    config = tiny.tiny_config(tmp_path / "monitor") | {"account": {"watched_every": 1, "watched_by": by}}
+    callback = SMDACallback(config)
+    watched = _train(tmp_path / "watched", [callback], **settings)
+    assert callback.run is not None
+    assert [a.watched_by for a in callback.run.accounts] == [by] * 6
+    assert all(any(push != (0, 0) for push in row.watched.values()) for a in callback.run.accounts for row in a.rows)
+    assert all(torch.equal(a, b) for a, b in zip(plain[0], watched[0], strict=True))
+    assert plain[1] == watched[1]
+    assert torch.equal(plain[2], watched[2])
+
+
 def test_the_comparison_can_fail(tmp_path: Path) -> None:
     plain = _train(tmp_path / "plain", [])
     disturbed = _train(tmp_path / "disturbed", [DrawsOneNumber()])

@@ -10,6 +10,7 @@ output of block L - 1. Hence the block itself is hooked.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -133,6 +134,10 @@ def check_width(dictionary: Dictionary, model: nn.Module) -> None:
         )
 
 
+class _Reached(Exception):
+    """Ends a forward at the hookpoint; caught by the tap that raised it."""
+
+
 class ResidualTap:
     """While it is open, keeps what passes the hookpoint in the latest forward, with its graph.
 
@@ -152,6 +157,7 @@ class ResidualTap:
         self.block, self.hook = find_block(model, hook)
         self._name = hook
         self._value: Tensor | None = None
+        self._last = False
         self._handle: RemovableHandle | None = None
 
     def __enter__(self) -> ResidualTap:
@@ -187,6 +193,18 @@ class ResidualTap:
         value, self._value = self._value, None
         return value
 
+    def run(self, forward: Callable[[], object]) -> Tensor:
+        """What `take` gives, from a `forward` that ends at the hookpoint: what comes after never runs."""
+        assert self._handle is not None, "the tap is open"
+        self._last = True
+        try:
+            forward()
+        except _Reached:
+            pass
+        finally:
+            self._last = False
+        return self.take()
+
     def _keep_input(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._keep(args[0] if args else kwargs.get("hidden_states"))
 
@@ -205,6 +223,8 @@ class ResidualTap:
                 )
             )
         self._value = value
+        if self._last:
+            raise _Reached
 
 
 def _text_model(model: nn.Module) -> tuple[nn.Module | None, int | None, int | None]:

@@ -6,8 +6,9 @@ order of the prompts. With directions in parameter space the same pass also give
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,11 @@ from ..maths.health import dictionary_health
 from ..maths.probe_gradients import ChunkedRows, ProbeGradients
 from ..maths.readings import Readings
 from ..maths.row_gradients import RowGradients
+from ..maths.split import SLAB
 from ..records.account import READINGS
 from ..records.snapshot import DictionaryHealth, Snapshot
 from .behaviour import Behaviour
-from .causal import inner_causal, node_stage, prompt_stage, readings_of, tree_batch
+from .causal import TreeBatch, inner_causal, node_stage, prompt_stage, readings_of, tree_batch
 from .chat import PromptTokens
 from .dictionary import Dictionary
 from .gradient_tap import GradientTap
@@ -92,9 +94,52 @@ class ProbeReader:
         with ResidualTap(self.model, self.hook) as tap:
             stage = prompt_stage(causal, batch, head)
             stream = tap.take()
-        hidden = stream[torch.arange(len(prompts), device=batch.read.device), batch.read].float()
-        X = self.dictionary.features(hidden, self.gate, self.feature_ids)  # type: ignore[arg-type]
+        hidden, X = self._read(stream, batch)
         return hidden, X, readings_of(node_stage(causal, batch, head, stage), head, self.behaviour.tree)
+
+    def _read(self, stream: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor]:
+        hidden = stream[torch.arange(len(stream), device=batch.read.device), batch.read].float()
+        return hidden, self.dictionary.features(hidden, self.gate, self.feature_ids)  # type: ignore[arg-type]
+
+    def _to_hookpoint(self, prompts: Sequence[PromptTokens]) -> Tensor:
+        """X of a forward that ends at the hookpoint; the same bits as that of a whole one."""
+        causal = inner_causal(self.model)
+        batch = tree_batch(prompts, self.behaviour.tree, self.pad, causal)
+        with ResidualTap(self.model, self.hook) as tap:
+            return self._read(tap.run(lambda: prompt_stage(causal, batch, None)), batch)[1]
+
+    @torch.no_grad()
+    def features(self, prompts: Sequence[PromptTokens]) -> Tensor:
+        """(n, d) `Measurement.X` alone, from forwards that end at the hookpoint. Raises `MeasurementError` as
+        `measure`."""
+        parts, order = [], []
+        for chunk in self._chunks(prompts):
+            parts.append(self._to_hookpoint([prompts[i] for i in chunk]).cpu())
+            order += chunk
+        return _joined(parts, torch.tensor(order).argsort())
+
+    def feature_gradients(
+        self,
+        prompts: Sequence[PromptTokens],
+        of: Callable[[Tensor, Sequence[int]], Tensor],
+        parameters: TrainedParameters,
+    ) -> Tensor:
+        """(K, p) gradients of K scalars of the prompts' features: Σ of(X (b, d), the chunk's prompt numbers) (K,) over
+        chunks. One forward that ends at the hookpoint and K backwards per chunk, through activations alone."""
+        found: Tensor | None = None
+        for chunk in self._chunks(prompts, parameters):
+            with torch.enable_grad(), GradientTap(parameters) as tap:
+                scalars = of(self._to_hookpoint([prompts[i] for i in chunk]), chunk)
+                if found is None:
+                    found = torch.zeros(len(scalars), parameters.size, device=scalars.device)
+                # Where all that trains lies above the hookpoint there is no graph, and nothing moves.
+                for k, scalar in enumerate(scalars if scalars.requires_grad else ()):
+                    rows, _ = tap.rows(scalar)
+                    for start in range(0, parameters.size, SLAB):
+                        stop = min(start + SLAB, parameters.size)
+                        found[k, start:stop] += rows.dense(start, stop).sum(0)
+        assert found is not None, "there are prompts"
+        return found
 
     @torch.no_grad()
     def measure(self, prompts: Sequence[PromptTokens]) -> Measurement:
@@ -177,17 +222,17 @@ def _detached(hidden: Tensor, X: Tensor, readings: Readings) -> Measurement:
     )
 
 
+def _joined(tensors: list[Tensor], back: Tensor) -> Tensor:
+    whole = torch.cat(tensors)[back]
+    if not bool(whole.isfinite().all()):
+        bad = int((~whole.isfinite().reshape(whole.shape[0], -1).all(1)).nonzero()[0])
+        remedy = "look at the loss and the learning rate: the model's activations have blown up."
+        raise MeasurementError(describe(f"snapshot, prompt number {bad}", "NaN or Inf", "finite figures", remedy))
+    return whole
+
+
 def _in_order(parts: list[Measurement], order: list[int]) -> Measurement:
-    back = torch.tensor(order).argsort()
-
-    def join(tensors: list[Tensor]) -> Tensor:
-        whole = torch.cat(tensors)[back]
-        if not bool(whole.isfinite().all()):
-            bad = int((~whole.isfinite().reshape(whole.shape[0], -1).all(1)).nonzero()[0])
-            remedy = "look at the loss and the learning rate: the model's activations have blown up."
-            raise MeasurementError(describe(f"snapshot, prompt number {bad}", "NaN or Inf", "finite figures", remedy))
-        return whole
-
+    join = partial(_joined, back=torch.tensor(order).argsort())
     readings = [part.readings for part in parts]
     return Measurement(
         join([part.X for part in parts]),

@@ -148,6 +148,48 @@ def row_entries(
     return tuple(entries)
 
 
+@dataclass(frozen=True, slots=True)
+class PolicyShift:
+    """ΔW of every feature over an account."""
+
+    feature_ids: tuple[int, ...]
+    """d ids, in the order of the columns."""
+    figures: Float64[Tensor, "4 d"]
+    """w, ΔW_X, ΔW_Y and the exact refit's ΔW."""
+    remainder: float
+    """Of the refit, `pathways.remainder`."""
+
+    def of(self, columns: Sequence[int]) -> tuple[FeatureShift, ...]:
+        """Of the features in these columns."""
+        return tuple(FeatureShift(self.feature_ids[k], *self.figures[:, k].tolist()) for k in columns)
+
+    def leading(self, count: int) -> tuple[FeatureShift, ...]:
+        """Of the `count` features with the largest |ΔW_k w_k|, largest first."""
+        coef, shift_X, shift_Y, _ = self.figures
+        return self.of(alignment(shift_X + shift_Y, coef).abs().argsort(descending=True)[:count].tolist())
+
+
+def policy_shift(
+    policy: SymbolicPolicy,
+    frame: PolicyFrame,
+    rows: Int64[Tensor, " m"],
+    weights: Float64[Tensor, " m"],
+    before: Snapshot,
+    after: Snapshot,
+) -> PolicyShift:
+    """ΔW between two snapshots of the probes at `rows`, and the exact refit's remainder.
+
+    Shifts are weighted by stratum; the remainder compares first order and refit on the measured rows without weights.
+    """
+    delta_X, delta_y = after.X.double() - before.X.double(), after.y - before.y
+    shift_X = feature_shift(frame, rows, delta_X, weights)
+    shift_Y = output_shift(frame, rows, delta_y, weights)
+    first_order = feature_shift(frame, rows, delta_X) + output_shift(frame, rows, delta_y)
+    exact = exact_refit(policy, rows, delta_X, delta_y)
+    figures = torch.stack([policy.coef, shift_X, shift_Y, exact])
+    return PolicyShift(policy.feature_ids, figures, remainder(exact, first_order))
+
+
 def feature_shifts(
     policy: SymbolicPolicy,
     frame: PolicyFrame,
@@ -157,19 +199,9 @@ def feature_shifts(
     after: Snapshot,
     leading: int,
 ) -> tuple[tuple[FeatureShift, ...], float]:
-    """The `leading` features by |ΔW_k w_k| of the account, and the exact refit's remainder.
-
-    Shifts are weighted by stratum; the remainder compares first order and refit on the measured rows without weights.
-    """
-    delta_X, delta_y = after.X.double() - before.X.double(), after.y - before.y
-    shift_X = feature_shift(frame, rows, delta_X, weights)
-    shift_Y = output_shift(frame, rows, delta_y, weights)
-    first_order = feature_shift(frame, rows, delta_X) + output_shift(frame, rows, delta_y)
-    exact = exact_refit(policy, rows, delta_X, delta_y)
-    order = alignment(shift_X + shift_Y, policy.coef).abs().argsort(descending=True)[:leading].tolist()
-    figures = torch.stack([policy.coef, shift_X, shift_Y, exact])
-    shifts = tuple(FeatureShift(policy.feature_ids[k], *figures[:, k].tolist()) for k in order)
-    return shifts, remainder(exact, first_order)
+    """The `leading` features by |ΔW_k w_k| of the account, and the exact refit's remainder (`policy_shift`)."""
+    shift = policy_shift(policy, frame, rows, weights, before, after)
+    return shift.leading(leading), shift.remainder
 
 
 def mean_drift(start: Snapshot, after: Snapshot, weights: Float64[Tensor, " m"]) -> Float[Tensor, " d"]:

@@ -41,6 +41,7 @@ _ACCOUNT_SCALARS = (
     ("refit_remainder", "float"),
     ("seconds", "float"),
     ("method", "text"),
+    ("watched_by", "text"),
 )
 _BALANCE = ("measured", "shares", "history", "decay", "absolute_shares", "handed", "absolute_handed")
 _HEALTH = tuple(f.name for f in fields(DictionaryHealth))
@@ -51,6 +52,7 @@ _FEATURE = (
     ("shift_Y", "float"),
     ("refit", "float"),
 )
+_WATCHED = (("feature", "int"), ("push_X", "float"), ("push_Y", "float"))
 
 
 def _type(word: str) -> Any:
@@ -99,17 +101,20 @@ def scalar_columns(records: Sequence[Any], scalars: Iterable[tuple[str, str]]) -
 
 def feature_column(features: Sequence[Sequence[FeatureShift]]) -> Any:
     """A list of structs on every line."""
+    return _structs(_FEATURE, [[tuple(getattr(f, name) for name, _ in _FEATURE) for f in one] for one in features])
+
+
+def _structs(types: Sequence[tuple[str, str]], lines: Sequence[Sequence[tuple[float, ...]]]) -> Any:
     import pyarrow as pa
 
-    struct = pa.struct([(name, _type(word)) for name, word in _FEATURE])
-    return pa.array(
-        [[{name: getattr(f, name) for name, _ in _FEATURE} for f in one] for one in features], pa.list_(struct)
-    )
+    struct = pa.struct([(name, _type(word)) for name, word in types])
+    names = [name for name, _ in types]
+    return pa.array([[dict(zip(names, one, strict=True)) for one in line] for line in lines], pa.list_(struct))
 
 
 def rows_to_table(rows: Sequence[RowEntry]) -> Any:
-    """One line per `RowEntry`: its scalars, ``share.<target>``, ``push.<target>``, and ``probe_share.<reading>`` and
-    ``probe_push.<reading>`` as lists over the measured probes (float32)."""
+    """One line per `RowEntry`: its scalars, ``share.<target>``, ``push.<target>``, ``probe_share.<reading>`` and
+    ``probe_push.<reading>`` as lists over the measured probes (float32), and ``watched`` (a list of structs)."""
     import pyarrow as pa
 
     columns = scalar_columns(rows, _ROW_SCALARS)
@@ -117,6 +122,7 @@ def rows_to_table(rows: Sequence[RowEntry]) -> Any:
     columns |= dict_columns("push", [r.push for r in rows])
     columns |= list_columns("probe_share", [r.probe_share for r in rows])
     columns |= list_columns("probe_push", [r.probe_push for r in rows])
+    columns["watched"] = _structs(_WATCHED, [[(k, *pushes) for k, pushes in r.watched.items()] for r in rows])
     return pa.table(columns)
 
 
@@ -136,9 +142,9 @@ def past_to_table(step: int, past: Sequence[PastShare]) -> Any:
 
 def accounts_to_table(accounts: Sequence[StepAccount]) -> Any:
     """One line per `StepAccount`, rows left out: scalars, ``health.<field>``, ``refusal.<reading>.<kind>``,
-    ``standard_error.…``, ``targets`` (their order), ``balance.<target>.<field>``, ``features`` (a list of structs),
-    ``drift`` (one float32 per feature of the policy), ``probe_ids`` (the measured probes, a list of strings) and
-    ``probes.<reading>.<part>`` (one float32 for each of them)."""
+    ``standard_error.…``, ``targets`` (their order), ``balance.<target>.<field>``, ``features`` and ``watched``
+    (lists of structs), ``drift`` (one float32 per feature of the policy), ``probe_ids`` (the measured probes, a list of
+    strings) and ``probes.<reading>.<part>`` (one float32 for each of them)."""
     import pyarrow as pa
 
     columns = scalar_columns(accounts, _ACCOUNT_SCALARS)
@@ -153,6 +159,7 @@ def accounts_to_table(accounts: Sequence[StepAccount]) -> Any:
             values = (getattr(one[target], name) if target in one else None for one in by_target)
             columns[f"balance.{storable(target)}.{name}"] = _floats(values)
     columns["features"] = feature_column([a.features for a in accounts])
+    columns["watched"] = feature_column([a.watched for a in accounts])
     columns |= list_columns("probes", [a.probes for a in accounts])
     columns["probe_ids"] = pa.array([[storable(i) for i in a.probe_ids] for a in accounts], pa.list_(pa.string()))
     columns["drift"] = pa.array([a.drift for a in accounts], pa.list_(pa.float32()))
@@ -178,6 +185,7 @@ def table_to_rows(table: Any) -> list[RowEntry]:
             push=prefixed(line, "push"),
             probe_share=_lists(line, "probe_share"),
             probe_push=_lists(line, "probe_push"),
+            watched={one["feature"]: (one["push_X"], one["push_Y"]) for one in line["watched"]},
         )
         for line in table.to_pylist()
     ]
@@ -215,6 +223,7 @@ def table_to_accounts(
             past=tuple(past.get(line["step"], ())),
             probes=_lists(line, "probes"),
             features=tuple(FeatureShift(**feature) for feature in line["features"]),
+            watched=tuple(FeatureShift(**feature) for feature in line["watched"]),
             drift=tuple(line["drift"]),
             refusal=prefixed(line, "refusal"),
             standard_error=prefixed(line, "standard_error"),

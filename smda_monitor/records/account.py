@@ -9,7 +9,7 @@ Target names: ``S_X``, ``S_Y`` (the symbolic policy's two pathways), ``<reading>
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .snapshot import DictionaryHealth
@@ -18,6 +18,8 @@ READINGS = ("mass", "contrast", "explained")
 """What is read of every probe: refusal's two readings, and the part x·w of it that the symbolic policy explains."""
 Method = Literal["split", "replay"]
 """How an account is made, see `StepAccount.method`."""
+WatchedBy = Literal["", "backward", "replay"]
+"""How watched features' shifts are split among rows, see `StepAccount.watched_by`."""
 WARM_UP_STEPS = 12
 """Optimizer steps whose figures are marked low confidence: Adam's first steps are sign-like."""
 
@@ -123,6 +125,9 @@ class RowEntry:
     nats."""
     probe_push: dict[str, tuple[float, ...]]
     """By reading: the row's push on every measured probe."""
+    watched: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """By id of a watched feature: the row's push on its ΔW_k through feature activation and through output probability,
+    units of w. Empty where the account did not split them, and for rows of another step than the account's last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +212,12 @@ class StepAccount:
     account balances on its own probes, and each of its targets is an unbiased estimate for the whole set, probes
     weighted for their strata; so sums over accounts estimate the shift of the whole set. Only where all have the same
     probes are they the difference between the last and the first snapshot of these."""
+    watched: tuple[FeatureShift, ...] = ()
+    """The watched features: the policy's leading ones, then those that had drifted most when they were last split."""
+    watched_by: WatchedBy = ""
+    """How their shifts are split among the rows of the last step (`RowEntry.watched`): ``backward``, the gradient of
+    each feature's ΔW_k, first order; ``replay``, the probes' features measured without each row's part of the step;
+    empty where they are not. Through output probability they follow from the rows' pushes on y in both."""
 
     def balance(self, target: str) -> TargetBalance:
         """The balance of `target`. Raises `KeyError` for an unknown name."""

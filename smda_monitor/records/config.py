@@ -102,6 +102,15 @@ class AccountConfig(Section):
     those within it; 0: to none before it. A resumed run begins with none."""
     history_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Memory for these gradients, GiB (half precision); as many of the last steps are kept as fit."""
+    watched_features: Annotated[int, Field(ge=0)] = 16
+    """Features whose ΔW is in every account: so many that lead the policy, by |w_k|·(standard deviation of X_k)."""
+    watched_drifting: Annotated[int, Field(ge=0)] = 8
+    """And so many of the others that have drifted most since step 0, by |drift_k·w_k|; chosen anew at each account
+    that splits them, none before the first."""
+    watched_every: Annotated[int, Field(ge=0)] = 10
+    """Accounts from one that splits the watched features' ΔW among the rows of its last step to the next; 0: never."""
+    watched_by: Literal["auto", "backward", "replay"] = "auto"
+    """How: a backward for every feature, a replay for every row, or whichever is less work."""
 
 
 class AlertsConfig(Section):

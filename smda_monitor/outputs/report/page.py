@@ -22,6 +22,7 @@ from .by_step import READINGS, Ends, health_figures, parts_figure, refusal_figur
 from .figure import Figure
 from .ranked import balance_figure, coefficients_figure, drift_figure, rows_figure
 from .verdict import verdict
+from .watched import watched_section
 
 TABLE_ROWS = 20
 """Rows in the table under the ranking."""
@@ -91,6 +92,7 @@ def _context(view: LedgerView) -> dict[str, Any]:
         "cards": cards,
         "share": _share(max((abs(p.activation) for c in cards for p in c.top_probes), default=0.0)),
         "audit": audit_section(view.audits),
+        "watched": watched_section(view.accounts),
         "replayed": any(a.method == "replay" for a in view.accounts),
         "policy": view.manifest.get("policy") or {},
         "quality": (view.manifest.get("policy") or {}).get("quality") or {},
