@@ -127,7 +127,7 @@ class Accountant:
     def account(self) -> tuple[StepAccount, list[AuditEntry]]:
         """Measures the probes and closes the open steps with one account; with the audits of its last step."""
         clock = time.perf_counter()
-        steps, self.open_steps = self.open_steps, []
+        steps = self.open_steps
         plan, since, last = self.instruments.plan, self.before.step, steps[-1]
         after, gradients = self._probe(last.number)
         own = read_own_prompts(self.instruments, self.parameters, [row for s in steps for row in s.rows])
@@ -166,6 +166,8 @@ class Accountant:
         audits = self.auditor.after_step(account, after, last.replays)
         self._remember(steps)
         self.before, self._gradients = after, gradients
+        # Only now: steps of an account that could not be made stay open, and are counted when the run is abandoned.
+        self.open_steps = []
         return account, audits
 
     def _reading(

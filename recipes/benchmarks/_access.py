@@ -33,10 +33,9 @@ class Weighted:
 
 def captured_rows(run: MonitoredRun) -> tuple[int, Rows]:
     """(n, their unclipped gradients) of the rows of the step that is about to be taken."""
-    capture = run.accountant.capture
-    assert capture is not None
-    rows = capture.gradients()
-    return rows.rows, rows
+    begun = run.accountant._begun  # the monitor, which stands before, has taken them from the capture
+    assert begun is not None
+    return begun.gradient.rows.rows, begun.gradient.rows
 
 
 def target_gradients(run: MonitoredRun) -> Rows:
