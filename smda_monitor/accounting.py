@@ -127,8 +127,7 @@ class Accountant:
 
     def account(self) -> tuple[StepAccount, list[AuditEntry]]:
         """Measures the probes and closes the open steps with one account; with the audits of its last step."""
-        clocks = [self.pace.clock()]
-        steps, self.open_steps = self.open_steps, []
+        clocks, steps = [self.pace.clock()], self.open_steps
         plan, since, last = self.instruments.plan, self.before.step, steps[-1]
         after, gradients = self._probe(last.number)
         clocks.append(self.pace.clock())
@@ -172,6 +171,8 @@ class Accountant:
         self.before, self._gradients = after, gradients
         took = [end - start for start, end in pairwise(clocks)]
         self.spent = AccountSeconds(len(plan.chosen), took[0], took[1], took[2] + replays, len(steps), replays)
+        # Only now: steps of an account that could not be made stay open, and are counted when the run is abandoned.
+        self.open_steps = []
         return account, audits
 
     def choose_probes(self, first: Snapshot) -> None:

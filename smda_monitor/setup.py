@@ -103,8 +103,14 @@ def finish_run(run: MonitoredRun, step: int, status: str) -> None:
 
 
 def abandon_run(run: MonitoredRun, status: str, error: str | None = None) -> None:
-    """Ends a run whose model may be unusable: no measurement, but hooks go and the ledger is closed."""
+    """Ends a run whose model may be unusable: no measurement, but hooks go and the ledger is closed.
+
+    Steps that wait for their account get none; the log says how many.
+    """
     run.close()
+    if waiting := run.accountant.open_steps:
+        numbers = len(waiting), waiting[0].number, waiting[-1].number
+        logger.warning("Steps without an account: %d (%d to %d). Their rows are not in the ledger.", *numbers)
     summary = _summary(run, status)
     try:
         run.sinks.finish({**summary, "error": error} if error else summary)

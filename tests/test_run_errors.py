@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from smda_monitor.callback import SMDACallback
 from smda_monitor.errors import ConfigError, MeasurementError, PrerequisiteError
 from smda_monitor.instruments.trainer_mode import check_trainer_mode
+from smda_monitor.outputs.ledger_reader import read_accounts
 
 Config = dict[str, Any]
 
@@ -210,14 +211,20 @@ def test_a_configuration_that_is_none_is_named(config: Any) -> None:
         SMDACallback(config)
 
 
-def test_a_run_left_open_is_closed(tmp_path: Path) -> None:
-    class Interrupted(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 2:
-                raise KeyboardInterrupt
+class Interrupted(TrainerCallback):
+    """Ctrl-C just after step `at`."""
 
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.at:
+            raise KeyboardInterrupt
+
+
+def test_a_run_left_open_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     monitor = SMDACallback(tiny.tiny_config(tmp_path / "m"))
-    trainer = tiny.tiny_trainer(tmp_path, [monitor, Interrupted()], max_steps=4)
+    trainer = tiny.tiny_trainer(tmp_path, [monitor, Interrupted(2)], max_steps=4)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
     assert monitor.run is not None
@@ -226,15 +233,27 @@ def test_a_run_left_open_is_closed(tmp_path: Path) -> None:
     assert manifest["status"] == "stopped"
     assert (tmp_path / "m" / "run" / "report.html").exists()
     assert monitor.run is None
+    assert "without an account" not in caplog.text
 
 
-def test_nan_in_a_snapshot_raises_and_closes_the_ledger(tmp_path: Path) -> None:
-    config = tiny.tiny_config(tmp_path / "m")
+def test_steps_that_get_no_account_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    monitor = SMDACallback(tiny.tiny_config(tmp_path / "m") | {"account": {"every": 3}})
+    trainer = tiny.tiny_trainer(tmp_path, [monitor, Interrupted(5)], max_steps=6)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    monitor.close()
+    assert "Steps without an account: 2 (4 to 5). Their rows are not in the ledger." in caplog.text
+    assert [(a.since, a.step) for a in read_accounts(tmp_path / "m" / "run")] == [(0, 3)]
+
+
+def test_nan_in_a_snapshot_raises_and_closes_the_ledger(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = tiny.tiny_config(tmp_path / "m") | {"audit": {"share": 0}}  # a replay would fail before the step
     trainer = tiny.tiny_trainer(tmp_path, [SMDACallback(config)], max_steps=3, learning_rate=1e30, max_grad_norm=0.0)
     with pytest.raises(MeasurementError, match="NaN or Inf"):
         trainer.train()
     manifest = json.loads((tmp_path / "m" / "run" / "manifest.json").read_text())
     assert manifest["status"] == "failed"
+    assert "Steps without an account: 1 (1 to 1)." in caplog.text, "nor are those of an account that failed silent"
 
 
 def test_on_error_warn_lets_training_go_on_and_records_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

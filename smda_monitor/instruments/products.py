@@ -18,19 +18,25 @@ LIMIT = 1e-6
 """Largest relative error of a product (Frobenius) that is float32's own rounding; bfloat16's is about 3e-3."""
 
 
+MATMUL: Any = getattr(torch.backends.mkldnn, "matmul", None)
+"""What holds torch's setting; None where this torch has none."""
+
+
 @contextmanager
-def fast_products() -> Iterator[None]:
-    """Inside, float32 products on the CPU are oneDNN's where they are exact; the setting is put back on exit."""
-    if not _exact():
+def fast_products(backend: Any = MATMUL) -> Iterator[None]:
+    """Inside, float32 products on the CPU are oneDNN's where they are exact; the setting is put back on exit.
+
+    `backend`: what holds the setting, ``fp32_precision``; nothing happens where it has none.
+    """
+    if not _exact(backend):
         yield
         return
-    with _setting():
+    with _setting(backend):
         yield
 
 
 @contextmanager
-def _setting() -> Iterator[None]:
-    backend: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+def _setting(backend: Any) -> Iterator[None]:
     before = backend.fp32_precision
     backend.fp32_precision = "bf16"
     try:
@@ -40,13 +46,13 @@ def _setting() -> Iterator[None]:
 
 
 @functools.cache
-def _exact() -> bool:
+def _exact(backend: Any) -> bool:
     """Whether products of every layout, under the setting, are right to float32's rounding."""
-    if not hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision"):
+    if not hasattr(backend, "fp32_precision"):
         return False
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
     expected = a.double() @ b.double()
-    with torch.no_grad(), _setting():
+    with torch.no_grad(), _setting(backend):
         found = [a @ b, a @ b.T.contiguous().T, a.T.contiguous().T @ b, torch.bmm(a[None], b[None])[0]]
     return all(float((product - expected).norm() / expected.norm()) < LIMIT for product in found)
