@@ -6,26 +6,27 @@ Wiring, no arithmetic: the split is `maths.split`, its reading `maths.read_split
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .audit import Auditor
+from .history import History
 from .instruments.answer_tap import AnswerTap
 from .instruments.assemble import Instruments
 from .instruments.causal import inner_causal
 from .instruments.optimizer_step import step_was_skipped
 from .instruments.own_prompts import OwnPrompts, read_own_prompts
 from .instruments.parameters import trained_parameters
+from .instruments.products import fast_products
 from .instruments.quiet import quiet
 from .instruments.replay import measure_plan
 from .instruments.row_capture import RowCapture
 from .instruments.row_identity import RowNames
 from .maths.account import (
     OwnReading,
-    RowFacts,
     balances,
     by_probe,
     mean_drift,
@@ -35,7 +36,6 @@ from .maths.account import (
 )
 from .maths.answers import read_answers
 from .maths.by_kind import readings_by_kind
-from .maths.past import PastStep, remember
 from .maths.pathways import output_shift
 from .maths.probe_gradients import ProbeGradients
 from .maths.read_split import End, SplitReading, read_split
@@ -61,7 +61,6 @@ class Accountant:
     ) -> None:
         self.instruments = instruments
         self.method: Method = method
-        self._config = instruments.bench.config.account
         self.pace = pace
         self._choice = pace.probes, pace.rotation
         self._names, self._args = names, args
@@ -71,8 +70,7 @@ class Accountant:
         self.coming: OpenStep | None = None
         self._optimizer: Any = None
         self.open_steps: list[OpenStep] = []
-        self._past: list[PastStep] = []
-        self._owners: dict[int, list[RowFacts]] = {}
+        self.history = History(instruments.bench.config.account)
         clock = pace.clock()
         self.before, self._gradients = self._probe(step)
         self.spent = AccountSeconds(len(instruments.plan.chosen), pace.clock() - clock)
@@ -152,7 +150,7 @@ class Accountant:
             capture_error=max(s.gradient.capture_error for s in steps),
             balances=balances(plan.targets.names, plan.targets.measure(self.before, after), reading),
             rows=rows,
-            past=past_shares(self._owned(steps), plan.targets.names, reading.past),
+            past=past_shares(self.history.owners(steps), plan.targets.names, reading.past),
             probes=by_probe(plan.targets.measure_probes(self.before, after), reading),
             features=shift.leading(self.instruments.bench.config.outputs.leading_features),
             drift=tuple(drift.tolist()),
@@ -167,7 +165,7 @@ class Accountant:
             watched_by=watched_by,
         )
         audits = self.auditor.after_step(account, after, last.replays)
-        self._remember(steps)
+        self.history.remember(steps)
         self.before, self._gradients = after, gradients
         took = [end - start for start, end in pairwise(clocks)]
         self.spent = AccountSeconds(len(plan.chosen), took[0], took[1], took[2] + replays, len(steps), replays)
@@ -181,7 +179,8 @@ class Accountant:
         wanted = self.pace.probes, self.pace.rotation
         if wanted != self._choice:
             self._choice = wanted
-            self.instruments = self.auditor.instruments = self.instruments.measuring(*wanted)
+            self.instruments = self.instruments.measuring(*wanted)
+            self.auditor.instruments = self.watcher.instruments = self.instruments
             self.start = self.instruments.plan.part(first)
             self.before, self._gradients = self._probe(self.before.step)
 
@@ -197,7 +196,8 @@ class Accountant:
         taken = [s.taken for s in steps if s.taken]
         start, end = plan.weights(self.before.saturation), plan.weights(after.saturation)
         ends = (End(self._gradients, start), End(gradients, end))
-        return read_split(taken, self._past, ends, own.gradients, own.read)
+        with fast_products():
+            return read_split(taken, self.history.past, ends, own.gradients, own.read)
 
     def _rows(
         self, steps: Sequence[OpenStep], reading: SplitReading, own: OwnReading, after: Snapshot
@@ -224,19 +224,6 @@ class Accountant:
                 one.answers,
             )
         return entries, delta_y
-
-    def _owned(self, steps: Sequence[OpenStep]) -> list[tuple[int, RowFacts]]:
-        """Step and facts of the rows to whom history is handed on, in the order of the reading."""
-        earlier = [(past.number, self._owners[past.number]) for past in self._past]
-        within = [(one.number, one.facts) for one in steps[:-1]]
-        return [(step, fact) for step, facts in chain(earlier, within) for fact in facts]
-
-    def _remember(self, steps: Sequence[OpenStep]) -> None:
-        limit = int(self._config.history_gib * 2**30)
-        self._past = remember(self._past, [s.taken for s in steps if s.taken], self._config.history_steps, limit)
-        self._owners |= {one.number: one.facts for one in steps}
-        kept = {past.number for past in self._past}
-        self._owners = {step: facts for step, facts in self._owners.items() if step in kept}
 
     def _probe(self, step: int) -> tuple[Snapshot, ProbeGradients | None]:
         """The step plan's probes; with gradients where the optimizer's map is known."""

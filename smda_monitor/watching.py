@@ -23,7 +23,9 @@ class Watcher:
 
     def __init__(self, instruments: Instruments, parameters: TrainedParameters) -> None:
         self._config = instruments.bench.config.account
-        self._instruments, self._parameters = instruments, parameters
+        self.instruments = instruments
+        """With the step plan of the present account."""
+        self._parameters = parameters
         self._leading = leading_features(instruments.policy, self._config.watched_features)
         self._accounts = 0
         self._due = False
@@ -34,7 +36,7 @@ class Watcher:
         """Goes on after the `accounts` of an earlier part of the run."""
         self._accounts = len(accounts)
         if accounts:
-            places = {feature: k for k, feature in enumerate(self._instruments.policy.feature_ids)}
+            places = {feature: k for k, feature in enumerate(self.instruments.policy.feature_ids)}
             self.columns = [places[shift.feature] for shift in accounts[-1].watched]
 
     def begin(self, drift: Tensor) -> None:
@@ -44,7 +46,7 @@ class Watcher:
         self._accounts += 1
         self._due = every > 0 and self._accounts % every == 0
         if self._due:
-            coef, count = self._instruments.policy.coef, self._config.watched_drifting
+            coef, count = self.instruments.policy.coef, self._config.watched_drifting
             self.columns = self._leading + drifting_features(drift, coef, count, self._leading)
 
     def split(
@@ -54,8 +56,8 @@ class Watcher:
         splits them, and how that was done. `delta_y` (n, m) are the n rows' pushes on y, probe by probe."""
         if not self._due or not self.columns:
             return tuple(rows), ""
-        plan, policy = self._instruments.plan, self._instruments.policy
-        watched = WatchedShifts.of(self._instruments.frame, plan.rows, plan.weights, self.columns)
+        plan, policy = self.instruments.plan, self.instruments.policy
+        watched = WatchedShifts.of(self.instruments.frame, plan.rows, plan.weights, self.columns)
         through_features, by = self._through_features(last, watched, after)
         both = torch.stack([through_features, watched.through_output(delta_y)], dim=2).tolist()
         ids = [policy.feature_ids[k] for k in self.columns]
@@ -74,7 +76,7 @@ class Watcher:
         asked = self._config.watched_by
         by = cheaper_way(len(last.rows), watched.count) if asked == "auto" else asked
         pushes = pushes_by_backward if by == "backward" else pushes_by_replay
-        reader = self._instruments.reader
+        reader = self.instruments.reader
         with quiet(reader.model):
-            prompts = self._instruments.tokens(self._instruments.plan.chosen)
+            prompts = self.instruments.tokens(self.instruments.plan.chosen)
             return pushes(reader, prompts, watched, self._parameters, last.taken), by

@@ -7,6 +7,7 @@ order of the prompts. With directions in parameter space the same pass also give
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,7 +30,7 @@ from .gradient_tap import GradientTap
 from .hookpoint import ResidualTap
 from .opening_head import plain_head
 from .parameters import TrainedParameters
-from .products import fast_products
+from .products import fast_pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,9 @@ class ProbeReader:
             yield order[:size]
             order = order[size:]
 
+    def _fast(self) -> AbstractContextManager[None]:
+        return fast_pass(self.feature_ids.device)
+
     def _forward(self, prompts: Sequence[PromptTokens]) -> tuple[Tensor, Tensor, Readings]:
         causal = inner_causal(self.model)
         batch = tree_batch(prompts, self.behaviour.tree, self.pad, causal)
@@ -105,7 +109,7 @@ class ProbeReader:
         """X of a forward that ends at the hookpoint; the same bits as that of a whole one."""
         causal = inner_causal(self.model)
         batch = tree_batch(prompts, self.behaviour.tree, self.pad, causal)
-        with ResidualTap(self.model, self.hook) as tap:
+        with self._fast(), ResidualTap(self.model, self.hook) as tap:
             return self._read(tap.run(lambda: prompt_stage(causal, batch, None)), batch)[1]
 
     @torch.no_grad()
@@ -146,7 +150,7 @@ class ProbeReader:
         """One forward over `prompts`. Raises `MeasurementError` for NaN or Inf, naming the first prompt's number."""
         parts, order = [], []
         for chunk in self._chunks(prompts):
-            with fast_products():
+            with self._fast():
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
             parts.append(_detached(hidden, X, readings))
             order += chunk
@@ -165,7 +169,7 @@ class ProbeReader:
         chunks: dict[str, list[tuple[tuple[int, ...], RowGradients]]] = {name: [] for name in ("S_X", *READINGS)}
         parts, order = [], []
         for chunk in self._chunks(prompts, parameters):
-            with torch.enable_grad(), fast_products(), GradientTap(parameters) as tap:
+            with torch.enable_grad(), self._fast(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
                 scalars = {
                     "S_X": (cotangent_X[chunk].to(X) * X).sum(),
@@ -185,7 +189,7 @@ class ProbeReader:
         """Measurement of n own prompts and the gradient of the contrast of each."""
         chunks, parts, order = [], [], []
         for chunk in self._chunks(prompts, parameters):
-            with torch.enable_grad(), fast_products(), GradientTap(parameters) as tap:
+            with torch.enable_grad(), self._fast(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
                 chunks.append((tuple(chunk), tap.rows(readings.contrast.sum())[0]))
             parts.append(_detached(hidden, X, readings))

@@ -1,8 +1,10 @@
-"""Faster float32 matrix products on a CPU for the monitor's own passes, where they are as exact as torch's.
+"""Faster float32 matrix products and attention on a CPU for the monitor's own passes, as exact as torch's.
 
 torch gives float32 products to MKL, which leaves half of some processors unused. The setting that lets oneDNN take
 them would also allow it bfloat16 inside; on processors that have no faster bfloat16 for it, it does not take it, and is
 only faster. So the first use compares its products with float64: what is not float32's own rounding is not used.
+
+On short sequences the backward of torch's fused CPU attention is slower than attention written out in products.
 """
 
 from __future__ import annotations
@@ -32,6 +34,18 @@ def fast_products(backend: Any = MATMUL) -> Iterator[None]:
         yield
         return
     with _setting(backend):
+        yield
+
+
+@contextmanager
+def fast_pass(device: torch.device) -> Iterator[None]:
+    """For a forward over short prompts and its backwards: on a CPU with `fast_products` and attention written out."""
+    if device.type != "cpu":
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with fast_products(), sdpa_kernel(SDPBackend.MATH):
         yield
 
 

@@ -24,6 +24,7 @@ from ..maths.row_gradients import DenseRows, Head, RowAccumulator, RowGradients,
 from .module_calls import ModuleCalls
 from .module_rows import Inputs, module_rows
 from .parameters import TrainedModule, TrainedParameters
+from .products import fast_products
 
 IGNORED = -100
 """The label that carries no loss."""
@@ -177,8 +178,9 @@ class RowCapture:
     def _on_rows(self, owner: TrainedModule, batch: int, inputs: Inputs, gradient: Tensor) -> None:
         self._arrived[batch] = True
         accumulator = self._batches[batch]
-        for number, factors in module_rows(owner, inputs, gradient, accumulator.rows):
-            accumulator.add(number, factors)
+        with fast_products():
+            for number, factors in module_rows(owner, inputs, gradient, accumulator.rows):
+                accumulator.add(number, factors)
 
     @torch.no_grad()
     def _on_log_probs(self, batch: int, at_tokens: tuple[Tensor, Tensor, Tensor], gradient: Tensor) -> None:

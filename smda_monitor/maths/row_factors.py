@@ -86,7 +86,12 @@ class LinearFactors:
     def dense(self, start: int, stop: int) -> Float[Tensor, "b range"]:
         """As `RowFactors.dense`; only the output columns that the range touches are formed."""
         first, last = _lines(start, stop, self.inputs.shape[2])
-        found = self.output_gradients[:, :, first:last].float().transpose(1, 2) @ self.inputs.float()
+        gradients, inputs = self.output_gradients[:, :, first:last].float(), self.inputs.float()
+        # The product with the longer lines is several times faster on a CPU.
+        if gradients.shape[2] > inputs.shape[2]:
+            found = (inputs.transpose(1, 2) @ gradients).transpose(1, 2)
+        else:
+            found = gradients.transpose(1, 2) @ inputs
         return _cut(found, start, stop, first)
 
     def half(self) -> LinearFactors:

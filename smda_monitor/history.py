@@ -1,0 +1,34 @@
+"""The earlier rows to whom momentum's part is handed on, and what is known of them. Wiring, no arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+from .maths.account import RowFacts
+from .maths.past import PastStep, remember
+from .open_step import OpenStep
+from .records.config import AccountConfig
+
+
+class History:
+    """The steps of a run whose rows' gradients are kept; empty at its start, also of a resumed one."""
+
+    def __init__(self, config: AccountConfig) -> None:
+        self._config = config
+        self.past: list[PastStep] = []
+        self._facts: dict[int, list[RowFacts]] = {}
+
+    def owners(self, steps: Sequence[OpenStep]) -> list[tuple[int, RowFacts]]:
+        """Step and facts of the rows to whom history is handed on in an account of `steps`, in the order of its
+        reading: those of `past`, then those of all `steps` but the last."""
+        earlier = [(past.number, self._facts[past.number]) for past in self.past]
+        within = [(one.number, one.facts) for one in steps[:-1]]
+        return [(step, fact) for step, facts in chain(earlier, within) for fact in facts]
+
+    def remember(self, steps: Sequence[OpenStep]) -> None:
+        """Takes up the `steps` of an account; the oldest go."""
+        limit = int(self._config.history_gib * 2**30)
+        self.past = remember(self.past, [s.taken for s in steps if s.taken], self._config.history_steps, limit)
+        known = self._facts | {one.number: one.facts for one in steps}
+        self._facts = {past.number: known[past.number] for past in self.past}
