@@ -50,9 +50,6 @@ def make_probes() -> ProbeSet:
     return ProbeSet(tuple(probes))
 
 
-PROBE_IDS = make_probes().ids
-
-
 def make_policy(probes: ProbeSet) -> SymbolicPolicy:
     """A policy with 40 coefficients, most of them small."""
     g = torch.Generator().manual_seed(1)
@@ -178,7 +175,6 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
         standard_error=error,
         health=make_health(step),
         seconds=4.1,
-        probe_ids=tuple(PROBE_IDS[i] for i in MEASURED),
         watched=tuple(FeatureShift(policy.feature_ids[k], float(policy.coef[k]), 0.01, 0.02, 0.03) for k in WATCHED),
         watched_by="replay" if step % 4 == 0 else "",
     )
