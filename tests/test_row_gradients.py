@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from smda_monitor.maths import head_factors as head_module
 from smda_monitor.maths.row_gradients import (
     DenseRows,
     EmbeddingFactors,
@@ -188,14 +188,13 @@ def test_rows_share_the_copy_of_the_head() -> None:
     assert len({id(p.factors.head.weight) for p in found.half().pieces}) == 1  # type: ignore[attr-defined]
 
 
-def test_memory_of_the_head_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_the_head_is_bounded() -> None:
     randn = draws(0)
     given_head = head()
     hidden, w = randn(B, T, D), randn(B, T)
     whole = head_factors(hidden, tokens(), w, given_head)
     expected, bias = whole.dense(0, V * D), whole.bias()
-    monkeypatch.setattr(head_module, "CHUNK", B * T * 2)
-    chunked = head_factors(hidden, tokens(), w, given_head)
+    chunked = head_factors(hidden, tokens(), w, replace(given_head, chunk=B * T * 2))
     assert torch.allclose(chunked.dense(0, V * D), expected, rtol=1e-4, atol=1e-5)
     assert torch.allclose(chunked.bias(), bias, rtol=1e-4, atol=1e-5)
 

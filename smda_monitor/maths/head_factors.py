@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 CHUNK = 1 << 23
-"""Logits formed at a time."""
+"""Logits formed at a time, unless told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class Head:
     """s: what the model multiplies its logits by."""
     softcap: float | None
     """c; None where logits are not capped."""
+    chunk: int = CHUNK
+    """Logits formed at a time."""
 
     def logits(
         self, hidden: Float[Tensor, "b t d"], first: int, last: int
@@ -79,7 +81,7 @@ class HeadFactors:
         first, last = start // d, -(-stop // d)
         hidden = self.hidden.float()
         found = hidden.new_empty(b, last - first, d)
-        for low, high in _chunks(first, last, self.targets.numel()):
+        for low, high in _chunks(first, last, self.targets.numel(), self.head.chunk):
             torch.bmm(
                 self._logit_gradients(low, high).transpose(1, 2), hidden, out=found[:, low - first : high - first]
             )
@@ -97,7 +99,7 @@ class HeadFactors:
 
     def bias(self) -> Float[Tensor, "b v"]:
         """The gradient of the head's bias, float32."""
-        whole = _chunks(0, self.head.weight.shape[0], self.targets.numel())
+        whole = _chunks(0, self.head.weight.shape[0], self.targets.numel(), self.head.chunk)
         return torch.cat([self._logit_gradients(low, high).sum(1) for low, high in whole], 1)
 
     def _logit_gradients(self, first: int, last: int) -> Tensor:
@@ -124,13 +126,13 @@ def head_factors(
 
 def _log_sum(hidden: Tensor, head: Head) -> Tensor:
     found = hidden.new_full(hidden.shape[:2], -torch.inf, dtype=torch.float32)
-    for low, high in _chunks(0, head.weight.shape[0], found.numel()):
+    for low, high in _chunks(0, head.weight.shape[0], found.numel(), head.chunk):
         found = torch.logaddexp(found, head.logits(hidden, low, high)[0].logsumexp(2))
     return found
 
 
-def _chunks(first: int, last: int, tokens: int) -> Iterator[tuple[int, int]]:
-    """[first, last) of the vocabulary in parts with about `CHUNK` logits of `tokens` tokens each."""
-    longest = max(1, CHUNK // max(1, tokens))
+def _chunks(first: int, last: int, tokens: int, logits: int) -> Iterator[tuple[int, int]]:
+    """[first, last) of the vocabulary in parts with about so many `logits` of `tokens` tokens each."""
+    longest = max(1, logits // max(1, tokens))
     for low in range(first, last, longest):
         yield low, min(low + longest, last)
