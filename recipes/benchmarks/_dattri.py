@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -42,5 +43,7 @@ def scored(model: nn.Module, bench: Bench, count: int) -> Iterator[None]:
         selection_kwargs={"threshold": float("-inf")},
     )
     hooks = HookManager(model, config=HookManagerConfig(linear_io=[r"lora_[AB]"]), callbacks=[callback])
-    with hooks.collect(deregister_on_exit=True):
+    with hooks.collect(deregister_on_exit=True), warnings.catch_warnings():
+        # Its hook on the first layer, whose input needs no gradient, is called all the same; torch warns of that.
+        warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
         yield
