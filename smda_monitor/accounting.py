@@ -51,7 +51,8 @@ from .watching import Watcher
 class Accountant:
     """Keeps the books of one run: measures the probes of the step plan when made, at `step`, and at every account.
 
-    `start`, the measured probes at the run's first snapshot, is set by the run before the first account.
+    `start`, the measured probes at the run's first snapshot, is set by the run before the first account. `coming` is
+    the step whose gradient is whole, until it is taken; then it is one of `open_steps`, until its account.
     """
 
     start: Snapshot
