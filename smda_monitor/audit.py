@@ -12,7 +12,7 @@ import torch
 from .instruments.assemble import Instruments
 from .instruments.parameters import TrainedParameters
 from .instruments.replay import RowReplays, replay_without
-from .maths.account import feature_shifts
+from .maths.account import policy_shift
 from .maths.fidelity import noise_floor
 from .open_step import OpenStep
 from .records.account import FeatureShift, RowEntry, StepAccount
@@ -110,9 +110,8 @@ class Auditor:
         if replayed.reason == "asked":
             policy, frame = self.instruments.policy, self.instruments.frame
             leading = self.instruments.bench.config.outputs.leading_features
-            features, remainder = feature_shifts(
-                policy, frame, plan.rows, plan.weights, replayed.without, after, leading
-            )
+            shift = policy_shift(policy, frame, plan.rows, plan.weights, replayed.without, after)
+            features, remainder = shift.leading(leading), shift.remainder
         return AuditEntry(
             step=account.step,
             row_id=row.row_id,

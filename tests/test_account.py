@@ -17,16 +17,16 @@ from smda_monitor.maths.account import (
     RowFacts,
     balances,
     by_probe,
-    feature_shifts,
     mean_drift,
     past_shares,
+    policy_shift,
     row_entries,
     unread,
 )
 from smda_monitor.maths.pathways import PolicyFrame, exact_refit, feature_shift, output_shift
 from smda_monitor.maths.read_split import Read, SplitReading
 from smda_monitor.maths.score import Ruler, scores
-from smda_monitor.records.account import READINGS, PastShare, RowEntry, TargetBalance
+from smda_monitor.records.account import READINGS, FeatureShift, PastShare, RowEntry, TargetBalance
 from smda_monitor.records.policy import SymbolicPolicy
 from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
 
@@ -236,6 +236,13 @@ def snapshot(step: int, X: Tensor, y: Tensor) -> Snapshot:
     return Snapshot(step, ids, X.float(), y, y, y, y[:, None], DictionaryHealth(0.1, 1.0, 0.0))
 
 
+def _leading(
+    made: SymbolicPolicy, frame: PolicyFrame, rows: Tensor, weights: Tensor, start: Snapshot, end: Snapshot, count: int
+) -> tuple[tuple[FeatureShift, ...], float]:
+    found = policy_shift(made, frame, rows, weights, start, end)
+    return found.leading(count), found.remainder
+
+
 @pytest.mark.parametrize("intercept", [True, False])
 def test_feature_shifts_are_ranked_and_weighted(intercept: bool) -> None:
     made, rows, delta_X, delta_y, weights = example((14, 9), intercept)
@@ -243,7 +250,7 @@ def test_feature_shifts_are_ranked_and_weighted(intercept: bool) -> None:
     frame = PolicyFrame.of(made)
     before = snapshot(4, made.X[rows], made.y[rows])
     after = snapshot(5, before.X.double() + delta_X, before.y + delta_y)
-    shifts, left = feature_shifts(made, frame, rows, weights, before, after, 4)
+    shifts, left = _leading(made, frame, rows, weights, before, after, 4)
     moved = after.X.double() - before.X.double()
     W_X, W_Y = feature_shift(frame, rows, moved, weights), output_shift(frame, rows, delta_y, weights)
     size = ((W_X + W_Y) * made.coef).abs()
@@ -265,11 +272,11 @@ def test_the_output_pathway_alone_leaves_no_remainder() -> None:
     made, rows, _, delta_y, weights = example((14, 9), True)
     start = snapshot(0, made.X[rows], made.y[rows])
     after = snapshot(1, start.X, start.y + delta_y)
-    shifts, left = feature_shifts(made, PolicyFrame.of(made), rows, weights, start, after, 20)
+    shifts, left = _leading(made, PolicyFrame.of(made), rows, weights, start, after, 20)
     assert left < 1e-9
     assert len(shifts) == 9, "no more than there are features"
     assert all(s.shift_X == 0 for s in shifts)
-    _, still = feature_shifts(made, PolicyFrame.of(made), rows, weights, start, start, 3)
+    _, still = _leading(made, PolicyFrame.of(made), rows, weights, start, start, 3)
     assert isnan(still)
 
 

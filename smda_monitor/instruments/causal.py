@@ -1,4 +1,4 @@
-"""The causal language model inside what the trainer holds, and one forward of it over prompts with opening trees."""
+"""The causal language model inside what the trainer holds, and its forward over prompts and their opening trees."""
 
 from __future__ import annotations
 

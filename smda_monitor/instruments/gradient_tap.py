@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import MeasurementError, describe
 from ..maths.row_gradients import DenseRows, RowAccumulator, RowFactors, RowGradients
-from .module_rows import Inputs, kept_inputs, module_rows, no_tensor, norm_contributions
+from .module_rows import Inputs, kept_inputs, module_rows, no_tensor, norm_contributions, spread_rows
 from .parameters import TrainedModule, TrainedParameters
 
 
@@ -58,10 +58,7 @@ class GradientTap:
             raise no_tensor(owner, output)
         if not output.requires_grad:
             return None
-        spread = None
-        if owner.kind == "embedding" and output.shape[0] == 1 < self._rows:
-            output = spread = output.expand(self._rows, *output.shape[1:])
-            args = tuple(a.expand(self._rows, *a.shape[1:]) for a in args)
+        args, output, spread = spread_rows(owner, args, output, self._rows)
         if output.dim() > 2 and self._rows == 0:
             self._rows = output.shape[0]  # DoRA also runs its matrices on a unit matrix, which has no rows
         self._calls.append((owner, kept_inputs(owner, args, kwargs), get_gradient_edge(output)))

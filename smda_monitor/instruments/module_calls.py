@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import MeasurementError, describe
-from .module_rows import Inputs, kept_inputs, needs_inputs, no_tensor
+from .module_rows import Inputs, kept_inputs, needs_inputs, no_tensor, spread_rows
 from .parameters import TrainedModule
 
 Receive = Callable[[TrainedModule, int, Inputs, Tensor], None]
@@ -130,11 +130,7 @@ class ModuleCalls:
             return None
         if not output.requires_grad:
             return None
-        spread = None
-        if owner.kind == "embedding" and output.shape[0] == 1 < self._rows:
-            # Positions looked up once for all rows: their sum would come back, so that rows are told apart by a view.
-            output = spread = output.expand(self._rows, *output.shape[1:])
-            args = tuple(a.expand(self._rows, *a.shape[1:]) for a in args)
+        args, output, spread = spread_rows(owner, args, output, self._rows)
         call = Call(owner, self._batch, None)
         try:
             if self.is_open and needs_inputs(owner) and _checkpointed(owner):

@@ -54,6 +54,17 @@ def kept_inputs(owner: TrainedModule, args: tuple[Any, ...], kwargs: Mapping[str
     return Inputs(tuple(a.detach() for a in given), {})
 
 
+def spread_rows(
+    owner: TrainedModule, args: tuple[Any, ...], output: Tensor, rows: int
+) -> tuple[tuple[Any, ...], Tensor, Tensor | None]:
+    """(inputs, output, what the module's caller is given instead or None) of a call: positions that an embedding looks
+    up once for all rows would get the sum of their gradients back, so the rows are told apart by a view."""
+    if owner.kind != "embedding" or not output.shape[0] == 1 < rows:
+        return args, output, None
+    spread = output.expand(rows, *output.shape[1:])
+    return tuple(a.expand(rows, *a.shape[1:]) for a in args), spread, spread
+
+
 def no_tensor(owner: TrainedModule, output: object) -> MeasurementError:
     """The error of a module that gives something else than one tensor."""
     found = f"{owner.name} gives {type(output).__name__}"

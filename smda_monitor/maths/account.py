@@ -190,20 +190,6 @@ def policy_shift(
     return PolicyShift(policy.feature_ids, figures, remainder(exact, first_order))
 
 
-def feature_shifts(
-    policy: SymbolicPolicy,
-    frame: PolicyFrame,
-    rows: Int64[Tensor, " m"],
-    weights: Float64[Tensor, " m"],
-    before: Snapshot,
-    after: Snapshot,
-    leading: int,
-) -> tuple[tuple[FeatureShift, ...], float]:
-    """The `leading` features by |ΔW_k w_k| of the account, and the exact refit's remainder (`policy_shift`)."""
-    shift = policy_shift(policy, frame, rows, weights, before, after)
-    return shift.leading(leading), shift.remainder
-
-
 def mean_drift(start: Snapshot, after: Snapshot, weights: Float64[Tensor, " m"]) -> Float[Tensor, " d"]:
     """Mean of ΔX_k since `start` over the measured probes, weighted by stratum; activation units."""
     delta_X = after.X.double() - start.X.double()
