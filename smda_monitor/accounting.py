@@ -17,6 +17,7 @@ from .history import History
 from .instruments.answer_tap import AnswerTap
 from .instruments.assemble import Instruments
 from .instruments.causal import inner_causal
+from .instruments.heap import hold_heap, release_heap
 from .instruments.optimizer_step import step_was_skipped
 from .instruments.own_prompts import OwnPrompts, read_own_prompts
 from .instruments.parameters import trained_parameters
@@ -78,6 +79,7 @@ class Accountant:
         """Where the time of the latest account went."""
         self.capture: RowCapture | None = None
         self._answers: AnswerTap | None = None
+        self._heap_held = False
 
     def open(self) -> None:
         """Puts the hooks on."""
@@ -85,9 +87,13 @@ class Accountant:
         self.capture = RowCapture(inner_causal(model), self.parameters)
         if self.instruments.policy.answers is not None:
             self._answers = AnswerTap(model, self.instruments.reader.hook)
+        self._heap_held = self.instruments.reader.feature_ids.device.type == "cpu" and hold_heap()
 
     def close(self) -> None:
         """Takes the hooks off."""
+        if self._heap_held:
+            release_heap()
+            self._heap_held = False
         if self.capture is not None:
             self.capture.remove()
             self.capture = None

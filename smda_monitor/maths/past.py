@@ -10,10 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-from jaxtyping import Float64
-from torch import Tensor
-
 from .row_gradients import RowGradients
 from .split import TakenStep
 
@@ -66,14 +62,13 @@ def aligned(past: Sequence[PastStep], taken: Sequence[TakenStep]) -> tuple[list[
     return [one.cut_at(stops) for one in past], [replace(step, step=step.step.cut_at(stops)) for step in taken]
 
 
-def weights_in_buffer(past: Sequence[PastStep], taken: Sequence[TakenStep]) -> list[list[Float64[Tensor, " h"]]]:
-    """For each step of `taken` and each part of its map: the weight of every row that the buffer holds before it, those
-    of `past` first and then of the steps taken before. All are `aligned`."""
+def weights_in_buffer(past: Sequence[PastStep], taken: Sequence[TakenStep]) -> list[list[tuple[float, ...]]]:
+    """For each step of `taken` and each part of its map: what the buffer holds before it of the rows of each earlier
+    step, those of `past` first and then of the steps taken before. All are `aligned`."""
     held, found = list(past), []
     for step in taken:
         parts = range(len(step.step.parts))
-        by_row = [[one.pieces[part][1] for one in held for _ in range(one.rows.rows)] for part in parts]
-        found.append([torch.tensor(weights, dtype=torch.float64) for weights in by_row])
+        found.append([tuple(one.pieces[part][1] for one in held) for part in parts])
         held = [one.after(step) for one in held] + [PastStep.of(step)]
     return found
 

@@ -87,11 +87,9 @@ def read_split(
     numbered `own_rows` among the n.
     """
     past, taken = aligned(past, taken)
-    count, (targets, columns) = len(taken), ends[0].weights.shape
-    sizes = [2 * step.rows.rows + 2 for step in taken]
-    dots = torch.zeros(2, sum(sizes), columns, dtype=torch.float64)
+    columns, sizes = ends[0].weights.shape[1], [2 * step.rows.rows + 2 for step in taken]
     earlier = [*past, *(PastStep.of(step) for step in taken[:-1])]
-    handed = torch.zeros(sum(step.rows.rows for step in earlier), targets, dtype=torch.float64)
+    dots = torch.zeros(2, sum(sizes) + sum(step.rows.rows for step in earlier), columns, dtype=torch.float64)
     in_buffer = weights_in_buffer(past, taken)
     own_push = torch.full((sum(step.rows.rows for step in taken),), float("nan"), dtype=torch.float64)
     own_push[list(own_rows)] = 0
@@ -99,21 +97,35 @@ def read_split(
         number, start, stop, _ = slabs[0]
         found = [directions(step.gradient, part, start, stop) for step, (*_, part) in zip(taken, slabs, strict=True)]
         stack = torch.cat([torch.cat([d.shares, d.push, d.history[None], d.decay[None]]) for d in found]).float()
-        on_targets = torch.zeros(2, targets if earlier else 0, stop - start, device=stack.device)
+        pulls = _pulls([step[number] for step in in_buffer], [d.momentum_scale for d in found])
         for i, end in enumerate(ends):
+            handed = [one.rows.dense(start, stop).float() * p for one, p in zip(earlier, pulls[i], strict=True)]
+            whole = torch.cat([stack, *handed])
             for places, gradients in end.gradients.blocks(start, stop):
-                dots[i][:, places] += (stack @ gradients.T).double().cpu()
-                on_targets[i] += end.weights[: len(on_targets[i]), places].to(gradients) @ gradients
-        rows = torch.cat([step.rows.dense(start, stop).float() for step in earlier]) if earlier else stack[:0]
-        for j, d in enumerate(found if earlier else ()):
-            pull = d.momentum_scale.float() * torch.lerp(on_targets[0], on_targets[1], (j + 0.5) / count)
-            weight = in_buffer[j][number]
-            handed[: len(weight)] += weight[:, None] * (rows[: len(weight)] @ pull.T).double().cpu()
+                dots[i][:, places] += (whole @ gradients.T).double().cpu()
         pushes = torch.cat([d.push for d in found])[list(own_rows)]
         for places, gradients in own.blocks(start, stop) if own else ():
             at = torch.tensor(own_rows)[places]
             own_push[at] += (pushes[places] * gradients).sum(1).double().cpu()
-    return _assembled(taken, torch.split(dots, sizes, dim=1), ends, handed, own_push)
+    by_step = torch.split(dots, [*sizes, dots.shape[1] - sum(sizes)], dim=1)
+    handed_on = sum(found @ end.weights.T for found, end in zip(by_step[-1], ends, strict=True))
+    return _assembled(taken, by_step[:-1], ends, handed_on, own_push)
+
+
+def _pulls(in_buffer: Sequence[Sequence[float]], scales: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """For every earlier step, what its rows are multiplied by to give, at either end, what they hold of the momentum of
+    all steps: Σ_j (1 − α_j)·weight_j·scale_j and Σ_j α_j·weight_j·scale_j, α_j at the middle of step j.
+
+    `in_buffer`: by step j, the weight in the buffer of each step before it; `scales`: by step, (q,).
+    """
+    count = len(scales)
+    found: tuple[list[Tensor], list[Tensor]] = [], []
+    for earlier in range(len(in_buffer[-1])):
+        held = [(j, weights[earlier]) for j, weights in enumerate(in_buffer) if earlier < len(weights)]
+        for i in range(2):
+            parts = [weight * abs(1 - i - (j + 0.5) / count) * scales[j] for j, weight in held]
+            found[i].append(torch.stack(parts).sum(0).float())
+    return found
 
 
 def _assembled(

@@ -1,0 +1,68 @@
+"""The heap is held while a run is monitored, and given back afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from smda_monitor.instruments.heap import OWN_SETTINGS
+
+MIB = 1 << 20
+PROGRAM = """
+import json, re
+from pathlib import Path
+from smda_monitor.instruments.heap import hold_heap, release_heap
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) << 10
+
+def used_and_freed():
+    for _ in range(2):  # after the first free glibc takes the smaller blocks from the heap
+        blocks = [bytearray(b"1") * (size << 20) for size in [8] * 16 + [64] * 2]
+        peak = resident()
+        del blocks
+    return peak, resident()
+
+plain = used_and_freed()
+held = hold_heap()
+kept = used_and_freed()
+if held:
+    release_heap()
+print(json.dumps({"held": held, "plain": plain, "kept": kept, "after": resident()}))
+"""
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+
+
+def measured(**environment: str) -> dict[str, object]:
+    clean = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, check=True)
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
+@glibc
+def test_what_is_freed_stays_until_it_is_released() -> None:
+    found = measured()
+    (plain_peak, plain_freed), (kept_peak, kept_freed) = found["plain"], found["kept"]  # type: ignore[misc]
+    assert found["held"] is True
+    assert plain_peak - plain_freed > 200 * MIB, "glibc gives back what is free"
+    assert kept_peak - kept_freed < 8 * MIB
+    assert kept_peak - found["after"] > 200 * MIB  # type: ignore[operator]
+    assert kept_peak < plain_peak + 16 * MIB, "the peak is the same"
+
+
+@glibc
+@pytest.mark.parametrize("name", OWN_SETTINGS)
+def test_what_the_user_set_stays(name: str) -> None:
+    value = "glibc.malloc.trim_threshold=1048576" if name == "GLIBC_TUNABLES" else "65536"
+    found = measured(**{name: value})
+    assert found["held"] is False
+    peak, freed = found["kept"]  # type: ignore[misc]
+    assert peak - freed > 200 * MIB
