@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from _slices import Rows
 from torch import Tensor
 
-from smda_monitor.instruments.probe_reader import Measurement
 from smda_monitor.instruments.quiet import quiet
-from smda_monitor.maths.readings import Readings
 from smda_monitor.run import MonitoredRun
 
 
@@ -54,26 +53,21 @@ def target_names(run: MonitoredRun) -> tuple[str, ...]:
     return run.instruments.plan.targets.names
 
 
-def measure_targets(run: MonitoredRun, prompts_at_a_time: int | None = None) -> Tensor:
-    """(K,) the targets at the present weights less those at the run's start, by a pass without a graph; float64.
+@contextmanager
+def other_products() -> Iterator[None]:
+    """Inside, a CPU's matrix products are another library's than the monitor's: other sums, other rounding."""
+    torch.backends.mkldnn.enabled, before = False, torch.backends.mkldnn.enabled
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
-    With `prompts_at_a_time` the probes go through in such portions, last ones first: other padding, other sums, other
-    rounding.
-    """
+
+def measure_targets(run: MonitoredRun) -> Tensor:
+    """(K,) the targets at the present weights less those at the run's start, by a pass without a graph; float64."""
     instruments = run.instruments
     reader, chosen = instruments.reader, instruments.plan.chosen
-    prompts = instruments.tokens(chosen)
-    size = prompts_at_a_time or len(prompts)
-    starts = range(0, len(prompts), size)
     with quiet(run.model):
-        parts = {at: reader.measure(prompts[at : at + size]) for at in reversed(starts)}
-    measured = _joined([parts[at] for at in starts])
+        measured = reader.measure(instruments.tokens(chosen))
     ids = [instruments.bench.probes.ids[i] for i in chosen]
     return instruments.plan.targets.measure(run.accountant.start, reader.snapshot(0, ids, measured))
-
-
-def _joined(parts: Sequence[Measurement]) -> Measurement:
-    readings = {f.name: torch.cat([getattr(part.readings, f.name) for part in parts]) for f in fields(Readings)}
-    return Measurement(
-        torch.cat([part.X for part in parts]), Readings(**readings), torch.cat([part.hidden for part in parts])
-    )

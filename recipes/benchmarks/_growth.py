@@ -34,13 +34,14 @@ class Growth:
 def seconds_growth(
     bed: Bed, model: Any, load: Load, sizes: Mapping[str, Sequence[int]], rounds: int
 ) -> dict[str, Growth]:
-    """Growth of the monitor's seconds per step with ``probes``, ``rows`` of a step and ``features`` followed.
+    """Growth of the monitor's seconds per step with ``probes``, ``rows`` of a step and watched ``features``, whose ΔW
+    is split among the rows at every account.
 
     What is not varied stays at its smallest size, so that it hides least; sizes take turns, `rounds` times, so that a
     machine that slows down does not look like growth.
     """
     found = {}
-    smallest = Settings(per_step=min(sizes["probes"]), features=min(sizes["features"]))
+    smallest = Settings(per_step=min(sizes["probes"]))
     for factor, values in sizes.items():
         costs = {size: list[float]() for size in values}
         for turn in range(rounds):
@@ -48,7 +49,8 @@ def seconds_growth(
                 settings = replace(
                     smallest,
                     per_step=size if factor == "probes" else smallest.per_step,
-                    features=size if factor == "features" else smallest.features,
+                    watched=size if factor == "features" else smallest.watched,
+                    watched_every=int(factor == "features"),
                 )
                 here = replace(load, batch=size if factor == "rows" else min(sizes["rows"]))
                 name = f"growth-{factor}-{size}-{turn}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from _access import captured_rows, measure_targets, target_gradients, target_names, trained_weights
+from _access import captured_rows, measure_targets, other_products, target_gradients, target_names, trained_weights
 from _agreement import Collected, StepFigures
 from _leave_one_out import leave_one_out
 from _rivals import RIVALS, Moments, moments, scores
@@ -17,9 +17,6 @@ from transformers import TrainerCallback
 from smda_monitor.callback import SMDACallback
 from smda_monitor.instruments.optimizer_step import bare_optimizer
 from smda_monitor.run import MonitoredRun
-
-PORTIONS = (8, 3, 1)
-"""Probes at a time in the further passes over one state that show what rounding makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +30,7 @@ class StepLeftOut:
     truth: Tensor
     """(n, K) exact effects of its rows."""
     rounding: Tensor
-    """(r, K) one state measured otherwise, minus itself."""
+    """(1, K) one state measured by another library's products, minus itself."""
 
 
 class Replayer(TrainerCallback):
@@ -58,7 +55,8 @@ class Replayer(TrainerCallback):
         max_norm = float(args.max_grad_norm or 0.0)
         truth = leave_one_out(optimizer, weights, count, rows, max_norm, lambda: measure_targets(run))
         whole = measure_targets(run)
-        rounding = torch.stack([measure_targets(run, portion) - whole for portion in PORTIONS])
+        with other_products():
+            rounding = (measure_targets(run) - whole)[None]
         self._step = StepLeftOut(rows, [moments(optimizer, w) for w in weights], truth, rounding)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -22,8 +22,10 @@ class Settings:
     """Whether rows are read on their own prompts (``probes.own_prompts``)."""
     per_step: int = 32
     """Probes measured for an account (``probes.per_step``)."""
-    features: int = 16
-    """Features followed in each account (``outputs.leading_features``)."""
+    watched: int = 16
+    """Features whose ΔW is in every account (``account.watched_features``)."""
+    watched_every: int = 0
+    """Accounts from one that splits it among rows to the next (``account.watched_every``); 0: never."""
 
 
 def knows(section: str, key: str) -> bool:
@@ -54,7 +56,8 @@ def monitor_config(base: Mapping[str, Any], settings: Settings, folder: Path) ->
         ("audit", "share"): 0.0,
         ("probes", "own_prompts"): settings.own_prompts,
         ("probes", "per_step"): settings.per_step,
-        ("outputs", "leading_features"): settings.features,
+        ("account", "watched_features"): settings.watched,
+        ("account", "watched_every"): settings.watched_every,
         ("outputs", "folder"): str(folder),
         ("outputs", "exists"): "move_aside",
         ("outputs", "row_text"): "none",
