@@ -56,11 +56,12 @@ def target_names(run: MonitoredRun) -> tuple[str, ...]:
 @contextmanager
 def other_products() -> Iterator[None]:
     """Inside, a CPU's matrix products are another library's than the monitor's: other sums, other rounding."""
-    torch.backends.mkldnn.enabled, before = False, torch.backends.mkldnn.enabled
+    backend: Any = torch.backends.mkldnn
+    before, backend.enabled = backend.enabled, False
     try:
         yield
     finally:
-        torch.backends.mkldnn.enabled = before
+        backend.enabled = before
 
 
 def measure_targets(run: MonitoredRun) -> Tensor:

@@ -106,8 +106,10 @@ class Bed:
 
 
 def make_bed(name: str, folder: Path, seed: int = 0) -> Bed:
-    """The test bed of model `name`, in `folder`: the policy is fitted once, to the model that every run starts from. One
-    that is there already, for the same `seed`, is used again."""
+    """The test bed of model `name`, in `folder`: the policy is fitted once, to the model that every run starts from.
+
+    One that is there already, for the same `seed`, is used again.
+    """
     if (folder / BED_FILE).is_file() and (there := open_bed(folder)).name == name and there.seed == seed:
         return there
     model, tokenizer = _base(name)

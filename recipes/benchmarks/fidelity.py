@@ -129,7 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clipping", choices=("one", "all"), default="one", help="all: LoRA off, idle and biting")
     parser.add_argument("--lr", type=float, help="learning rate (default: LoRA 3e-4, full 2e-5)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="where to work; the test bed in it is used again (default: temporary)")
+    parser.add_argument(
+        "--folder", type=Path, help="where to work; a test bed there is used again (default: temporary)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures there")
     args = parser.parse_args(arguments)
     parts = ("lora", "full") if args.part == "both" else (args.part,)

@@ -148,7 +148,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, help="turns of every way of training (default 2; quick: 1)")
     parser.add_argument("--history-steps", type=int, default=8, help="earlier steps that history is handed on to")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, help="where to work; the test bed in it is used again (default: temporary)")
+    parser.add_argument(
+        "--folder", type=Path, help="where to work; a test bed there is used again (default: temporary)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
