@@ -54,7 +54,8 @@ class AccountSeconds:
 class Pace:
     """Asked for `every` and `probes` before each step, told what everything took.
 
-    Without ``overhead`` both stay as configured, and only the cost is measured. With it the first interval is chosen
+    Without ``overhead`` both stay as configured, as far as the steps that wait for an account fit into memory, and only
+    the cost is measured. With it the first interval is chosen
     after the first step, from the probe pass before it, and again after every account from medians of what accounts and
     steps took. `clock` gives seconds; `probes` of the set's `whole` are measured.
     """
@@ -140,10 +141,8 @@ class Pace:
         plain = self.plain
         self._steps.append(plain - self._seen)
         self._seen = plain
-        if self.overhead is not None and nbytes > 0:
-            longest = min(self._limits.longest, max(self._limits.shortest, int(self._memory // nbytes)))
-            self._limits = replace(self._limits, longest=longest)
-            self.every = min(self.every, longest)
+        if nbytes > 0:
+            self._fit(max(1, int(self._memory // nbytes)))
         if not self._costs["account"] and not self._restored:
             # The probes stay as they are until a whole account shows what they cost.
             self._choose(replace(self._limits, most=self.probes, fewest=self.probes))
@@ -175,6 +174,17 @@ class Pace:
         """What the run cost so far."""
         worked, plain = self.worked, self.plain
         return Overhead(self.overhead, worked / plain if plain > 0 else math.nan, self.every, self.probes)
+
+    def _fit(self, steps: int) -> None:
+        """No account covers more than `steps` steps: more do not fit into memory."""
+        if steps < self._limits.shortest:
+            gib = f"{self._memory / 2**30:g} GiB (memory_gib)"
+            found = f"account.every {self._limits.shortest}, {steps} of whose steps fit into memory at a time"
+            remedy = f"go on, with an account at least every {steps} steps; or give a larger memory_gib."
+            logger.warning(describe("account", found, f"all to fit into {gib}", remedy))
+        longest, shortest = min(self._limits.longest, steps), min(self._limits.shortest, steps)
+        self._limits = replace(self._limits, longest=longest, shortest=shortest)
+        self.every = min(self.every, longest)
 
     def _choose(self, limits: Limits) -> None:
         if self.overhead is None:

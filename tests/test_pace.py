@@ -85,6 +85,20 @@ def test_open_steps_must_fit_into_memory() -> None:
     assert pace.probes < PROBES, "and then there are fewer probes"
 
 
+def test_they_must_without_a_budget_too(caplog: pytest.LogCaptureFixture) -> None:
+    hand = Hand()
+    pace = paced(hand, account={"every": 8}, memory_gib=1.0)
+    with caplog.at_level(logging.WARNING, "smda_monitor"):
+        assert take(pace, hand, 9, nbytes=2**28) == [4, 4], "the fifth does not wait"
+    (told,) = [record.message for record in caplog.records]
+    assert "found account.every 8, 4 of whose steps fit into memory at a time" in told
+    assert "1 GiB (memory_gib)" in told
+    larger = paced(Hand(), account={"every": 8}, memory_gib=2.0)
+    assert take(larger, hand, 9, nbytes=2**28) == [8]
+    alone = paced(Hand(), memory_gib=1.0)
+    assert take(alone, hand, 2, nbytes=2**31) == [1, 1], "one step always fits"
+
+
 def test_a_budget_that_cannot_be_kept_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     hand = Hand()
     pace = paced(hand, overhead=0.10)

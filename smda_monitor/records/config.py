@@ -179,8 +179,8 @@ class MonitorConfig(Section):
     chooses: ``account.every`` is the shortest interval, ``probes.per_step`` the largest number of probes, and audits
     take a third of the budget at most. None: as configured."""
     memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
-    """Budget of one probe pass, GiB; probes are measured in chunks under it. With ``overhead`` set, also of the steps
-    that wait for their account, so that the interval it chooses fits in memory."""
+    """Budget of one probe pass, GiB: probes are measured in chunks under it. And of the steps that wait for their
+    account: where ``account.every`` of them do not fit, accounts cover fewer, and a warning says so."""
     seed: int = 0
     """Of the stratified choice of probes and of the bootstrap; training's own random state is never touched."""
     on_error: Literal["raise", "warn"] = "raise"
