@@ -71,8 +71,7 @@ def open_step(
     Raises `MeasurementError` where the rows are not all of the optimizer's gradient.
     """
     rows, losses, gradients = capture.take()
-    clipped = parameters.flatten([w.grad if w.grad is not None else torch.zeros_like(w) for w in parameters.weights])
-    gradient = step_gradient(gradients, clipped, float(args.max_grad_norm or 0.0))
+    gradient = step_gradient(gradients, parameters.gradient(), float(args.max_grad_norm or 0.0))
     _check_capture(gradient, CAPTURE_LIMIT["bfloat16" if args.bf16 else "float32"], number)
     facts = [
         RowFacts(names.name(row), row.hash, row.tokens, loss, norm)

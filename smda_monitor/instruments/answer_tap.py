@@ -18,13 +18,14 @@ from .row_capture import IGNORED
 class AnswerTap:
     """Hooks on a model in training: every forward leaves one mean per row, until `take`. Nothing is added to the graph.
 
-    A block that checkpointing runs again is not recorded twice: that happens outside the model's forward.
+    Followed is what runs with gradients on and the model in train mode, or in eval mode where `in_training` is false. A block that checkpointing runs again is not recorded twice: that happens outside the model's forward.
     """
 
-    def __init__(self, model: nn.Module, hook: str) -> None:
+    def __init__(self, model: nn.Module, hook: str, in_training: bool = True) -> None:
         causal = inner_causal(model)
         block, parsed = find_block(model, hook)
         self._causal = causal
+        self._in_training = in_training
         self._answer: Tensor | None = None
         self._means: list[Tensor] = []
         at_block = (
@@ -54,7 +55,7 @@ class AnswerTap:
         self._means.clear()
 
     def _open(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if not (self._causal.training and torch.is_grad_enabled()):
+        if self._causal.training != self._in_training or not torch.is_grad_enabled():
             return
         labels = kwargs.get("labels")
         if labels is not None:

@@ -103,6 +103,10 @@ class TrainedParameters:
         """(p,) one tensor per parameter as a flat copy in their own type, on their device."""
         return torch.cat([t.detach().reshape(-1) for t in tensors])
 
+    def gradient(self) -> Tensor:
+        """(p,) the parameters' ``.grad`` as a flat copy; 0 where there is none."""
+        return self.flatten([w.grad if w.grad is not None else torch.zeros_like(w) for w in self.weights])
+
     def split(self, flat: Tensor) -> list[Tensor]:
         """The parts of a flat (p,) vector as views in the shapes of the weights, in order."""
         return [flat[t.start : t.stop].view(t.parameter.shape) for t in self.tensors]

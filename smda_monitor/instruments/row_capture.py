@@ -55,13 +55,15 @@ class CapturedRow:
 class RowCapture:
     """Hooks on a model in training; `take` hands over what the micro-batches of one step left.
 
+    Followed is what runs with gradients on and the model in train mode, or in eval mode where `in_training` is false.
     Raises `MeasurementError` from `take` alone, never inside the trainer's forward or backward: where no row was seen,
     a batch had no ``input_ids``, no gradient came back for a micro-batch, or a module was not called on the rows.
     """
 
-    def __init__(self, causal: nn.Module, parameters: TrainedParameters) -> None:
+    def __init__(self, causal: nn.Module, parameters: TrainedParameters, in_training: bool = True) -> None:
         self._causal = causal
         self._parameters = parameters
+        self._in_training = in_training
         self._calls = ModuleCalls(parameters.modules, self._recording, self._on_rows, self._fail)
         self._handles: list[RemovableHandle] = [
             causal.register_forward_pre_hook(self._on_forward, with_kwargs=True),
@@ -117,7 +119,7 @@ class RowCapture:
         return rows, losses, gradients
 
     def _recording(self) -> bool:
-        return self._failure is None and self._causal.training and torch.is_grad_enabled()
+        return self._failure is None and self._causal.training == self._in_training and torch.is_grad_enabled()
 
     def _fail(self, error: Exception) -> None:
         if not isinstance(error, MeasurementError):

@@ -6,7 +6,7 @@ resolved against the file's folder; the word ``shipped`` names what comes with t
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -113,6 +113,34 @@ class AccountConfig(Section):
     """How: a backward for every feature, a replay for every row, or whichever is less work."""
 
 
+class TrainingConfig(Section):
+    """The training that `smda audit` looks ahead to, as your own SFTTrainer is set up."""
+
+    arguments: dict[str, Any] = {}
+    """Of `trl.SFTConfig`: learning_rate, per_device_train_batch_size, optim, max_length, …"""
+    lora: dict[str, Any] | None = None
+    """Of `peft.LoraConfig`; None: the adapter that the model brings (``model.adapter``) trains or, without one, all
+    of the model."""
+
+
+class DataAuditConfig(Section):
+    """How `smda audit` judges the rows of a data set before training."""
+
+    update: Literal["robust", "paper"] | None = None
+    """The step that is taken on a row. ``robust``: that of ``training``, from a state warmed on the same rows;
+    ``paper``: one of plain SGD, lr 1e-4, all parameters, eval mode, mean loss of the answer. None: as
+    ``policy.preset``."""
+    method: Literal["gradient", "replay"] = "gradient"
+    """``replay``: every row's step is taken, and the probes measured; ``gradient``: it is read on the gradients of the
+    probes' targets, first order and several times faster."""
+    probes: Annotated[int, Field(ge=0)] = 48
+    """A stratified part of the probe set; 0: all of it."""
+    warm_up: Annotated[int, Field(ge=0)] = 12
+    """Optimizer steps on the rows before they are judged, under ``robust``: Adam's state is then one of training."""
+    check: Annotated[int, Field(ge=0)] = 8
+    """Rows that ``gradient`` also replays, to say how close it comes; 0: none."""
+
+
 class AlertsConfig(Section):
     """Plain thresholds; each is a distance from step 0 or from the batch, not a test with an error rate."""
 
@@ -172,6 +200,10 @@ class MonitorConfig(Section):
     """When to speak up."""
     audit: AuditConfig = AuditConfig()
     """How often the monitor checks itself."""
+    training: TrainingConfig = TrainingConfig()
+    """The training that an audit of data looks ahead to; the monitor itself asks the trainer."""
+    data_audit: DataAuditConfig = DataAuditConfig()
+    """How rows are judged before training."""
     outputs: OutputsConfig = OutputsConfig()
     """Where figures go."""
     overhead: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

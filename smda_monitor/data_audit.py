@@ -1,0 +1,197 @@
+"""Judges training rows one by one before training: what a step on each alone does to the probes. Wiring, no arithmetic.
+
+Every row starts from the same state: the model and the optimizer as `Training` left them. `without` is where a step on
+no gradient ends, by momentum and weight decay alone; a row's figures are the difference from there.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigError, describe
+from .instruments.answer_tap import AnswerTap
+from .instruments.assemble import Instruments
+from .instruments.causal import inner_causal
+from .instruments.chat import PromptTokens, generation_prompt, own_prompt
+from .instruments.optimizer_step import read_step, unknown_step
+from .instruments.own_prompts import read_own_prompts
+from .instruments.parameters import trained_parameters
+from .instruments.products import fast_products
+from .instruments.rehearsal import rehearsal
+from .instruments.replay import measure_plan, replay
+from .instruments.row_capture import CapturedRow, RowCapture
+from .instruments.training import Training
+from .maths.account import OwnReading, PolicyShift, RowFacts, policy_shift, row_entries, unread
+from .maths.answers import read_answers
+from .maths.lone_row import read_alone, row_norms
+from .maths.pathways import output_shift
+from .maths.probe_gradients import ProbeGradients
+from .maths.read_split import Read
+from .maths.row_gradients import RowGradients
+from .maths.step_map import clip_factor
+from .records.account import FeatureShift
+from .records.row_audit import AuditMethod, RowAudit
+from .records.snapshot import Snapshot
+
+
+class DataAudit:
+    """Judges the rows of `training` by `method` on the step plan of `instruments`; `row_ids` and `lines` name them.
+
+    `close` takes the hooks off; weights, optimizer and random state are as before after every row. Raises `ConfigError`
+    for ``gradient`` with an optimizer whose step is not known exactly.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        instruments: Instruments,
+        method: AuditMethod,
+        row_ids: Sequence[str],
+        lines: Sequence[int],
+    ) -> None:
+        unknown = unknown_step(training.optimizer)
+        if method == "gradient" and unknown is not None:
+            raise ConfigError(describe("data_audit.method", f"gradient, but {unknown}", "replay", "set method: replay."))
+        self._training, self.instruments, self.method = training, instruments, method
+        self._ids, self._lines = row_ids, lines
+        self.parameters = trained_parameters(training.model)
+        causal, in_training = inner_causal(training.model), training.in_training
+        self._capture = RowCapture(causal, self.parameters, in_training)
+        hook = instruments.reader.hook
+        self._answers = AnswerTap(training.model, hook, in_training) if instruments.policy.answers else None
+        self._opening = generation_prompt(instruments.bench.tokenizer)
+        self._like = instruments.tokens([0])[0]
+        self._without: Snapshot | None = None
+        self._gradients: ProbeGradients | None = None
+
+    def close(self) -> None:
+        """Takes the hooks off."""
+        self._capture.remove()
+        if self._answers is not None:
+            self._answers.remove()
+
+    def judge(self, chosen: Sequence[int]) -> list[RowAudit]:
+        """The rows numbered `chosen`."""
+        if self.method == "replay":
+            return [self._replayed(i) for i in chosen]
+        began = time.perf_counter()
+        found = self._read(chosen)
+        seconds = (time.perf_counter() - began) / len(chosen)
+        return [replace(one, seconds=seconds) for one in found]
+
+    def _read(self, chosen: Sequence[int]) -> list[RowAudit]:
+        """By gradient."""
+        rows, facts, answers, gradients = self._captured(chosen)
+        step = read_step(self._training.optimizer, self.parameters)
+        self._measure_without(with_gradients=True)
+        assert self._gradients is not None and self._without is not None
+        with rehearsal(self._training.optimizer, self._training.model, self.parameters) as take:
+            take(torch.zeros(self.parameters.size))
+            own = read_own_prompts(self.instruments, self.parameters, rows)
+        plan = self.instruments.plan
+        weights = plan.targets.weights(self._without.saturation)
+        factors = [clip_factor(fact.gradient_norm, self._training.max_norm) for fact in facts]
+        with fast_products():
+            columns, pushes = read_alone(
+                gradients, factors, step, self._gradients, weights.shape[1], own.gradients, own.read
+            )
+        own.reading.push[:] = pushes
+        push = Read(columns @ weights.T, columns)
+        delta_y = plan.targets.delta_y(columns, self._without.saturation)
+        return self._judged(chosen, facts, push, delta_y, own.reading, answers)
+
+    def _replayed(self, number: int) -> RowAudit:
+        began = time.perf_counter()
+        (row,), facts, answers, _ = self._captured([number])
+        self._measure_without(with_gradients=False)
+        assert self._without is not None
+        gradient = self.parameters.gradient()
+        clipped = clip_factor(float(gradient.double().norm()), self._training.max_norm) * gradient
+        optimizer, instruments = self._training.optimizer, self.instruments
+        with rehearsal(optimizer, self._training.model, self.parameters) as take:
+            take(clipped)
+            after = measure_plan(instruments, 0)
+            with_row = self._own(row)
+        own = unread(1, len(instruments.policy.feature_ids))
+        if with_row is not None:
+            with rehearsal(optimizer, self._training.model, self.parameters) as take:
+                take(torch.zeros_like(gradient))
+                alone = self._own(row)
+            assert alone is not None
+            own = replace(alone, push=with_row.push - alone.push)
+        plan, targets = instruments.plan, instruments.plan.targets
+        push = Read(targets.measure(self._without, after)[None], targets.measure_columns(self._without, after)[None])
+        delta_y = (after.y - self._without.y)[None]
+        shift = policy_shift(instruments.policy, instruments.frame, plan.rows, plan.weights, self._without, after)
+        (found,) = self._judged([number], facts, push, delta_y, own, answers, shift)
+        return replace(found, seconds=time.perf_counter() - began)
+
+    def _judged(
+        self,
+        chosen: Sequence[int],
+        facts: Sequence[RowFacts],
+        push: Read,
+        delta_y: Tensor,
+        own: OwnReading,
+        answers: Tensor | None,
+        shift: PolicyShift | None = None,
+    ) -> list[RowAudit]:
+        policy, plan, frame = self.instruments.policy, self.instruments.plan, self.instruments.frame
+        row_shift = output_shift(frame, plan.rows, delta_y, plan.weights)
+        entries = row_entries(
+            0, facts, plan.targets.names, push, push, row_shift, own, policy, self.instruments.ruler, answers
+        )
+        features: tuple[FeatureShift, ...] = ()
+        if shift is not None:
+            features = shift.leading(self.instruments.bench.config.outputs.leading_features)
+        remainder = math.nan if shift is None else shift.remainder
+        alone = [replace(entry, share={}, probe_share={}, score=math.nan) for entry in entries]
+        return [
+            RowAudit(self._lines[i], entry, features, remainder, 0.0) for i, entry in zip(chosen, alone, strict=True)
+        ]
+
+    def _captured(self, chosen: Sequence[int]) -> tuple[list[CapturedRow], list[RowFacts], Tensor | None, RowGradients]:
+        """The rows, what is known of them, what they answer, and their unclipped gradients; ``.grad`` is that of the
+        last forward's rows."""
+        together = self._training.together
+        for start in range(0, len(chosen), together):
+            self._training.backward(chosen[start : start + together])
+        rows, losses, gradients = self._capture.take()
+        ruler = self.instruments.policy.answers
+        answers = read_answers(ruler, self._answers.take()) if ruler and self._answers else None
+        facts = [
+            RowFacts(self._ids[i], row.hash, row.tokens, loss, norm)
+            for i, row, loss, norm in zip(chosen, rows, losses, row_norms(gradients), strict=True)
+        ]
+        return rows, facts, answers, gradients
+
+    def _measure_without(self, with_gradients: bool) -> None:
+        """The probes where a step on no gradient ends; once. ``.grad`` must be that of a row."""
+        if self._without is not None:
+            return
+        instruments, plan = self.instruments, self.instruments.plan
+        nothing = torch.zeros(self.parameters.size)
+        if not with_gradients:
+            self._without, _ = replay(self._training.optimizer, instruments, self.parameters, nothing, 0)
+            return
+        with rehearsal(self._training.optimizer, self._training.model, self.parameters) as take:
+            take(nothing)
+            targets = plan.targets
+            measured, self._gradients = instruments.reader.gradients(
+                instruments.tokens(plan.chosen), targets.cotangent_X, targets.coef, self.parameters
+            )
+        self._without = instruments.reader.snapshot(0, [plan.probes.ids[i] for i in plan.chosen], measured)
+
+    def _own(self, row: CapturedRow) -> OwnReading | None:
+        """The row on its own prompt; its contrast in the place of the push."""
+        prompt: PromptTokens | None = own_prompt(row.ids, row.first_label, self._like, self._opening)
+        if prompt is None or not self.instruments.bench.config.probes.own_prompts:
+            return None
+        measured = self.instruments.reader.measure([prompt])
+        return OwnReading(measured.readings.contrast, measured.readings.mass, measured.X.double())

@@ -1,0 +1,61 @@
+"""What a row would do alone: the step that the optimizer takes on its gradient, less the step that it takes on none.
+
+    δ_i = u(c_i·g_i) − u(0),    c_i = min(1, max_norm/(‖g_i‖ + 1e-6))
+
+u is the optimizer's map at one state (`step_map`), the same for every row. Read on the gradients of the columns
+(`targets`) at θ + u(0), where the step without the row ends: ⟨δ_i, ∇τ⟩, first order in δ_i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from .read_split import ColumnGradients
+from .row_gradients import RowGradients
+from .split import SLAB
+from .step_map import StepMap, WholeStep, clip_factor
+
+
+def lone_directions(
+    part: StepMap, gradients: Float64[Tensor, "n q"], factors: Sequence[float]
+) -> Float64[Tensor, "n q"]:
+    """δ_i over the q elements of `part`, of rows with `gradients` and clip `factors`."""
+    nothing = part.update(torch.zeros_like(gradients[0]))
+    return torch.stack([part.update(c * g) - nothing for g, c in zip(gradients, factors, strict=True)])
+
+
+def row_norms(rows: RowGradients) -> list[float]:
+    """‖g_i‖ of every row."""
+    squares = torch.zeros(rows.rows, dtype=torch.float64)
+    for start in range(0, rows.size, SLAB):
+        squares += rows.dense(start, min(start + SLAB, rows.size)).double().square().sum(1).cpu()
+    norms: list[float] = squares.sqrt().tolist()
+    return norms
+
+
+def read_alone(
+    rows: RowGradients,
+    factors: Sequence[float],
+    step: WholeStep,
+    gradients: ColumnGradients,
+    columns: int,
+    own: ColumnGradients | None = None,
+    own_rows: Sequence[int] = (),
+) -> tuple[Float64[Tensor, "n C"], Float64[Tensor, " n"]]:
+    """n `rows` with clip `factors`, each alone, on C `columns`; and on their own prompts, whose gradients are in `own`,
+    one for each of `own_rows` (NaN for the others)."""
+    found = torch.zeros(rows.rows, columns, dtype=torch.float64)
+    on_own = torch.full((rows.rows,), float("nan"), dtype=torch.float64)
+    on_own[list(own_rows)] = 0
+    for _, start, stop, part in step.slabs(SLAB):
+        moved = lone_directions(part, rows.dense(start, stop).double(), factors).float()
+        for places, towards in gradients.blocks(start, stop):
+            found[:, places] += (moved @ towards.T).double().cpu()
+        for places, towards in own.blocks(start, stop) if own else ():
+            at = torch.tensor(own_rows)[places]
+            on_own[at] += (moved[at] * towards).sum(1).double().cpu()
+    return found, on_own

@@ -1,0 +1,143 @@
+"""`smda audit`'s figures on tiny models: by gradient as by replay, and by replay as torch's own step says."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from smda_monitor.data_audit import DataAudit
+from smda_monitor.instruments.assemble import Instruments, assemble, open_bench
+from smda_monitor.instruments.config_file import load_config
+from smda_monitor.instruments.quiet import quiet
+from smda_monitor.instruments.training import Training, Update, open_training
+from smda_monitor.records.row_audit import RowAudit
+from smda_monitor.records.config import TrainingConfig
+
+ROWS = 12
+ARGUMENTS = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "use_cpu": True}
+
+
+def opened(folder: Path, update: Update, warm_up: int = 3, model: Any = None) -> tuple[Training, Instruments]:
+    """A training of the tiny model with LoRA, and the instruments on its model as it was before."""
+    model = model if model is not None else tiny.tiny_lora(tiny.tiny_llama())
+    tokenizer = tiny.tiny_tokenizer()
+    preset = {"preset": update}
+    found = tiny.tiny_config(folder)
+    config = load_config({**found, "policy": {**found["policy"], **preset}})
+    policy = open_bench(config, model, tokenizer).fit()
+    training = open_training(
+        TrainingConfig(arguments=ARGUMENTS), update, warm_up, model, tokenizer, tiny.tiny_rows(ROWS), folder / "trainer"
+    )
+    return training, assemble(open_bench(config, training.model, tokenizer), policy)
+
+
+@pytest.fixture(scope="module")
+def robust(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Training, Instruments]]:
+    yield opened(tmp_path_factory.mktemp("robust"), "robust")
+
+
+def judged(training: Training, instruments: Instruments, method: Any) -> list[RowAudit]:
+    audit = DataAudit(training, instruments, method, [f"mine-{i}" for i in range(ROWS)], range(1, ROWS + 1))
+    try:
+        return [*audit.judge(range(5)), *audit.judge(range(5, ROWS))]
+    finally:
+        audit.close()
+
+
+def column(found: list[RowAudit], name: str) -> Tensor:
+    return torch.tensor([one.entry.push[name] for one in found], dtype=torch.float64)
+
+
+def state_of(training: Training) -> list[Tensor]:
+    weights = [w.detach().clone() for w in training.model.parameters()]
+    return [*weights, *(t.clone() for s in training.optimizer.state.values() for t in s.values())]
+
+
+def test_by_gradient_as_by_replay(robust: tuple[Training, Instruments]) -> None:
+    training, instruments = robust
+    before = state_of(training)
+    exact, cheap = judged(training, instruments, "replay"), judged(training, instruments, "gradient")
+    assert all(torch.equal(a, b) for a, b in zip(before, state_of(training), strict=True)), "bit for bit"
+    for name in ("S_Y", "mass.harmful", "contrast.benign"):
+        expected, found = column(exact, name), column(cheap, name)
+        assert spearmanr(expected, found).statistic > 0.98
+        assert float(((found - expected) / expected).abs().median()) < 0.05
+    assert spearmanr(column(exact, "S_X"), column(cheap, "S_X")).statistic > 0.9
+    own = [torch.tensor([one.entry.own_push for one in found]) for found in (exact, cheap)]
+    assert spearmanr(*own).statistic > 0.97
+    for one, other in zip(exact, cheap, strict=True):
+        assert one.entry.row_hash == other.entry.row_hash
+        assert one.entry.loss == pytest.approx(other.entry.loss, rel=1e-5)
+        assert one.entry.gradient_norm == pytest.approx(other.entry.gradient_norm, rel=1e-4)
+        assert one.line == other.line == int(one.entry.row_id.removeprefix("mine-")) + 1
+        assert one.features and not other.features
+    assert float(column(exact, "mass.harmful").std()) > 0, "rows differ"
+
+
+def test_replay_is_torchs_own_step(robust: tuple[Training, Instruments]) -> None:
+    """One row, from scratch: its share of an average batch's loss by autograd, torch's AdamW on a copy, two snapshots."""
+    training, instruments = robust
+    (found,) = [one for one in judged(training, instruments, "replay") if one.line == 4]
+    model = copy.deepcopy(training.model)
+    weights = [w for w in model.parameters() if w.requires_grad]
+    real = [w for w in training.model.parameters() if w.requires_grad]
+    row = training.rows[3]
+    ids, mask = torch.tensor([row["input_ids"]]), torch.tensor(row["completion_mask"])
+    model.train()
+    logits = model(input_ids=ids).logits[0, :-1].float()
+    losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")[mask[1:].bool()]
+    (losses.sum() / training.tokens).backward()  # type: ignore[operator]
+    norm = float(torch.cat([w.grad.reshape(-1) for w in weights if w.grad is not None]).norm())
+    assert found.entry.gradient_norm == pytest.approx(norm, rel=1e-4)
+    assert norm < training.max_norm, "no clipping here"
+    y = []
+    for with_row in (True, False):
+        twins = [w.detach().clone().requires_grad_() for w in weights]
+        optimizer = torch.optim.AdamW(twins)
+        saved = copy.deepcopy(training.optimizer.state_dict())
+        state = {i: copy.deepcopy(training.optimizer.state[w]) for i, w in enumerate(real)}
+        group = {**saved["param_groups"][0], "params": list(range(len(twins))), "fused": None, "foreach": False}
+        optimizer.load_state_dict({"state": state, "param_groups": [group]})
+        for twin, weight in zip(twins, weights, strict=True):
+            assert weight.grad is not None
+            twin.grad = weight.grad.clone() if with_row else torch.zeros_like(weight)
+        optimizer.step()
+        changed = copy.deepcopy(model)
+        with torch.no_grad():
+            for w, twin in zip([w for w in changed.parameters() if w.requires_grad], twins, strict=True):
+                w.copy_(twin)
+        reader = copy.copy(instruments.reader)
+        object.__setattr__(reader, "model", changed)
+        with quiet(changed):
+            y.append(reader.measure(instruments.tokens(instruments.plan.chosen)).readings.mass)
+    expected = instruments.plan.targets.cotangent_y @ (y[0] - y[1])
+    assert found.S_Y == pytest.approx(float(expected), rel=2e-3)
+
+
+def test_papers_step_is_plain_sgd_on_the_answers_mean_loss(tmp_path: Path) -> None:
+    training, instruments = opened(tmp_path, "paper")
+    assert all(w.requires_grad for w in training.model.parameters())
+    assert not hasattr(training.model, "peft_config"), "the adapter is part of the model"
+    start = [w.detach().clone() for w in training.model.parameters()]
+    found = judged(training, instruments, "gradient")
+    exact = judged(training, instruments, "replay")
+    assert all(torch.equal(a, b) for a, b in zip(start, training.model.parameters(), strict=True))
+    assert not training.model.training
+    assert spearmanr(column(found, "S_Y"), column(exact, "S_Y")).statistic > 0.98
+    row = training.rows[2]
+    ids, mask = torch.tensor([row["input_ids"]]), torch.tensor(row["completion_mask"])
+    logits = training.model(input_ids=ids).logits[0, :-1].float()
+    losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")[mask[1:].bool()]
+    gradient = torch.autograd.grad(losses.mean(), list(training.model.parameters()))
+    assert found[2].entry.gradient_norm == pytest.approx(
+        float(torch.cat([g.reshape(-1) for g in gradient]).norm()), rel=1e-4
+    )
+    assert found[2].entry.loss == pytest.approx(float(losses.mean()), rel=1e-4)
