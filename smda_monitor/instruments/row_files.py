@@ -124,6 +124,6 @@ def _nothing_left(name: str, unit: str, left_out: Any) -> ConfigError:
     listed = [f"{unit} {row['line']}: {row['reason']}" for row in left_out.select(range(min(_SHOWN, len(left_out))))]
     if len(left_out) > len(listed):
         listed.append(f"and {len(left_out) - len(listed)} more")
-    expected = f"at least one with {FORMS}"
+    expected = f"at least one, {FORMS}"
     remedy = "write one JSON object a line" if unit == "line" else "give it such columns"
     return ConfigError("\n  ".join([describe(name, "no row that can be trained on", expected, remedy), *listed]))
