@@ -1,0 +1,129 @@
+"""Reads the training data that an audit judges, from outside: any source, into a data set in TRL's format on disk.
+
+What cannot be trained on is left out by line and reason, never silently; other columns are not carried along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, describe
+from ..records.training_row import LeftOutRow, Message, TrainingRow
+from .row_form import FORMS, named, nearest, training_row
+from .row_sources import open_rows
+from .row_store import ArrowFile, GivenIds, TrainingRows, left_out_schema, row_schema, stored, turns, writable
+
+_SHOWN = 5
+"""Rows named in the message that none is left."""
+_KEYS_SEEN = 64
+"""Keys of a JSONL file that are kept for a message."""
+
+
+def read_rows(data: str | Path, folder: Path) -> TrainingRows:
+    """The rows of `data` in TRL's format, and those that were left out.
+
+    Rows written as prompt and answer become ``prompt`` and ``completion``; conversations become ``messages``, or where
+    rows of both kinds are mixed ``prompt`` and ``completion``, the last message being the answer.
+
+    Args:
+        data: ``demo``, a file, a saved folder or a hub id; see `row_sources.open_rows`.
+        folder: For the rows, about as large as the data (twice for conversations). Made if need be.
+
+    Raises:
+        ConfigError: `data` is not there or cannot be read, or no row of it can be trained on.
+        PrerequisiteError: `folder` cannot be written.
+    """
+    source = open_rows(data)
+    with (
+        writable(folder),
+        GivenIds() as ids,
+        ArrowFile(folder, "rows", row_schema(None)) as kept,
+        ArrowFile(folder, "left-out", left_out_schema()) as omitted,
+    ):
+        conversations = 0
+        for line, raw in source.rows:
+            row = training_row(line, raw)
+            if isinstance(row, TrainingRow) and (first := ids.give(row.id, line)) is not None:
+                row = LeftOutRow(line, row.id, f"id {row.id!r:.80} again, as in {source.unit} {first}")
+            if isinstance(row, LeftOutRow):
+                omitted.add(stored(row))
+                continue
+            conversations += row.conversation
+            # Both forms as long as all rows are conversations: which one is wanted is known only at the end.
+            both = conversations == kept.rows + 1
+            kept.add(_columns(row, both))
+        left_out = omitted.data_set()
+        if not kept.rows:
+            raise _nothing_left(source.name, source.unit, left_out)
+        all_conversations = conversations == kept.rows
+        unwanted = ["prompt", "completion"] if all_conversations else ["messages"]
+        return TrainingRows(
+            source=data,
+            data=kept.data_set().remove_columns(unwanted),
+            left_out=left_out,
+            form="messages" if all_conversations else "prompt-completion",
+            brought_over=0 if all_conversations else conversations,
+            folder=folder,
+        )
+
+
+def column(rows: TrainingRows, name: str) -> dict[str, Any]:
+    """id → value of the column `name` of the source, for every kept row; None where a row lacks it.
+
+    Training and judging see no such column: it is for holding the judgement against it afterwards. The source is read
+    a second time.
+
+    Raises:
+        ConfigError: no row has the column, or the source is no longer what it was.
+    """
+    source = open_rows(rows.source, also=(name,))
+    values: dict[str, Any] = {}
+    seen: dict[str, None] = {}
+    found = False
+    kept = iter(rows.data)
+    expected = next(kept, None)
+    for line, raw in source.rows:
+        if isinstance(raw, Mapping):
+            found = found or name in raw
+            seen.update(dict.fromkeys(list(raw)[: _KEYS_SEEN - len(seen)]))
+        if expected is not None and line == expected["line"]:
+            if not isinstance(raw, Mapping) or not _same(training_row(line, raw), expected):
+                break
+            values[expected["id"]] = raw.get(name)
+            expected = next(kept, None)
+    if expected is not None:
+        what, found_text = f"{source.name}, {source.unit} {expected['line']}", "another row than when it was read first"
+        raise ConfigError(describe(what, found_text, f"row {expected['id']!r}", "read the data again"))
+    if not found:
+        remedy = nearest([name], seen) or "choose one of these"
+        raise ConfigError(describe(source.name, f"no column {name!r}", f"one of {named(seen)}", remedy))
+    return values
+
+
+def _columns(row: TrainingRow, both: bool) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "line": row.line,
+        "prompt": _written(row.prompt),
+        "completion": _written(row.completion),
+        "messages": _written(row.prompt + row.completion) if both else None,
+    }
+
+
+def _written(messages: tuple[Message, ...]) -> list[dict[str, str]]:
+    return [{"role": one.role, "content": one.content} for one in messages]
+
+
+def _same(row: TrainingRow | LeftOutRow, kept: Mapping[str, Any]) -> bool:
+    return isinstance(row, TrainingRow) and row.id == kept["id"] and row.prompt + row.completion == turns(kept)
+
+
+def _nothing_left(name: str, unit: str, left_out: Any) -> ConfigError:
+    listed = [f"{unit} {row['line']}: {row['reason']}" for row in left_out.select(range(min(_SHOWN, len(left_out))))]
+    if len(left_out) > len(listed):
+        listed.append(f"and {len(left_out) - len(listed)} more")
+    expected = f"at least one, {FORMS}"
+    remedy = "write one JSON object a line" if unit == "line" else "give it such columns"
+    return ConfigError("\n  ".join([describe(name, "no row that can be trained on", expected, remedy), *listed]))
