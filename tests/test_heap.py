@@ -16,7 +16,7 @@ MIB = 1 << 20
 PROGRAM = """
 import json, re
 from pathlib import Path
-from smda_monitor.instruments.heap import hold_heap, release_heap
+from smda_monitor.instruments.heap import hold_heap, mapped_apart, release_heap
 
 def resident():
     return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) << 10
@@ -31,9 +31,14 @@ def used_and_freed():
 plain = used_and_freed()
 held = hold_heap()
 kept = used_and_freed()
+before = resident()
+with mapped_apart():
+    large = bytearray(b"1") * (640 << 20)
+    del large
+apart = resident() - before
 if held:
     release_heap()
-print(json.dumps({"held": held, "plain": plain, "kept": kept, "after": resident()}))
+print(json.dumps({"held": held, "plain": plain, "kept": kept, "after": resident(), "apart": apart}))
 """
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
@@ -56,6 +61,7 @@ def test_what_is_freed_stays_until_it_is_released() -> None:
     assert kept_peak - kept_freed < 8 * MIB
     assert kept_peak - found["after"] > 200 * MIB  # type: ignore[operator]
     assert kept_peak < plain_peak + 16 * MIB, "the peak is the same"
+    assert found["apart"] < 8 * MIB, "what is mapped apart goes back at once"  # type: ignore[operator]
 
 
 @glibc

@@ -4,7 +4,8 @@ glibc returns the free end of its heap, and every block of more than 32 MiB (a b
 Training gets them again at every step; what lies free for the seconds of a probe pass comes back slower still, and the
 forward after it takes up to a half longer. So while a run is monitored on a CPU freed memory stays in the process,
 where the next step finds it. A process then holds its peak until the run ends, and the peak is higher by some percent,
-since blocks of unlike sizes share one heap.
+since blocks of unlike sizes share one heap. What the monitor keeps from step to step is mapped apart all the same: in
+the heap it would split the free space into holes that are too small for the trainer's large blocks.
 """
 
 from __future__ import annotations
@@ -12,29 +13,52 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """The numbers by which glibc's `mallopt` knows them (malloc.h)."""
-HELD = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}
+HELD = {M_MMAP_MAX: 0, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: -1}
 """No block is mapped apart, and the heap's end is not given back."""
 RELEASED = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20}
 """Where glibc itself starts, or moves to as a process frees large blocks; bytes, and a number of blocks."""
 OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 """Environment variables by which a user sets them: then nothing is changed."""
 
+_held = False
+"""Whether this process holds its heap; there is one heap for all of it."""
+
 
 def hold_heap() -> bool:
     """Keeps what is freed from now on until `release_heap`; whether there was anything to do."""
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in OWN_SETTINGS):
         return False
+    global _held
     libc = ctypes.CDLL(None)
     libc.malloc_trim(0)
-    return all([libc.mallopt(option, value) for option, value in HELD.items()])
+    _held = all([libc.mallopt(option, value) for option, value in HELD.items()])
+    return _held
 
 
 def release_heap() -> None:
     """After a `hold_heap` that was true: what is free goes back, and so will what is freed."""
+    global _held
+    _held = False
     libc = ctypes.CDLL(None)
     for option, value in RELEASED.items():
         libc.mallopt(option, value)
     libc.malloc_trim(0)
+
+
+@contextmanager
+def mapped_apart() -> Iterator[None]:
+    """For making what is kept from step to step: inside, large blocks are mapped apart although the heap is held."""
+    if not _held:
+        yield
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_MAX, RELEASED[M_MMAP_MAX])
+    try:
+        yield
+    finally:
+        libc.mallopt(M_MMAP_MAX, HELD[M_MMAP_MAX])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import torch
@@ -27,10 +27,13 @@ from .causal import TreeBatch, inner_causal, node_stage, prompt_stage, readings_
 from .chat import PromptTokens
 from .dictionary import Dictionary
 from .gradient_tap import GradientTap
+from .heap import mapped_apart
 from .hookpoint import ResidualTap
 from .opening_head import plain_head
 from .parameters import TrainedParameters
 from .products import fast_pass
+
+_READINGS = tuple(field.name for field in fields(Readings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,8 @@ class ProbeReader:
                 }
                 for name, scalar in scalars.items():
                     rows, _ = tap.rows(scalar)
-                    chunks[name].append((tuple(chunk), rows.half() if half else rows))
+                    with mapped_apart():
+                        chunks[name].append((tuple(chunk), rows.half() if half else rows))
             parts.append(_detached(hidden, X, readings))
             order += chunk
         by_name = {name: ChunkedRows(tuple(found)) for name, found in chunks.items()}
@@ -220,9 +224,8 @@ class ProbeReader:
 
 
 def _detached(hidden: Tensor, X: Tensor, readings: Readings) -> Measurement:
-    names = ("openings", "log_probability", "mass", "contrast")
     return Measurement(
-        X.detach().cpu(), Readings(*(getattr(readings, n).detach().cpu() for n in names)), hidden.detach().cpu()
+        X.detach().cpu(), Readings(*(getattr(readings, n).detach().cpu() for n in _READINGS)), hidden.detach().cpu()
     )
 
 
@@ -237,14 +240,8 @@ def _joined(tensors: list[Tensor], back: Tensor) -> Tensor:
 
 def _in_order(parts: list[Measurement], order: list[int]) -> Measurement:
     join = partial(_joined, back=torch.tensor(order).argsort())
-    readings = [part.readings for part in parts]
     return Measurement(
         join([part.X for part in parts]),
-        Readings(
-            join([r.openings for r in readings]),
-            join([r.log_probability for r in readings]),
-            join([r.mass for r in readings]),
-            join([r.contrast for r in readings]),
-        ),
+        Readings(*(join([getattr(part.readings, name) for part in parts]) for name in _READINGS)),
         join([part.hidden for part in parts]),
     )
