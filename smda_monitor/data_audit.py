@@ -26,7 +26,6 @@ from .instruments.products import fast_products
 from .instruments.rehearsal import rehearsal
 from .instruments.replay import measure_plan, replay
 from .instruments.row_capture import CapturedRow, RowCapture
-from .instruments.training import Training
 from .maths.account import OwnReading, PolicyShift, RowFacts, policy_shift, row_entries, unread
 from .maths.answers import read_answers
 from .maths.lone_row import read_alone, row_norms
@@ -38,13 +37,14 @@ from .maths.step_map import clip_factor
 from .records.account import FeatureShift
 from .records.row_audit import AuditMethod, RowAudit
 from .records.snapshot import Snapshot
+from .training import Training
 
 
 class DataAudit:
     """Judges the rows of `training` by `method` on the step plan of `instruments`; `row_ids` and `lines` name them.
 
-    `close` takes the hooks off; weights, optimizer and random state are as before after every row. Raises `ConfigError`
-    for ``gradient`` with an optimizer whose step is not known exactly.
+    Weights, optimizer and random state are as before after every row. Raises `ConfigError` for ``gradient`` with an
+    optimizer whose step is not known exactly.
     """
 
     def __init__(
@@ -57,24 +57,15 @@ class DataAudit:
     ) -> None:
         unknown = unknown_step(training.optimizer)
         if method == "gradient" and unknown is not None:
-            raise ConfigError(describe("data_audit.method", f"gradient, but {unknown}", "replay", "set method: replay."))
+            found = f"gradient, but {unknown}"
+            raise ConfigError(describe("data_audit.method", found, "replay", "set data_audit.method: replay."))
         self._training, self.instruments, self.method = training, instruments, method
         self._ids, self._lines = row_ids, lines
         self.parameters = trained_parameters(training.model)
-        causal, in_training = inner_causal(training.model), training.in_training
-        self._capture = RowCapture(causal, self.parameters, in_training)
-        hook = instruments.reader.hook
-        self._answers = AnswerTap(training.model, hook, in_training) if instruments.policy.answers else None
         self._opening = generation_prompt(instruments.bench.tokenizer)
         self._like = instruments.tokens([0])[0]
         self._without: Snapshot | None = None
         self._gradients: ProbeGradients | None = None
-
-    def close(self) -> None:
-        """Takes the hooks off."""
-        self._capture.remove()
-        if self._answers is not None:
-            self._answers.remove()
 
     def judge(self, chosen: Sequence[int]) -> list[RowAudit]:
         """The rows numbered `chosen`."""
@@ -90,7 +81,8 @@ class DataAudit:
         rows, facts, answers, gradients = self._captured(chosen)
         step = read_step(self._training.optimizer, self.parameters)
         self._measure_without(with_gradients=True)
-        assert self._gradients is not None and self._without is not None
+        assert self._gradients is not None
+        assert self._without is not None
         with rehearsal(self._training.optimizer, self._training.model, self.parameters) as take:
             take(torch.zeros(self.parameters.size))
             own = read_own_prompts(self.instruments, self.parameters, rows)
@@ -159,12 +151,19 @@ class DataAudit:
     def _captured(self, chosen: Sequence[int]) -> tuple[list[CapturedRow], list[RowFacts], Tensor | None, RowGradients]:
         """The rows, what is known of them, what they answer, and their unclipped gradients; ``.grad`` is that of the
         last forward's rows."""
-        together = self._training.together
-        for start in range(0, len(chosen), together):
-            self._training.backward(chosen[start : start + together])
-        rows, losses, gradients = self._capture.take()
-        ruler = self.instruments.policy.answers
-        answers = read_answers(ruler, self._answers.take()) if ruler and self._answers else None
+        training, ruler, reader = self._training, self.instruments.policy.answers, self.instruments.reader
+        # Hooks are on for these passes alone: in eval mode nothing else tells them from a probe pass.
+        capture = RowCapture(inner_causal(training.model), self.parameters, training.in_training)
+        tap = AnswerTap(training.model, reader.hook, training.in_training) if ruler is not None else None
+        try:
+            for start in range(0, len(chosen), training.together):
+                training.backward(chosen[start : start + training.together])
+            rows, losses, gradients = capture.take()
+            answers = read_answers(ruler, tap.take()) if ruler is not None and tap is not None else None
+        finally:
+            capture.remove()
+            if tap is not None:
+                tap.remove()
         facts = [
             RowFacts(self._ids[i], row.hash, row.tokens, loss, norm)
             for i, row, loss, norm in zip(chosen, rows, losses, row_norms(gradients), strict=True)

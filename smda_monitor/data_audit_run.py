@@ -1,11 +1,11 @@
 """`smda audit DATA`: every row of a data set judged before anything is trained on it. Wiring, no arithmetic.
 
-    manifest.json        what was judged, how, with what; status (running until the end)
-    judged/*.parquet     one line per row, in parts: what a kill leaves is whole, and `resume` goes on from there
-    checked/*.parquet    rows that were also replayed, to say how close ``gradient`` comes
-    scores.parquet       every row's score and pair score, the most suspicious first
-    left_out.jsonl       rows that were not judged, and why
-    summary.json         closing figures
+manifest.json        what was judged, how, with what; status (running until the end)
+judged/*.parquet     one line per row, in parts: what a kill leaves is whole, and `resume` goes on from there
+checked/*.parquet    rows that were also replayed, to say how close ``gradient`` comes
+scores.parquet       every row's score and pair score, the most suspicious first
+left_out.jsonl       rows that were not judged, and why
+summary.json         closing figures
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,16 +27,16 @@ from .instruments.embedded import load_model
 from .instruments.row_choice import fitting, token_count, without_probes
 from .instruments.row_files import read_rows
 from .instruments.row_store import TrainingRows
-from .instruments.training import Training, Update, open_training
 from .maths.agreement import agreement
 from .maths.score import scores
 from .outputs.files import read_json, to_json, write_text
-from .outputs.left_out import write_left_out
 from .outputs.ledger import now
+from .outputs.left_out import write_left_out
 from .outputs.progress import progress
 from .outputs.row_audit_tables import judged_numbers, read_judged, write_judged, write_scores
 from .records.config import MonitorConfig
 from .records.row_audit import AuditMethod, RowAudit
+from .training import Training, Update, open_training
 
 PORTION = 32
 """Rows of one part: what a kill loses at most."""
@@ -78,12 +77,10 @@ def run_audit(request: AuditRequest) -> dict[str, Any]:
     write_left_out(request.out / "left_out.jsonl", rows.omitted())
     settings, names = config.data_audit, (rows.data["id"], rows.data["line"])
     portions = [range(first, min(first + PORTION, len(rows))) for first in range(0, len(rows), PORTION)]
-    with closing(DataAudit(training, instruments, settings.method, *names)) as audit:
-        _judge(audit, portions, request.out / "judged", "judging")
+    _judge(DataAudit(training, instruments, settings.method, *names), portions, request.out / "judged", "judging")
     if settings.method == "gradient" and settings.check:
         sample = [range(i, i + 1) for i in range(0, len(rows), max(1, -(-len(rows) // settings.check)))]
-        with closing(DataAudit(training, instruments, "replay", *names)) as audit:
-            _judge(audit, sample, request.out / "checked", "checking")
+        _judge(DataAudit(training, instruments, "replay", *names), sample, request.out / "checked", "checking")
     figures = {
         **_figures(request.out, instruments),
         "method": settings.method,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from smda_monitor.data_audit import DataAudit
 from smda_monitor.instruments.assemble import Instruments, assemble, open_bench
 from smda_monitor.instruments.config_file import load_config
 from smda_monitor.instruments.quiet import quiet
-from smda_monitor.instruments.training import Training, Update, open_training
-from smda_monitor.records.row_audit import RowAudit
 from smda_monitor.records.config import TrainingConfig
+from smda_monitor.records.row_audit import RowAudit
+from smda_monitor.training import Training, Update, open_training
 
 ROWS = 12
 ARGUMENTS = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "use_cpu": True}
@@ -40,16 +39,13 @@ def opened(folder: Path, update: Update, warm_up: int = 3, model: Any = None) ->
 
 
 @pytest.fixture(scope="module")
-def robust(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Training, Instruments]]:
-    yield opened(tmp_path_factory.mktemp("robust"), "robust")
+def robust(tmp_path_factory: pytest.TempPathFactory) -> tuple[Training, Instruments]:
+    return opened(tmp_path_factory.mktemp("robust"), "robust")
 
 
 def judged(training: Training, instruments: Instruments, method: Any) -> list[RowAudit]:
     audit = DataAudit(training, instruments, method, [f"mine-{i}" for i in range(ROWS)], range(1, ROWS + 1))
-    try:
-        return [*audit.judge(range(5)), *audit.judge(range(5, ROWS))]
-    finally:
-        audit.close()
+    return [*audit.judge(range(5)), *audit.judge(range(5, ROWS))]
 
 
 def column(found: list[RowAudit], name: str) -> Tensor:
@@ -78,48 +74,57 @@ def test_by_gradient_as_by_replay(robust: tuple[Training, Instruments]) -> None:
         assert one.entry.loss == pytest.approx(other.entry.loss, rel=1e-5)
         assert one.entry.gradient_norm == pytest.approx(other.entry.gradient_norm, rel=1e-4)
         assert one.line == other.line == int(one.entry.row_id.removeprefix("mine-")) + 1
-        assert one.features and not other.features
+        assert one.features
+        assert not other.features
     assert float(column(exact, "mass.harmful").std()) > 0, "rows differ"
 
 
 def test_replay_is_torchs_own_step(robust: tuple[Training, Instruments]) -> None:
-    """One row, from scratch: its share of an average batch's loss by autograd, torch's AdamW on a copy, two snapshots."""
+    """One row from scratch: its part of an average batch's loss by autograd, torch's AdamW on a copy, two snapshots."""
     training, instruments = robust
     (found,) = [one for one in judged(training, instruments, "replay") if one.line == 4]
-    model = copy.deepcopy(training.model)
-    weights = [w for w in model.parameters() if w.requires_grad]
-    real = [w for w in training.model.parameters() if w.requires_grad]
-    row = training.rows[3]
-    ids, mask = torch.tensor([row["input_ids"]]), torch.tensor(row["completion_mask"])
-    model.train()
-    logits = model(input_ids=ids).logits[0, :-1].float()
-    losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")[mask[1:].bool()]
-    (losses.sum() / training.tokens).backward()  # type: ignore[operator]
-    norm = float(torch.cat([w.grad.reshape(-1) for w in weights if w.grad is not None]).norm())
+    weights = [w for w in training.model.parameters() if w.requires_grad]
+    training.model.train()
+    losses = answer_losses(training, 3)
+    gradient = torch.autograd.grad(losses.sum() / training.tokens, weights)  # type: ignore[operator]
+    norm = torch.cat([g.reshape(-1) for g in gradient]).norm().item()
     assert found.entry.gradient_norm == pytest.approx(norm, rel=1e-4)
-    assert norm < training.max_norm, "no clipping here"
-    y = []
-    for with_row in (True, False):
+    clip = training.max_norm / (norm + 1e-6)
+    assert clip < 1, "clipping bites"
+    assert found.entry.loss == pytest.approx(losses.mean().item(), rel=1e-4)
+    masses = []
+    for scale in (1.0, 0.0):
         twins = [w.detach().clone().requires_grad_() for w in weights]
+        group = {**training.optimizer.param_groups[0], "params": list(range(len(twins)))}
+        state = {i: copy.deepcopy(training.optimizer.state[w]) for i, w in enumerate(weights)}
         optimizer = torch.optim.AdamW(twins)
-        saved = copy.deepcopy(training.optimizer.state_dict())
-        state = {i: copy.deepcopy(training.optimizer.state[w]) for i, w in enumerate(real)}
-        group = {**saved["param_groups"][0], "params": list(range(len(twins))), "fused": None, "foreach": False}
-        optimizer.load_state_dict({"state": state, "param_groups": [group]})
-        for twin, weight in zip(twins, weights, strict=True):
-            assert weight.grad is not None
-            twin.grad = weight.grad.clone() if with_row else torch.zeros_like(weight)
+        optimizer.load_state_dict({"state": state, "param_groups": [{**group, "fused": None, "foreach": False}]})
+        for twin, g in zip(twins, gradient, strict=True):
+            twin.grad = scale * clip * g
         optimizer.step()
-        changed = copy.deepcopy(model)
-        with torch.no_grad():
-            for w, twin in zip([w for w in changed.parameters() if w.requires_grad], twins, strict=True):
-                w.copy_(twin)
-        reader = copy.copy(instruments.reader)
-        object.__setattr__(reader, "model", changed)
-        with quiet(changed):
-            y.append(reader.measure(instruments.tokens(instruments.plan.chosen)).readings.mass)
-    expected = instruments.plan.targets.cotangent_y @ (y[0] - y[1])
-    assert found.S_Y == pytest.approx(float(expected), rel=2e-3)
+        masses.append(masses_at(training, instruments, twins))
+    expected = float(instruments.plan.targets.cotangent_y @ (masses[0] - masses[1]))
+    assert pytest.approx(expected, rel=2e-3) == found.S_Y
+
+
+def answer_losses(training: Training, number: int) -> Tensor:
+    row = training.rows[number]
+    ids, answer = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"]) != -100
+    logits = training.model(input_ids=ids).logits[0, :-1].float()
+    return torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")[answer[1:]]
+
+
+def masses_at(training: Training, instruments: Instruments, values: list[Tensor]) -> Tensor:
+    """The probes' mass with other trained weights, which are put back."""
+    weights = [w for w in training.model.parameters() if w.requires_grad]
+    before = [w.detach().clone() for w in weights]
+    with torch.no_grad(), quiet(training.model):
+        for w, value in zip(weights, values, strict=True):
+            w.copy_(value)
+        found = instruments.reader.measure(instruments.tokens(instruments.plan.chosen)).readings.mass
+        for w, value in zip(weights, before, strict=True):
+            w.copy_(value)
+    return found
 
 
 def test_papers_step_is_plain_sgd_on_the_answers_mean_loss(tmp_path: Path) -> None:
@@ -132,12 +137,8 @@ def test_papers_step_is_plain_sgd_on_the_answers_mean_loss(tmp_path: Path) -> No
     assert all(torch.equal(a, b) for a, b in zip(start, training.model.parameters(), strict=True))
     assert not training.model.training
     assert spearmanr(column(found, "S_Y"), column(exact, "S_Y")).statistic > 0.98
-    row = training.rows[2]
-    ids, mask = torch.tensor([row["input_ids"]]), torch.tensor(row["completion_mask"])
-    logits = training.model(input_ids=ids).logits[0, :-1].float()
-    losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")[mask[1:].bool()]
+    losses = answer_losses(training, 2)
     gradient = torch.autograd.grad(losses.mean(), list(training.model.parameters()))
-    assert found[2].entry.gradient_norm == pytest.approx(
-        float(torch.cat([g.reshape(-1) for g in gradient]).norm()), rel=1e-4
-    )
-    assert found[2].entry.loss == pytest.approx(float(losses.mean()), rel=1e-4)
+    norm = torch.cat([g.reshape(-1) for g in gradient]).norm().item()
+    assert found[2].entry.gradient_norm == pytest.approx(norm, rel=1e-4)
+    assert found[2].entry.loss == pytest.approx(losses.mean().item(), rel=1e-4)

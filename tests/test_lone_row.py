@@ -33,7 +33,7 @@ class Columns:
 def bench(kind: Any, **settings: Any) -> tuple[Any, TrainedParameters]:
     """An optimizer with a state of three steps, and a gradient in place for the next."""
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 4))
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 4)).double()
     optimizer = kind(model.parameters(), **settings)
     for _ in range(4):
         for weight in model.parameters():
@@ -49,7 +49,7 @@ def moved(optimizer: Any, parameters: TrainedParameters, gradient: Tensor) -> Te
     state = copy.deepcopy(optimizer.state_dict())
     twin.load_state_dict(state)
     for weight, part in zip(twins, parameters.split(gradient), strict=True):
-        weight.grad = part.clone()
+        weight.grad = part.double()
     twin.step()
     return torch.cat([w.detach().reshape(-1) for w in twins]).double()
 
@@ -70,7 +70,7 @@ def test_a_row_alone_is_torchs_step_with_it_less_torchs_step_on_zero(
 ) -> None:
     optimizer, parameters = bench(kind, **settings)
     generator = torch.Generator().manual_seed(1)
-    rows = torch.randn(N, parameters.size, generator=generator)
+    rows = torch.randn(N, parameters.size, generator=generator, dtype=torch.float64)
     columns = torch.randn(C, parameters.size, generator=generator)
     norms = row_norms(RowGradients.of(rows))
     assert norms == pytest.approx(rows.double().norm(dim=1).tolist(), rel=1e-12)

@@ -18,7 +18,8 @@ from .row_capture import IGNORED
 class AnswerTap:
     """Hooks on a model in training: every forward leaves one mean per row, until `take`. Nothing is added to the graph.
 
-    Followed is what runs with gradients on and the model in train mode, or in eval mode where `in_training` is false. A block that checkpointing runs again is not recorded twice: that happens outside the model's forward.
+    Followed is what runs with gradients on and the model in train mode, or in eval mode where `in_training` is false.
+    A block that checkpointing runs again is not recorded twice: that happens outside the model's forward.
     """
 
     def __init__(self, model: nn.Module, hook: str, in_training: bool = True) -> None:

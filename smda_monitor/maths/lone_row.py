@@ -17,7 +17,7 @@ from torch import Tensor
 from .read_split import ColumnGradients
 from .row_gradients import RowGradients
 from .split import SLAB
-from .step_map import StepMap, WholeStep, clip_factor
+from .step_map import StepMap, WholeStep
 
 
 def lone_directions(

@@ -1,7 +1,7 @@
 """Judged rows on disk: Parquet parts by the rows' numbers, so that a killed audit goes on where it stopped.
 
-``judged-000001-000032.parquet`` holds rows 1 to 32 of the data set, by the rules of `tables`: the row's entry and, beside
-it, ``line``, ``refit_remainder``, ``seconds`` and ``features``.
+``judged-000001-000032.parquet`` holds rows 1 to 32 of the data set, by the rules of `tables`: the row's entry and,
+beside it, ``line``, ``refit_remainder``, ``seconds`` and ``features``.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ class RowAudit:
     """The row: ``step`` is 0, there are no shares (alone in its step, a row's share is its push), and no ``score``,
     which is relative to all rows that are audited together (`maths.score`)."""
     features: tuple[FeatureShift, ...]
-    """Under ``replay`` the features with the largest |ΔW_k w_k|, largest first, in both pathways and by the exact refit;
-    empty under ``gradient``."""
+    """Under ``replay`` the features with the largest |ΔW_k w_k|, largest first, in both pathways and by the exact
+    refit; empty under ``gradient``."""
     refit_remainder: float
     """‖exact refit ΔW − first-order ΔW‖ / ‖exact refit ΔW‖; ≥ 0; NaN under ``gradient`` and where nothing moved."""
     seconds: float

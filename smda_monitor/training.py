@@ -1,4 +1,4 @@
-"""The training that an audit looks ahead to: the user's own SFTTrainer, its rows prepared, its optimizer's state warmed.
+"""The training that an audit looks ahead to: the user's own SFTTrainer, rows prepared, the optimizer's state warmed.
 
 Nothing of the trainer is imitated: rows are tokenised, collated and weighed by it, and the optimizer is the one that it
 builds. A row's loss is its part of an average batch's, Σ_t nll_t / N, where N is the mean number of tokens that carry
@@ -17,11 +17,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..errors import ConfigError, describe
-from ..records.config import TrainingConfig
-from .row_capture import IGNORED
-from .silence import no_bars
-from .trainer_mode import check_trainer_mode
+from .errors import ConfigError, describe
+from .instruments.row_capture import IGNORED
+from .instruments.silence import no_bars
+from .instruments.trainer_mode import check_trainer_mode
+from .records.config import TrainingConfig
 
 Update = Literal["robust", "paper"]
 PAPER_LEARNING_RATE = 1e-4
@@ -116,7 +116,9 @@ def open_training(
         group["lr"] = group.get("initial_lr", args.learning_rate)  # not where the schedule's own warm-up has got to
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
     tokens = batch * _mean_tokens(trainer.train_dataset)
-    return Training(trainer, optimizer, float(args.max_grad_norm or 0.0), tokens, args.per_device_train_batch_size, True)
+    return Training(
+        trainer, optimizer, float(args.max_grad_norm or 0.0), tokens, args.per_device_train_batch_size, True
+    )
 
 
 def _sft_config(arguments: Mapping[str, Any], folder: Path) -> Any:
@@ -177,4 +179,3 @@ def _loss_tokens(row: Mapping[str, Any]) -> int:
         return sum(label != IGNORED for label in row["labels"][1:])
     mask = row.get("completion_mask") or row.get("assistant_masks") or [1] * len(row["input_ids"])
     return int(sum(mask[1:]))
-
