@@ -154,7 +154,8 @@ def test_a_config_resolves_on_its_architecture(stand_in: StandIn, position: str)
 
 @pytest.mark.parametrize("position", POSITIONS)
 def test_what_is_read_is_the_layers_output_at_that_token(stand_in: StandIn, position: str) -> None:
-    _, config, model, tokenizer = stand_in
+    _, config, _, tokenizer = stand_in
+    model = load_model(config.model.name)[0]  # in float32, for a sharp comparison
     bench = open_bench(changed(config, "dictionary", position=position), model, tokenizer)
     # Of different lengths, so that one of them is padded, and both longer than Gemma's window here.
     texts = ("How do I bake bread?", "Tell me about the sea, and take your time over it")
@@ -164,11 +165,11 @@ def test_what_is_read_is_the_layers_output_at_that_token(stand_in: StandIn, posi
     for prompt, hidden, X in zip(prompts, measured.hidden, measured.X, strict=True):
         with torch.no_grad():
             output = model(input_ids=torch.tensor([prompt.ids]), output_hidden_states=True, use_cache=False)
-        # hidden_states[L + 1] is the output of layer L; bfloat16 keeps eight bits.
+        # hidden_states[L + 1] is the output of layer L.
         distance = (torch.stack(output.hidden_states)[:, 0].float() - hidden).norm(dim=-1) / hidden.norm()
-        assert float(distance[layer + 1, prompt.read]) < 0.03
+        assert float(distance[layer + 1, prompt.read]) < 1e-4
         elsewhere = [(layer, prompt.read), (layer + 2, prompt.read), (layer + 1, prompt.read - 1)]
-        assert min(float(distance[place]) for place in elsewhere) > 0.06
+        assert min(float(distance[place]) for place in elsewhere) > 1e-2
         assert torch.allclose(X, bench.reader.dictionary.features(hidden, bench.reader.gate))
         assert 0 < int((X > 0).sum()) < FEATURES
 
@@ -189,7 +190,8 @@ def test_a_policy_is_fitted_on_each(stand_in: StandIn, tmp_path: Path) -> None:
     _, config, model, tokenizer = stand_in
     small = tiny.tiny_config(tmp_path)["probes"]
     config = changed(config, "probes", **small)
-    config = changed(changed(config, "behaviour", answers=None), "policy", bootstrap=4)
+    # Random features differ little between kinds of prompts, so the paper's contrast would keep none.
+    config = changed(changed(config, "behaviour", answers=None), "policy", bootstrap=4, feature_contrast=0.0)
     bench = open_bench(config, model, tokenizer)
     instruments = assemble(bench)
     policy = instruments.policy
