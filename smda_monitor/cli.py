@@ -1,4 +1,4 @@
-"""The command line: ``smda check CONFIG`` before a run, ``smda report RUN`` after it."""
+"""The command line: ``smda check`` and ``smda policy`` before a run, ``smda report`` after it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from .errors import SMDAError
 
 CheckCommand = Callable[[str], int]
 ReportCommand = Callable[[Path], Path]
+PolicyCommand = Callable[[str, Path, Path | None], int]
 
 
 def main(
     arguments: Sequence[str] | None = None,
     check: CheckCommand | None = None,
     report: ReportCommand | None = None,
+    policy: PolicyCommand | None = None,
 ) -> int:
     """Runs one command and returns its exit code: 0 done, 1 a check that found something, 2 an error that the message
-    on standard error explains, 130 interrupted. `check` and `report` stand in for the real commands in tests.
+    on standard error explains, 130 interrupted. `check`, `report` and `policy` stand in for the real commands in
+    tests.
     """
     options = _parser().parse_args(arguments)
     try:
         if options.command == "check":
             return (check or _check)(options.config)
+        if options.command == "policy":
+            return (policy or _policy)(options.config, options.out, options.json)
         print(f"report: {(report or _report)(Path(options.run))}")
         return 0
     except SMDAError as error:
@@ -51,6 +56,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Loads everything that CONFIG names, measures the probes once and says what a run would use.",
     )
     check.add_argument("config", metavar="CONFIG", help="a YAML file, e.g. configs/smollm2-135m-demo.yaml")
+    policy = commands.add_parser(
+        "policy",
+        help="lay the symbolic policy open: coefficients, fidelity, gaps by category",
+        description="Measures probes and held-out prompts once and shows what the symbolic policy of FILE says: its "
+        "coefficients with intervals, its fidelity beside baselines, and for every category of probes how far harmful "
+        "prompts and their look-alikes are refused, measured and as the policy says. Trains nothing.",
+    )
+    policy.add_argument("--config", metavar="FILE", required=True, help="a YAML file, as for `smda check`")
+    policy.add_argument(
+        "--out", metavar="DIR", type=Path, default=Path("runs/policy"), help="where tables are written (%(default)s)"
+    )
+    policy.add_argument("--json", metavar="FILE", type=Path, help="write everything to this JSON file too")
     report = commands.add_parser(
         "report",
         help="write the HTML report of a run from its ledger",
@@ -65,6 +82,13 @@ def _check(config: str) -> int:
     from .check import run_check
 
     return run_check(config)
+
+
+def _policy(config: str, out: Path, json: Path | None) -> int:
+    """The real ``policy``, imported only when it is called."""
+    from .policy import run_policy
+
+    return run_policy(config, out, json)
 
 
 def _report(run: Path) -> Path:

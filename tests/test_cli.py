@@ -29,6 +29,7 @@ class FakeCommand:
         (["--help"], ["check", "report", "SMDACallback"]),
         (["check", "--help"], ["CONFIG", "measures the probes once"]),
         (["report", "--help"], ["RUN", "ledger"]),
+        (["policy", "--help"], ["--config FILE", "runs/policy", "--json FILE"]),
         (["--version"], [__version__]),
     ],
 )
@@ -40,7 +41,7 @@ def test_help_and_version(arguments: list[str], expected: list[str], capsys: pyt
     assert all(part in shown for part in expected)
 
 
-@pytest.mark.parametrize("arguments", [[], ["surprise"], ["check"], ["report"], ["check", "a", "b"]])
+@pytest.mark.parametrize("arguments", [[], ["surprise"], ["check"], ["report"], ["policy"], ["check", "a", "b"]])
 def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(arguments)
@@ -53,6 +54,18 @@ def test_check_passes_its_argument_and_its_code_on(code: int) -> None:
     check = FakeCommand(code)
     assert main(["check", "my.yaml"], check=check) == code  # type: ignore[arg-type]
     assert check.calls == ["my.yaml"]
+
+
+def test_policy_passes_its_arguments_and_its_defaults_on() -> None:
+    calls: list[tuple[str, Path, Path | None]] = []
+
+    def policy(config: str, out: Path, json: Path | None) -> int:
+        calls.append((config, out, json))
+        return 0
+
+    assert main(["policy", "--config", "my.yaml"], policy=policy) == 0
+    assert main(["policy", "--config", "my.yaml", "--out", "o", "--json", "p.json"], policy=policy) == 0
+    assert calls == [("my.yaml", Path("runs/policy"), None), ("my.yaml", Path("o"), Path("p.json"))]
 
 
 def test_report_prints_where_the_report_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,22 +75,59 @@ def test_equals_sae_lens(architecture: str, normalisation: str, apply_b_dec: boo
     assert float((other - expected).abs().max()) > 1e-2
 
 
-@pytest.mark.parametrize("name", ["BatchTopK", "MatryoshkaBatchTopK", "TopK"])
-def test_what_sae_lens_trains_and_saves_for_inference(name: str, tmp_path: Path) -> None:
+def trained(name: str, **options: Any) -> Any:
+    """A tiny TrainingSAE of sae-lens whose every parameter is random."""
     import sae_lens
 
-    options: dict[str, Any] = {"matryoshka_widths": [8, D_SAE]} if name.startswith("Matryoshka") else {}
+    options |= {"matryoshka_widths": [8, D_SAE]} if name.startswith("Matryoshka") else {}
     config = getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=D_IN, d_sae=D_SAE, k=K, **options)
     training = getattr(sae_lens, f"{name}TrainingSAE")(config)
     for parameter in training.parameters():
         parameter.data = 0.6 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
     if name != "TopK":
         training.topk_threshold.fill_(0.4)
-    training.save_inference_model(tmp_path)
+    return training
+
+
+@pytest.mark.parametrize("name", ["BatchTopK", "MatryoshkaBatchTopK", "TopK"])
+def test_what_sae_lens_trains_and_saves_for_inference(name: str, tmp_path: Path) -> None:
+    import sae_lens
+
+    trained(name).save_inference_model(tmp_path)
     dictionary = read_dictionary(tmp_path)
     assert dictionary.architecture == ("topk" if name == "TopK" else "jumprelu")
     expected = sae_lens.SAE.load_from_disk(tmp_path).encode(hidden(40)).detach()
     assert float((dictionary.native(hidden(40)) - expected).abs().max()) <= 1e-5
+
+
+@pytest.mark.parametrize("rescaled", [True, False])
+@pytest.mark.parametrize(
+    ("name", "architecture"), [("BatchTopK", "batchtopk"), ("MatryoshkaBatchTopK", "matryoshka_batchtopk")]
+)
+def test_a_training_checkpoint_encodes_as_the_model_saved_for_inference(
+    name: str, architecture: str, rescaled: bool, tmp_path: Path
+) -> None:
+    import sae_lens
+
+    training = trained(name, rescale_acts_by_decoder_norm=rescaled)
+    training.save_model(tmp_path / "checkpoint")
+    training.save_inference_model(tmp_path / "inference")
+    found, h = read_dictionary(tmp_path / "checkpoint"), hidden(40)
+    assert (found.architecture, found.decoder_norm is not None) == (architecture, rescaled)
+    sae = sae_lens.SAE.load_from_disk(tmp_path / "inference")
+    with torch.no_grad():
+        expected = sae.encode(h)
+        assert 0 < int((expected > 0).sum()) < expected.numel()
+        assert float((found.native(h) - expected).abs().max()) <= 1e-5
+        assert float((found.decode(found.native(h)) - sae.decode(expected)).abs().max()) <= 1e-5
+        assert torch.equal(found.features(h, "continuous") > 0, found.native(h) > 0)
+        # The paper's proxy is of the columns as they stand in the file.
+        proxy = torch.relu(h @ training.W_enc + training.b_enc)
+        assert float((found.features(h, "relu_proxy") - proxy).abs().max()) <= 1e-5
+    # Not vacuous: the threshold counts, and so does rescaling.
+    assert int((found.pre_activations(h) > 0).sum()) > int((expected > 0).sum())
+    other = replace(found, decoder_norm=None).native(h)
+    assert (float((other - expected).abs().max()) > 1e-2) == rescaled
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])

@@ -29,6 +29,7 @@ from smda_monitor.instruments.dictionary_files import (
 
 D_IN, D_SAE = 4, 6
 HOME = {"hook_name": "blocks.2.hook_resid_post", "model_name": "tiny", "sae_lens_version": "6.54.0"}
+CHECKPOINT = {"architecture": "batchtopk", "rescale_acts_by_decoder_norm": True}
 
 
 def weights(architecture: str = "jumprelu") -> dict[str, Tensor]:
@@ -101,7 +102,12 @@ def test_weights_corrupt(damage: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"architecture": "batchtopk"}, ["architecture 'batchtopk'", "standard, topk, jumprelu, gated"]),
+        ({"architecture": "temporal"}, ["architecture 'temporal'", "standard, topk, jumprelu, gated"]),
+        ({"architecture": "batchtopk"}, ["rescale_acts_by_decoder_norm None in a batchtopk checkpoint"]),
+        (
+            {**CHECKPOINT, "normalize_activations": "expected_average_only_in"},
+            ["'expected_average_only_in'", "take the final checkpoint"],
+        ),
         ({"architecture": "transcoder"}, ["architecture 'transcoder'", "residual stream"]),
         ({"architecture": None}, ["architecture None"]),
         ({"architecture": "standard", "activation_fn": "tanh-relu"}, ["activation function 'tanh-relu'"]),
@@ -191,6 +197,21 @@ def test_files_of_older_releases(tmp_path: Path) -> None:
     threshold = read_dictionary(write(tmp_path / "jumprelu", config(), tensors)).threshold
     assert threshold is not None
     assert torch.equal(threshold, tensors["log_threshold"].exp())
+
+
+def test_a_training_checkpoint_has_one_threshold_for_all(tmp_path: Path) -> None:
+    one = torch.tensor(0.4, dtype=torch.float64)
+    cfg = config(**CHECKPOINT)
+    found = read_dictionary(write(tmp_path / "good", cfg, weights("standard") | {"topk_threshold": one}))
+    assert found.threshold is not None
+    assert found.threshold.tolist() == [float(one.float())] * D_SAE
+    refused(write(tmp_path / "none", cfg, weights("standard")), "missing ['threshold'], unknown []", "batchtopk")
+    two = weights("standard") | {"topk_threshold": torch.ones(2)}
+    refused(write(tmp_path / "two", cfg, two), "missing ['threshold'], unknown ['topk_threshold']")
+    nan = weights("standard") | {"topk_threshold": torch.tensor(float("nan"))}
+    refused(write(tmp_path / "nan", cfg, nan), "6 values of threshold that are not finite")
+    jumprelu = weights("standard") | {"topk_threshold": one}
+    refused(write(tmp_path / "other", config(), jumprelu), "unknown ['topk_threshold']")
 
 
 def test_load_takes_a_folder_or_one_inside_it(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -122,7 +122,8 @@ def open_bench(config: MonitorConfig, model: nn.Module, tokenizer: Any) -> Bench
     find_block(model, hook)
     check_width(dictionary, model)
     gate, position = str(config.dictionary.gate), str(config.dictionary.position)
-    encode = partial(prompt_tokens, tokenizer, position=position)
+    # Kept, since a template may write the date (Llama 3.2): at midnight a probe would become another prompt.
+    encode = cache(partial(prompt_tokens, tokenizer, position=position))
     reader = ProbeReader(
         model,
         behaviour,

@@ -2,8 +2,9 @@
 
 Every supported architecture is brought into one form, with x = norm(h), less b_dec where the file says so:
 
-    z = (x W_enc + b_enc)·s      pre-activation; s = ‖W_dec‖ row by row for TopK with rescaling, else 1
-    native: relu(z)·1[z > θ]     standard θ = 0; jumprelu its own θ; gated W_enc·e^r, b_mag and θ = b_mag - e^r·b_gate
+    z = (x W_enc + b_enc)·s      pre-activation; s = ‖W_dec‖ row by row where activations are rescaled by it, else 1
+    native: relu(z)·1[z > θ]     standard θ = 0; jumprelu its own θ; gated W_enc·e^r, b_mag and θ = b_mag - e^r·b_gate;
+                                 batchtopk and matryoshka_batchtopk one θ for all features
             top k of relu(z)     topk
     ĥ = denorm((a / s) W_dec + b_dec)
 
@@ -39,7 +40,7 @@ class Dictionary:
     """A sparse autoencoder at one hookpoint, in the one form of the module's docstring."""
 
     architecture: str
-    """As the file names it: standard, topk, jumprelu or gated."""
+    """As the file names it: standard, topk, jumprelu, gated, batchtopk or matryoshka_batchtopk."""
     W_enc: Tensor
     """(d_in, d_sae) float32; for gated already times e^r."""
     b_enc: Tensor
@@ -53,7 +54,7 @@ class Dictionary:
     k: int | None
     """Features that are on at each position, for topk; None for the others."""
     decoder_norm: Tensor | None
-    """(d_sae,) s = ‖W_dec‖ by row, for topk with ``rescale_acts_by_decoder_norm``; None for the others."""
+    """(d_sae,) s = ‖W_dec‖ by row, with ``rescale_acts_by_decoder_norm``; None without."""
     normalisation: Normalisation
     """Done to h at run time; ``expected_average_only_in`` counts as folded into the weights, as sae-lens does."""
     apply_b_dec_to_input: bool

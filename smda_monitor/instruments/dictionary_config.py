@@ -10,8 +10,11 @@ from smda_monitor.errors import ConfigError, describe
 
 from .dictionary import Normalisation
 
-ARCHITECTURES = ("standard", "topk", "jumprelu", "gated")
-"""What can be read. batchtopk and matryoshka are saved as jumprelu by sae-lens' ``save_inference_model``."""
+CHECKPOINTS = ("batchtopk", "matryoshka_batchtopk")
+"""Training checkpoints of sae-lens (`save_model`): to encode, a JumpReLU with one threshold for all features, as its
+``save_inference_model`` would write them."""
+ARCHITECTURES = ("standard", "topk", "jumprelu", "gated", *CHECKPOINTS)
+"""What can be read."""
 NORMALISATIONS: tuple[Normalisation, ...] = get_args(Normalisation)
 
 
@@ -28,7 +31,7 @@ class EncoderConfig:
     k: int | None
     """For topk, 1 ≤ k ≤ d_sae; None for the others."""
     rescale_acts_by_decoder_norm: bool
-    """For topk: features compete by z·‖W_dec‖; False for the others."""
+    """For topk and checkpoints: features compete by z·‖W_dec‖; False for the others."""
     normalisation: Normalisation
     """Of the input at run time."""
     apply_b_dec_to_input: bool
@@ -47,7 +50,8 @@ class EncoderConfig:
             "W_dec": (self.d_sae, self.d_in),
             "b_dec": (self.d_in,),
         }
-        biases = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": ("b_enc", "threshold")}
+        jump = ("b_enc", "threshold")
+        biases = {"gated": ("b_gate", "b_mag", "r_mag"), "jumprelu": jump} | dict.fromkeys(CHECKPOINTS, jump)
         return shapes | {name: (self.d_sae,) for name in biases.get(self.architecture, ("b_enc",))}
 
     def identity(self) -> dict[str, object]:
@@ -79,13 +83,18 @@ def read_encoder_config(cfg: Mapping[str, Any], source: str) -> EncoderConfig:
         if k > d_sae:
             raise _refused(source, f"k {k} with d_sae {d_sae}", "k ≤ d_sae")
     _refuse_other_inputs(cfg, source)
+    normalisation = _normalisation(cfg, source)
+    if architecture in CHECKPOINTS and normalisation == "expected_average_only_in":
+        found = f"a {architecture} checkpoint with normalize_activations {normalisation!r}"
+        remedy = "take the final checkpoint, or what sae-lens saved as the inference model."
+        raise _refused(source, found, "one with the scale of the inputs folded into its weights", remedy)
     return EncoderConfig(
         architecture=architecture,
         d_in=_positive(cfg, "d_in", source),
         d_sae=d_sae,
         k=k,
-        rescale_acts_by_decoder_norm=architecture == "topk" and bool(cfg.get("rescale_acts_by_decoder_norm", False)),
-        normalisation=_normalisation(cfg, source),
+        rescale_acts_by_decoder_norm=_rescales(cfg, architecture, source),
+        normalisation=normalisation,
         apply_b_dec_to_input=bool(cfg.get("apply_b_dec_to_input", True)),
         hook_name=_text(cfg, "hook_name") or _text(cfg, "hook_point"),
         model_name=_text(cfg, "model_name"),
@@ -104,12 +113,21 @@ def _architecture(cfg: Mapping[str, Any], source: str) -> str:
             source,
             f"architecture {architecture!r}",
             f"one of {', '.join(ARCHITECTURES)}",
-            "batchtopk and matryoshka must be saved with save_inference_model, which writes them as jumprelu;"
-            " transcoders do not read the residual stream.",
+            "save a training checkpoint by sae-lens' save_inference_model; a transcoder reads no residual stream.",
         )
     if activation not in ("relu", "topk"):
         raise _refused(source, f"activation function {activation!r}", "relu or topk")
     return str(architecture)
+
+
+def _rescales(cfg: Mapping[str, Any], architecture: str, source: str) -> bool:
+    """Whether activations are in units of decoder norms."""
+    value = cfg.get("rescale_acts_by_decoder_norm")
+    if architecture in CHECKPOINTS and not isinstance(value, bool):
+        # Without the key it may be older than the option, and does not rescale, or rely on the default, which does.
+        found = f"rescale_acts_by_decoder_norm {value!r} in a {architecture} checkpoint"
+        raise _refused(source, found, "true or false")
+    return architecture in ("topk", *CHECKPOINTS) and bool(value)
 
 
 def _normalisation(cfg: Mapping[str, Any], source: str) -> Normalisation:

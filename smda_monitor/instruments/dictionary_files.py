@@ -1,7 +1,7 @@
 """Reading a dictionary: the shipped one, a folder in sae-lens' format (cfg.json, sae_weights.safetensors), a release.
 
-Only JSON and safetensors are read, never a pickle, and a folder is read without importing sae_lens. Whatever this
-reader does not know to encode exactly as sae-lens does is refused by name.
+Of a folder only JSON and safetensors are read, never a pickle, and without importing sae_lens. A release is read by
+sae-lens itself, whatever its files are. What this reader cannot encode exactly as sae-lens does is refused by name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from smda_monitor.errors import ConfigError, PrerequisiteError, describe
 
 from .dictionary import Dictionary
-from .dictionary_config import EncoderConfig, read_encoder_config
+from .dictionary_config import CHECKPOINTS, EncoderConfig, read_encoder_config
 
 SHIPPED_DICTIONARY = Path(__file__).parents[1] / "assets" / "smollm2-135m-instruct" / "dictionary"
 """What ``shipped`` stands for."""
@@ -52,8 +52,8 @@ def load_dictionary(path: str | Path, sae_id: str | None = None) -> Dictionary:
 def read_dictionary(folder: str | Path) -> Dictionary:
     """The dictionary in a folder of sae-lens' format; half precision is upcast to float32.
 
-    Read are the architectures standard, topk, jumprelu (batchtopk and matryoshka are saved as jumprelu) and gated, and
-    the normalisations none, layer_norm, constant_norm_rescale and expected_average_only_in.
+    Read are the architectures standard, topk, jumprelu and gated, training checkpoints of batchtopk and
+    matryoshka_batchtopk, and the normalisations none, layer_norm, constant_norm_rescale and expected_average_only_in.
 
     Raises:
         ConfigError: folder, cfg.json or weights missing; not JSON; weights corrupt or cut short; an architecture,
@@ -175,11 +175,11 @@ def _build(config: EncoderConfig, tensors: Mapping[str, Tensor], source: str) ->
         threshold = (b_enc - gain * weights["b_gate"]).clamp_min(0)
     else:
         b_enc = weights["b_enc"]
-        if config.architecture == "jumprelu":
+        if "threshold" in weights:
             threshold = weights["threshold"].clamp_min(0)
         elif config.architecture == "standard":
             threshold = torch.zeros_like(b_enc)
-        elif config.rescale_acts_by_decoder_norm:
+        if config.rescale_acts_by_decoder_norm:
             decoder_norm = W_dec.norm(dim=-1)
     return Dictionary(
         architecture=config.architecture,
@@ -205,6 +205,9 @@ def _checked(config: EncoderConfig, tensors: Mapping[str, Tensor], source: str) 
     shapes = config.shapes()
     if "log_threshold" in tensors and "threshold" in shapes and "threshold" not in tensors:
         tensors["threshold"] = tensors.pop("log_threshold").float().exp()  # jumprelu as saved by older releases
+    one = tensors.get("topk_threshold")
+    if config.architecture in CHECKPOINTS and one is not None and one.numel() == 1:
+        tensors["threshold"] = tensors.pop("topk_threshold").float().expand(config.d_sae)
     scaling = tensors.get("scaling_factor")
     if scaling is not None and bool((scaling == 1).all()):
         del tensors["scaling_factor"]  # older releases saved it unused, as ones

@@ -41,7 +41,7 @@ token, so that ``assistant_only_loss`` trains on exactly these."""
 
 
 def load_model(name: str, adapter: str | None = None, dtype: str = "float32") -> tuple[Any, Any]:
-    """(model, tokenizer) by name, in eval mode on the CPU.
+    """(model, tokenizer) by name, in eval mode on the CPU; a tokenizer without a pad token pads with its end token.
 
     Args:
         name: ``smollm2-135m-instruct`` (the embedded model), a folder, or a hub id.
@@ -75,6 +75,9 @@ def load_model(name: str, adapter: str | None = None, dtype: str = "float32") ->
         raise _model_error(name, source, error) from error
     if embedded:
         _set_chat(tokenizer, model)
+    elif tokenizer.pad_token is None:
+        # Llama's name none. SFTTrainer takes the end token too, and padding is masked in every measurement.
+        tokenizer.pad_token = tokenizer.eos_token
     if adapter is not None:
         model = with_adapter(model, str(shipped_adapter(EMBEDDED)) if adapter == "shipped" else adapter)
     return model.eval(), tokenizer

@@ -1,4 +1,4 @@
-"""Cards of the features that moved most: what they fire on and what they write, as plain text."""
+"""Cards of features: what they fire on and what they write, as plain text."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ TOP = 5
 
 
 def feature_cards(instruments: Instruments, last: Snapshot, drift: Tensor, tokenizer: Any) -> list[dict[str, Any]]:
-    """The ten features with the largest |mean drift · w| on the measured probes.
+    """The ten features with the largest |mean drift · w| on the measured probes, each with its mean ``drift``.
 
-    `drift` (m, d) is ΔX since the first snapshot, `last` the whole set. Density is the fraction of probes on which the
-    feature is on; the top tokens are those its decoder direction raises most through the unembedding.
+    `drift` (m, d) is ΔX since the first snapshot, `last` the whole set.
     """
-    policy = instruments.policy
     mean = drift.mean(0)
-    order = (mean * policy.coef).abs().argsort(descending=True)[:CARDS].tolist()
+    order = (mean * instruments.policy.coef).abs().argsort(descending=True)[:CARDS].tolist()
+    return [{**feature_card(instruments, last, k, tokenizer), "drift": float(mean[k])} for k in order]
+
+
+def feature_card(instruments: Instruments, at: Snapshot, k: int, tokenizer: Any) -> dict[str, Any]:
+    """The card of the policy's column `k`: ``feature``, ``coefficient``, ``density``, ``top_probes``, ``top_tokens``.
+
+    `at` is a snapshot of the whole set. Density is the fraction of probes on which the feature is on; the top tokens
+    are those its decoder direction raises most through the unembedding.
+    """
+    policy, probes = instruments.policy, instruments.bench.probes.probes
     unembedding = inner_causal(instruments.reader.model).get_output_embeddings().weight.detach()  # type: ignore[operator]
-    cards = []
-    for k in order:
-        feature = policy.feature_ids[k]
-        column = last.X[:, k]
-        top = column.argsort(descending=True)[:TOP].tolist()
-        probes = instruments.bench.probes.probes
-        tokens = instruments.reader.dictionary.decoder_top_tokens(unembedding, feature, TOP).tolist()
-        cards.append(
-            {
-                "feature": feature,
-                "coefficient": float(policy.coef[k]),
-                "drift": float(mean[k]),
-                "density": float((column > 0).double().mean()),
-                "top_probes": [
-                    {"id": probes[i].id, "prompt": probes[i].prompt, "activation": float(column[i])}
-                    for i in top
-                    if column[i] > 0
-                ],
-                "top_tokens": [tokenizer.decode([token]) for token in tokens],
-            }
-        )
-    return cards
+    feature, column = policy.feature_ids[k], at.X[:, k]
+    top = column.argsort(descending=True)[:TOP].tolist()
+    tokens = instruments.reader.dictionary.decoder_top_tokens(unembedding, feature, TOP).tolist()
+    return {
+        "feature": feature,
+        "coefficient": float(policy.coef[k]),
+        "density": float((column > 0).double().mean()),
+        "top_probes": [
+            {"id": probes[i].id, "prompt": probes[i].prompt, "activation": float(column[i])}
+            for i in top
+            if column[i] > 0
+        ],
+        "top_tokens": [tokenizer.decode([token]) for token in tokens],
+    }
