@@ -1,4 +1,4 @@
-"""The command line: ``smda check`` and ``smda policy`` before a run, ``smda report`` after it."""
+"""The command line: ``smda check``, ``smda policy`` and ``smda audit`` before a run, ``smda report`` after it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .errors import SMDAError
 CheckCommand = Callable[[str], int]
 ReportCommand = Callable[[Path], Path]
 PolicyCommand = Callable[[str, Path, Path | None], int]
+AuditCommand = Callable[[argparse.Namespace], int]
 
 
 def main(
@@ -20,10 +21,11 @@ def main(
     check: CheckCommand | None = None,
     report: ReportCommand | None = None,
     policy: PolicyCommand | None = None,
+    audit: AuditCommand | None = None,
 ) -> int:
     """Runs one command and returns its exit code: 0 done, 1 a check that found something, 2 an error that the message
-    on standard error explains, 130 interrupted. `check`, `report` and `policy` stand in for the real commands in
-    tests.
+    on standard error explains, 130 interrupted. `check`, `report`, `policy` and `audit` stand in for the real commands
+    in tests.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -31,6 +33,8 @@ def main(
             return (check or _check)(options.config)
         if options.command == "policy":
             return (policy or _policy)(options.config, options.out, options.json)
+        if options.command == "audit":
+            return (audit or _audit)(options)
         print(f"report: {(report or _report)(Path(options.run))}")
         return 0
     except SMDAError as error:
@@ -68,6 +72,22 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="DIR", type=Path, default=Path("runs/policy"), help="where tables are written (%(default)s)"
     )
     policy.add_argument("--json", metavar="FILE", type=Path, help="write everything to this JSON file too")
+    audit = commands.add_parser(
+        "audit",
+        help="judge every row of a data set before training on it",
+        description="For every row of DATA: one training step on it alone, from one and the same state, and what that "
+        "does to refusal and to the symbolic policy; weights are put back. Rows that cannot be trained on are listed.",
+    )
+    audit.add_argument(
+        "data", metavar="DATA", help="a JSONL, CSV or Parquet file, a saved data set, a hub id, or demo (shipped rows)"
+    )
+    audit.add_argument("--config", metavar="FILE", required=True, help="a YAML file, as for `smda check`")
+    audit.add_argument("--out", metavar="RUN", type=Path, required=True, help="a new folder for what is found")
+    audit.add_argument("--method", choices=("gradient", "replay"), help="in place of the file's data_audit.method")
+    audit.add_argument("--check", metavar="N", type=int, help="rows that gradient also replays (data_audit.check)")
+    audit.add_argument("--resume", action="store_true", help="go on with an audit that was stopped")
+    audit.add_argument("--allow-probes", action="store_true", help="leave rows out that are also probes, and go on")
+    audit.add_argument("--json", metavar="FILE", type=Path, help="write the closing figures to this file too")
     report = commands.add_parser(
         "report",
         help="write the HTML report of a run from its ledger",
@@ -89,6 +109,14 @@ def _policy(config: str, out: Path, json: Path | None) -> int:
     from .policy import run_policy
 
     return run_policy(config, out, json)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    """The real ``audit``, imported only when it is called."""
+    from .data_audit_run import AuditRequest, run_audit
+
+    names = ("data", "config", "out", "method", "check", "resume", "allow_probes", "json")
+    return run_audit(AuditRequest(**{name: getattr(options, name) for name in names}))
 
 
 def _report(run: Path) -> Path:

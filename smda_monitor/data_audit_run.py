@@ -11,8 +11,10 @@ summary.json         closing figures
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +31,12 @@ from .instruments.row_files import read_rows
 from .instruments.row_store import TrainingRows
 from .maths.agreement import agreement
 from .maths.score import scores
+from .outputs.audit_report import LEADING, print_audit
 from .outputs.files import read_json, to_json, write_text
 from .outputs.ledger import now
 from .outputs.left_out import write_left_out
 from .outputs.progress import progress
-from .outputs.row_audit_tables import judged_numbers, read_judged, write_judged, write_scores
+from .outputs.row_audit_tables import judged_numbers, read_judged, read_scores, write_judged, write_scores
 from .records.config import MonitorConfig
 from .records.row_audit import AuditMethod, RowAudit
 from .training import Training, Update, open_training
@@ -60,10 +63,12 @@ class AuditRequest:
     """Whether to go on with an audit that was stopped."""
     allow_probes: bool = False
     """Whether rows that are also probes are left out instead of refused."""
+    json: Path | None = None
+    """Where the closing figures are written too."""
 
 
-def run_audit(request: AuditRequest) -> dict[str, Any]:
-    """Judges the rows that `request` names and returns the closing figures.
+def run_audit(request: AuditRequest) -> int:
+    """Judges the rows that `request` names, writes and prints what was found; returns 0.
 
     Raises `ConfigError` for what cannot be read, for an `out` that holds something else, and for rows that are probes;
     `PrerequisiteError` for a model or a training that is not accounted for.
@@ -71,10 +76,16 @@ def run_audit(request: AuditRequest) -> dict[str, Any]:
     began = time.perf_counter()
     config = _configured(request)
     identity = {"data": request.data, "config": config.model_dump(mode="json", exclude={"outputs"})}
-    _prepare(request, identity)
-    rows = read_rows(request.data, request.out / "rows")
-    training, instruments, rows = _opened(config, rows, request)
-    write_left_out(request.out / "left_out.jsonl", rows.omitted())
+    _check_folder(request, identity)
+    with _removed_on_error(request):
+        rows = read_rows(request.data, request.out / "rows")
+        training, instruments, rows = _opened(config, rows, request)
+        identity["rows"] = rows.data._fingerprint
+        if request.resume:
+            _check_same(request.out, identity)
+        else:
+            write_left_out(request.out / "left_out.jsonl", rows.omitted())
+            _manifest(request.out, {**identity, "kind": "audit", "status": "running", "started": now()})
     settings, names = config.data_audit, (rows.data["id"], rows.data["line"])
     portions = [range(first, min(first + PORTION, len(rows))) for first in range(0, len(rows), PORTION)]
     _judge(DataAudit(training, instruments, settings.method, *names), portions, request.out / "judged", "judging")
@@ -87,9 +98,11 @@ def run_audit(request: AuditRequest) -> dict[str, Any]:
         "left_out": len(rows.left_out),
         "seconds": time.perf_counter() - began,
     }
-    write_text(request.out / "summary.json", to_json(figures, indent=2))
+    for path in (request.out / "summary.json", *([request.json] if request.json else [])):
+        write_text(path, to_json(figures, indent=2))
     _manifest(request.out, {**read_json(request.out / "manifest.json", "manifest"), "status": "finished"})
-    return figures
+    print_audit(request.out, figures, read_scores(request.out / "scores.parquet", LEADING))
+    return 0
 
 
 def _configured(request: AuditRequest) -> MonitorConfig:
@@ -99,32 +112,39 @@ def _configured(request: AuditRequest) -> MonitorConfig:
     return config.model_copy(update={"data_audit": audit})
 
 
-def _prepare(request: AuditRequest, identity: dict[str, Any]) -> None:
-    """An empty folder, or one that holds the same audit, stopped."""
-    manifest = request.out / "manifest.json"
-    if request.resume and manifest.is_file():
-        known = read_json(manifest, "manifest")
-        differing = [key for key, value in identity.items() if known.get(key) != _plain(value)]
-        if differing:
-            remedy = "name another folder, or ask for the same data with the same configuration."
-            found = f"an audit with other {' and '.join(differing)}"
-            raise ConfigError(describe(f"--out {request.out}", found, "the one to resume", remedy))
-        return
-    if request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
+def _check_folder(request: AuditRequest, identity: dict[str, Any]) -> None:
+    """There must be an empty folder or none; to resume, one that holds the same audit, stopped."""
+    if request.resume:
+        _check_same(request.out, identity)
+    elif request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
         remedy = "name another folder, or --resume an audit of the same data."
         found = "a file" if not request.out.is_dir() else "a folder that is not empty"
         raise ConfigError(describe(f"--out {request.out}", found, "an empty folder, or none", remedy))
-    request.out.mkdir(parents=True, exist_ok=True)
-    _manifest(request.out, {**identity, "kind": "audit", "status": "running", "started": now()})
+
+
+def _check_same(folder: Path, identity: dict[str, Any]) -> None:
+    known = read_json(folder / "manifest.json", "manifest")
+    differing = [key for key, value in identity.items() if known.get(key) != json.loads(to_json(value))]
+    if differing:
+        remedy = "name another folder, or ask for the same data with the same configuration."
+        found = f"an audit with other {' and '.join(differing)}"
+        raise ConfigError(describe(f"--out {folder}", found, "the one to resume", remedy))
+
+
+@contextmanager
+def _removed_on_error(request: AuditRequest) -> Iterator[None]:
+    """A new audit that cannot be set up leaves nothing behind, so that the next try finds the folder as it was."""
+    new = not request.resume
+    try:
+        yield
+    except BaseException:
+        if new:
+            shutil.rmtree(request.out, ignore_errors=True)
+        raise
 
 
 def _manifest(folder: Path, content: dict[str, Any]) -> None:
     write_text(folder / "manifest.json", to_json(content, indent=2))
-
-
-def _plain(value: Any) -> Any:
-    """As it comes back from JSON."""
-    return json.loads(to_json(value))
 
 
 def _opened(

@@ -76,3 +76,11 @@ def write_scores(path: Path, judged: Sequence[RowAudit], scores: Sequence[float]
         table = table.append_column(name, column)
     ordered = table.sort_by([("score", "descending")])
     write_atomic(path, lambda temporary: pq.write_table(ordered, temporary, compression="zstd"))
+
+
+def read_scores(path: Path, count: int) -> list[dict[str, Any]]:
+    """The first `count` lines that `write_scores` wrote; NaN where a row has no score."""
+    import pyarrow.parquet as pq
+
+    lines: list[dict[str, Any]] = pq.read_table(path).slice(0, count).to_pylist()
+    return [{**line, "score": float("nan") if line["score"] is None else line["score"]} for line in lines]

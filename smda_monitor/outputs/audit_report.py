@@ -1,0 +1,46 @@
+"""What `smda audit` prints when it is done: how many rows, how close, and the most suspicious ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .text import duration, number, percent, plain
+
+LEADING = 10
+"""Rows listed; the files hold all."""
+_WIDTH = 120
+
+
+def print_audit(
+    folder: Path, figures: Mapping[str, Any], leading: Sequence[Mapping[str, Any]], console: Console | None = None
+) -> None:
+    """`leading` are lines of ``scores.parquet``, the most suspicious first."""
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=_WIDTH)
+    table = Table(title="Leading rows by score", title_justify="left")
+    table.add_column("row", no_wrap=True)
+    for name in ("line", "score", "S", "S_X", "S_Y"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in leading:
+        cells = [
+            plain(row["row_id"], 40),
+            str(row["line"]),
+            *(number(row[name]) for name in ("score", "S", "S_X", "S_Y")),
+        ]
+        table.add_row(*map(Text, cells))
+    console.print(table)
+    for name, found in (figures["gradient_vs_replay"] or {}).items():
+        error = percent(found["relative_error"])
+        console.print(Text(f"{name} by gradient against replay: Spearman {found['spearman']:.3f}, off by {error}"))
+    rows, left_out, scored = figures["rows"], figures["left_out"], figures["scored"]
+    took = duration(figures["seconds"])
+    console.print(
+        Text(f"{rows} rows judged in {took}, {scored} of them scored, {left_out} left out: {plain(str(folder))}")
+    )
