@@ -104,7 +104,7 @@ class DataAudit:
         self._measure_without(with_gradients=False)
         assert self._without is not None
         gradient = self.parameters.gradient()
-        clipped = clip_factor(float(gradient.double().norm()), self._training.max_norm) * gradient
+        clipped = clip_factor(facts[0].gradient_norm, self._training.max_norm) * gradient
         optimizer, instruments = self._training.optimizer, self.instruments
         with rehearsal(optimizer, self._training.model, self.parameters) as take:
             take(clipped)

@@ -22,6 +22,7 @@ from smda_monitor.callback import SMDACallback
 from smda_monitor.instruments.assemble import open_bench
 from smda_monitor.instruments.causal import inner_causal
 from smda_monitor.instruments.config_file import load_config
+from smda_monitor.instruments.heap import hold_heap, release_heap
 from smda_monitor.instruments.parameters import trained_parameters
 from smda_monitor.instruments.row_capture import RowCapture
 
@@ -33,8 +34,9 @@ WARM_UP = 2
 class Condition:
     """One way of training."""
 
-    kind: Literal["plain", "capture", "monitor", "dattri"]
-    """Without anything; with the rows' gradients captured and thrown away; with the monitor; with dattri-llm."""
+    kind: Literal["plain", "plain_held", "capture", "monitor", "dattri"]
+    """Without anything; with freed memory held as under the monitor; with the rows' gradients captured and thrown away;
+    with the monitor; with dattri-llm."""
     settings: Settings = field(default_factory=Settings)
     """The monitor's."""
 
@@ -57,6 +59,7 @@ def conditions(history_steps: int, probes: int) -> dict[str, Condition]:
     """By name, in the order in which they take turns."""
     return {
         "plain": Condition("plain"),
+        "plain_held": Condition("plain_held"),
         "capture": Condition("capture"),
         "interval_1": Condition("monitor", Settings(per_step=probes)),
         "interval_8": Condition("monitor", Settings(every=8, per_step=probes)),
@@ -174,6 +177,14 @@ def timed_run(bed: Bed, model: Any, condition: Condition, load: Load, name: str)
 
 @contextmanager
 def _beside(bed: Bed, model: Any, condition: Condition) -> Iterator[None]:
+    if condition.kind == "plain_held":
+        held = hold_heap()
+        try:
+            yield
+        finally:
+            if held:
+                release_heap()
+        return
     if condition.kind != "dattri":
         yield
         return

@@ -2,7 +2,7 @@
 
     python recipes/benchmarks/fidelity.py [--part lora|full|both] [--clipping one|all] [--json FILE]
 
-Two parts: LoRA (r = 8 on all linear layers, at the demo's rate 3e-4) and full fine-tuning (2e-5), both with fp32 AdamW
+Two parts: LoRA (r = 8 on all linear layers, at a rate of 1e-3) and full fine-tuning (2e-5), both with fp32 AdamW
 at a constant rate on the demo's rows. Before each of the last steps every row is left out on a copy of the optimizer's
 state: gradient G − g_i, clipping redone, the step taken, the probes measured; with minus without is the truth. Beside
 the monitor stand other methods' maps on the same gradients. Effects within the rounding of a measurement are left out
@@ -28,7 +28,7 @@ from _show import number, show
 
 from smda_monitor.errors import PrerequisiteError, SMDAError
 
-LEARNING_RATE = {"lora": 3e-4, "full": 2e-5}
+LEARNING_RATE = {"lora": 1e-3, "full": 2e-5}
 CLIPPING = {"off": 0.0, "idle": 1e3, "biting": 0.1}
 """Gradient norms at which training does not clip, clips but never has to, and has to at nearly every step."""
 
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--probes", type=int, default=32, help="probes measured (default 32)")
     parser.add_argument("--max-grad-norm", type=_norm, default=1.0, help="off, idle, biting or a number (default 1.0)")
     parser.add_argument("--clipping", choices=("one", "all"), default="one", help="all: LoRA off, idle and biting")
-    parser.add_argument("--lr", type=float, help="learning rate (default: LoRA 3e-4, full 2e-5)")
+    parser.add_argument("--lr", type=float, help="learning rate (default: LoRA 1e-3, full 2e-5)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--folder", type=Path, help="where to work; a test bed there is used again (default: temporary)"

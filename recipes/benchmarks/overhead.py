@@ -3,10 +3,11 @@
     python recipes/benchmarks/overhead.py [--quick] [--json FILE]
 
 LoRA (r = 8 on all linear layers) in fp32 without checkpointing, 8 rows of 256 tokens, 32 probes. Ways of training take
-turns in one process, on the same batches and from the same weights: plain, with the capture's hooks alone, monitored
-with an account of every step, of every 8 steps without and with the rows' own prompts, with history handed on, and
-with dattri-llm's online scoring of one target where that library is installed. Seconds are wall time per optimizer
-step after two of warm-up (with history: as many more): the median over accounts of the mean over an account's steps.
+turns in one process, on the same batches and from the same weights: plain, plain with freed memory held in the process
+as the monitor holds it, with the capture's hooks alone, monitored with an account of every step, of every 8 steps
+without and with the rows' own prompts, with history handed on, and with dattri-llm's online scoring of one target where
+that library is installed. Seconds are wall time per optimizer step after two of warm-up (with history: as many more):
+the median over accounts of the mean over an account's steps.
 Peak memory is of a process for each. Growth is the exponent b of the monitor's own seconds = a·sizeᵇ. Let nothing else
 run meanwhile: where threads wait for a core, times of any size come out, and the spread (slowest over fastest step)
 shows it.
@@ -32,7 +33,7 @@ from _show import number, show
 
 from smda_monitor.errors import SMDAError
 
-MEMORY = ("plain", "capture", "interval_1", "interval_8", "interval_8_own_prompt", "history")
+MEMORY = ("plain", "plain_held", "capture", "interval_1", "interval_8", "interval_8_own_prompt", "history")
 """What gets a process of its own."""
 QUICK_MEMORY = ("plain", "interval_1", "history")
 SIZES = {"probes": (8, 16, 32, 64), "rows": (2, 4, 8, 16), "features": (4, 16, 64, 256)}

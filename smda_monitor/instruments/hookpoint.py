@@ -233,9 +233,12 @@ def _text_model(model: nn.Module) -> tuple[nn.Module | None, int | None, int | N
     Wrappers (DDP, PEFT) are passed through: the outermost module that knows its embedding is asked.
     """
     for module in model.modules():
+        ask = getattr(module, "get_input_embeddings", None)
+        if not callable(ask):
+            continue
         try:
-            embedding = module.get_input_embeddings()  # type: ignore[operator]
-        except (AttributeError, TypeError, NotImplementedError):
+            embedding = ask()
+        except NotImplementedError:  # how transformers' base class says that this module has none
             continue
         if isinstance(embedding, nn.Module):
             config: Any = getattr(module, "config", None)
