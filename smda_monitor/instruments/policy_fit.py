@@ -14,7 +14,8 @@ from ..records.config import Preset
 from ..records.policy import Fingerprints, PolicyQuality, SymbolicPolicy
 from ..records.probes import ProbeSet
 from .chat import PromptTokens
-from .probe_reader import Measurement, ProbeReader
+from .measurement import Measurement
+from .probe_reader import ProbeReader
 from .quiet import quiet
 
 PAPER_ALPHA = 5.0
