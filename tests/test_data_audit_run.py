@@ -4,54 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import tiny
 import yaml
+from audit_home import ROWS, audit, lines_of, make_home
 
 from smda_monitor.cli import main
 from smda_monitor.outputs.row_audit_tables import read_judged
-
-ROWS = 40
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model on disk, its configuration, and rows of which two cannot be trained on."""
-    folder = tmp_path_factory.mktemp("audit")
-    tiny.tiny_llama().save_pretrained(folder / "model")  # type: ignore[operator]
-    tiny.tiny_tokenizer().save_pretrained(folder / "model")
-    config = {
-        **tiny.tiny_config(folder),
-        "model": {"name": str(folder / "model")},
-        "training": {
-            "arguments": {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "use_cpu": True},
-            "lora": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
-        },
-        "data_audit": {"probes": 9, "warm_up": 2, "check": 5},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    rows = [
-        {"id": row["id"], "prompt": row["prompt"][0]["content"], "response": row["completion"][0]["content"]}
-        for row in tiny.tiny_rows(ROWS)
-    ]
-    lines = [json.dumps(row) for row in rows]
-    lines[3] = "{broken"
-    lines[7] = json.dumps({**rows[7], "response": "word " * 40})
-    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def audit(home: Path, out: str, *more: str) -> tuple[int, Path]:
-    folder = home / out
-    words = ["audit", str(home / "rows.jsonl"), "--config", str(home / "config.yaml"), "--out", str(folder), *more]
-    return main(words), folder
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return make_home(tmp_path_factory.mktemp("audit"))
 
 
 def test_an_audit_is_written_and_resumed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

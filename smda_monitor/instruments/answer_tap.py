@@ -20,8 +20,9 @@ class AnswerTap:
     """Hooks on a model in training: every forward leaves one mean per row, until `take`. Nothing is added to the graph.
 
     Followed is what runs with gradients on and the model in train mode, or in eval mode where `in_training` is false.
-    An answer is the last run of tokens that carry loss; of a row that carries it from its first token on, what stands
-    behind the last `opening`, the template's generation prompt, or the whole row where that stands nowhere. A block that checkpointing runs again is not recorded twice: that happens outside the model's forward.
+    An answer is the last run of tokens that carry loss; of a row all of whose tokens do, what stands behind the last
+    `opening`, the template's generation prompt, or all of it where that stands nowhere. A block that checkpointing runs
+    again is not recorded twice: that happens outside the model's forward.
     """
 
     def __init__(self, model: nn.Module, hook: str, in_training: bool = True, opening: Sequence[int] = ()) -> None:
@@ -62,8 +63,9 @@ class AnswerTap:
         if self._causal.training != self._in_training or not torch.is_grad_enabled():
             return
         labels, ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
+        tokens: Tensor = labels if ids is None else ids
         mask = kwargs.get("attention_mask")
-        real = torch.ones_like(labels if ids is None else ids, dtype=torch.bool) if mask is None else mask.bool()
+        real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
         self._answer = _last_answers(real if labels is None else labels != IGNORED, real, ids, self._opening)
 
     def _close(self, *_: Any) -> None:
@@ -86,8 +88,9 @@ def _last_answers(carries: Tensor, real: Tensor, ids: Tensor | None, opening: Se
     starts[:, 1:] &= ~carries[:, :-1]
     runs = starts.cumsum(1)
     answers = carries & (runs == runs[:, -1:])
-    for b in range(len(answers)) if ids is not None and opening else ():
-        if not bool((real[b] & ~answers[b]).any()):
-            if (cut := end_of_prompt(opening, ids[b].tolist(), last=True)) < ids.shape[1]:
-                answers[b, :cut] = False
+    if ids is None or not opening:
+        return answers
+    for b, row in enumerate(ids):
+        if torch.equal(answers[b], real[b]) and (cut := end_of_prompt(opening, row.tolist(), last=True)) < len(row):
+            answers[b, :cut] = False
     return answers

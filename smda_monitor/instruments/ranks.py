@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+import torch
+
 from ..errors import ConfigError, PrerequisiteError, describe
 
 Part = TypeVar("Part")
@@ -42,16 +44,13 @@ class Ranks:
         from torch.distributed.rendezvous import rendezvous
 
         try:
-            store, number, count = next(rendezvous("env://"))  # type: ignore[no-untyped-call]
+            store, number, count = next(rendezvous("env://"))
         except (RuntimeError, ValueError) as error:
             remedy = "start it by torchrun --standalone --nproc-per-node N -m smda_monitor …"
             raise PrerequisiteError(describe("meeting the other ranks", error, "torchrun's store", remedy)) from error
         for name in VARIABLES:
             os.environ.pop(name, None)
-        local = numbers.get("LOCAL_RANK", 0)
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = visible.split(",") if visible else [str(local)]
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[local % len(devices)]
+        _take_one_device(numbers.get("LOCAL_RANK", 0))
         return cls(number, count, store)
 
     @property
@@ -99,6 +98,14 @@ class Ranks:
                 with suppress(RuntimeError):  # the first cause counts, not that the store has gone with it
                     self._store.compare_set(_FAILED, "", f"{self.number}:{error or type(error).__name__}")
             raise
+
+
+def _take_one_device(local: int) -> None:
+    """Of the machine's GPUs, so that none is used twice and the trainer does not spread over all."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+    if devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[local % len(devices)]
 
 
 def _numbers(found: dict[str, str]) -> dict[str, int]:
