@@ -1,4 +1,4 @@
-"""`smda audit` under torchrun: what two ranks find is what one process finds, and either goes on where the other ended."""
+"""`smda audit` under torchrun: what two ranks find is what one process finds, and each goes on for the other."""
 
 from __future__ import annotations
 

@@ -63,8 +63,9 @@ class AnswerTap:
         if self._causal.training != self._in_training or not torch.is_grad_enabled():
             return
         labels, ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
-        tokens: Tensor = labels if ids is None else ids
-        mask = kwargs.get("attention_mask")
+        tokens, mask = labels if ids is None else ids, kwargs.get("attention_mask")
+        if tokens is None:
+            return
         real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
         self._answer = _last_answers(real if labels is None else labels != IGNORED, real, ids, self._opening)
 
