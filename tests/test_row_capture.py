@@ -138,7 +138,7 @@ def test_gradients_and_losses_are_those_of_each_row_alone(trained: tuple[Watch, 
         assert relative(step.gradients[0], step.gradients[1]) > 0.1, "rows differ"
 
 
-def test_known_mistake_8_the_loss_is_over_the_tokens_that_the_trainer_counts(trained: tuple[Watch, Any, str]) -> None:
+def test_mistake_8_the_loss_is_over_the_tokens_that_the_trainer_counts(trained: tuple[Watch, Any, str]) -> None:
     watch, trainer, name = trained
     step, labels = watch.steps[0], labels_of(trainer)
     model = tiny.tiny_lora(tiny.tiny_llama())

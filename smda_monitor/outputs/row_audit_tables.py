@@ -106,5 +106,7 @@ def read_scores(path: Path, count: int) -> list[dict[str, Any]]:
     """The first `count` lines that `write_scores` wrote; NaN where a row has no score."""
     import pyarrow.parquet as pq
 
-    lines: list[dict[str, Any]] = pq.read_table(path).slice(0, count).to_pylist()
+    with path.open("rb") as handle:
+        batches = pq.ParquetFile(handle).iter_batches(batch_size=count)
+        lines: list[dict[str, Any]] = next(batches).to_pylist()
     return [{**line, "score": float("nan") if line["score"] is None else line["score"]} for line in lines]
