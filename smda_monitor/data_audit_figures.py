@@ -16,15 +16,15 @@ from .maths.score import scores
 from .outputs.row_audit_tables import SCORED, judged_columns, judged_parts, write_scores
 
 PATHWAYS = ("S_X", "S_Y")
-_WITNESSES = ("own_push", "own_predicted", "answer_reading", "unintended")
+_WITNESSES = ("own_push", "expected", "answer_reading", "unintended")
 
 
-def audit_figures(folder: Path, ruler: Any, with_answers: bool) -> dict[str, Any]:
+def audit_figures(folder: Path, with_answers: bool) -> dict[str, Any]:
     """Scores every row of the finished audit in `folder` beside all others, writes them to ``scores.parquet``, and
     sums up; without reference answers what an answer shows is no witness."""
     judged = judged_columns(folder / "judged", (*SCORED, *_WITNESSES))
-    push, predicted, reading = (_column(judged, name) for name in _WITNESSES[:3])
-    found = scores(push, predicted, ruler, reading if with_answers else None)
+    push, expected, reading = (_column(judged, name) for name in _WITNESSES[:3])
+    found = scores(push, expected, reading if with_answers else None)
     write_scores(folder / "scores.parquet", judged, found)
     return {
         "rows": judged.num_rows,

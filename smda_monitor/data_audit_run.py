@@ -160,7 +160,7 @@ def _finish(
 ) -> None:
     """Sums up, writes and prints."""
     figures = {
-        **audit_figures(request.out, instruments.ruler, instruments.policy.answers is not None),
+        **audit_figures(request.out, with_answers=instruments.policy.answers is not None),
         "method": config.data_audit.method,
         "left_out": len(rows.left_out),
         **more,

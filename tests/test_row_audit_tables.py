@@ -18,7 +18,7 @@ from synthetic_run import make_account, make_header
 from smda_monitor.data_audit_figures import audit_figures
 from smda_monitor.errors import ConfigError
 from smda_monitor.maths.agreement import agreement
-from smda_monitor.maths.score import Ruler, scores
+from smda_monitor.maths.score import scores
 from smda_monitor.outputs.parts import Part, covered
 from smda_monitor.outputs.row_audit_tables import (
     judged_columns,
@@ -28,8 +28,6 @@ from smda_monitor.outputs.row_audit_tables import (
     write_judged,
 )
 from smda_monitor.records.row_audit import RowAudit
-
-RULER = Ruler(0.5, 2.0)
 
 
 def judged(n: int, seed: int = 0) -> list[RowAudit]:
@@ -45,7 +43,7 @@ def judged(n: int, seed: int = 0) -> list[RowAudit]:
             push=push,
             share={},
             own_push=draw.gauss(0, 1) if i % 7 else math.nan,
-            own_predicted=draw.gauss(0, 1),
+            expected=draw.uniform(-1, 1),
             answer_reading=draw.gauss(0, 1),
             unintended=i % 3 == 0,
             probe_push={"mass": tuple(draw.gauss(0, 1) for _ in range(200))},
@@ -79,12 +77,12 @@ def test_figures_are_those_of_all_rows_beside_one_another(tmp_path: Path) -> Non
     for number, row in zip((4, 12, 13, 31), replayed, strict=True):
         exact = replace(row.entry, push={"S_X": row.S_X + 0.1 * number, "S_Y": 2 * row.S_Y})
         write_judged(tmp_path / "checked", number, [replace(row, entry=exact)])
-    found = audit_figures(tmp_path, RULER, with_answers=True)
-    push, predicted, reading = (
+    found = audit_figures(tmp_path, with_answers=True)
+    push, opinion, reading = (
         torch.tensor([getattr(one.entry, name) for one in rows], dtype=torch.float64)
-        for name in ("own_push", "own_predicted", "answer_reading")
+        for name in ("own_push", "expected", "answer_reading")
     )
-    expected = scores(push, predicted, RULER, reading)
+    expected = scores(push, opinion, reading)
     assert (found["rows"], found["scored"], found["unintended"]) == (45, 38, pytest.approx(1 / 3))
     assert found["gradient_vs_replay"]["S_Y"] == {"spearman": 1.0, "relative_error": pytest.approx(0.5)}
     exact_X = [row.S_X + 0.1 * number for number, row in zip((4, 12, 13, 31), replayed, strict=True)]
@@ -101,7 +99,7 @@ def test_figures_are_those_of_all_rows_beside_one_another(tmp_path: Path) -> Non
     assert [line["row_id"] for line in read_scores(tmp_path / "scores.parquet", 5)] == [
         line["row_id"] for line in lines[:5]
     ]
-    without = audit_figures(tmp_path, RULER, with_answers=False)
+    without = audit_figures(tmp_path, with_answers=False)
     assert without["scored"] == 38
     assert read_scores(tmp_path / "scores.parquet", 1)[0]["score"] != known[0], "what answers show is a witness"
 
