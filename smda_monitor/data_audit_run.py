@@ -52,8 +52,8 @@ class AuditRequest:
 
     data: str
     """``demo``, a file, a saved folder or a hub id."""
-    config: str
-    """The configuration's path."""
+    config: str | MonitorConfig
+    """The configuration, or its path."""
     out: Path
     """Where the audit is written."""
     method: AuditMethod | None = None
@@ -68,15 +68,16 @@ class AuditRequest:
     """Where the closing figures are written too."""
 
 
-def run_audit(request: AuditRequest) -> int:
-    """Judges the rows that `request` names, writes and prints what was found; returns 0.
+def run_audit(request: AuditRequest, ranks: Ranks | None = None) -> int:
+    """Judges the rows that `request` names, writes and prints what was found; returns 0. Several audits in one process
+    share its `ranks`.
 
     Raises `ConfigError` for what cannot be read, for an `out` that holds something else, and for rows that are probes;
     `PrerequisiteError` for a model or a training that is not accounted for, and where another rank has failed.
     """
     began = time.perf_counter()
     check_json_file(request.json)
-    ranks = Ranks.joined()
+    ranks = ranks or Ranks.joined()
     with ranks.together():
         config = _configured(request)
         training, instruments, rows = _set_up(request, config, ranks)

@@ -86,7 +86,6 @@ def open_training(
     Raises `ConfigError` for an argument that SFTConfig or LoraConfig does not know or accept, `PrerequisiteError` for a
     mode that is not accounted for.
     """
-    from transformers import PrinterCallback
     from trl import SFTTrainer
 
     paper = update == "paper"
@@ -101,7 +100,6 @@ def open_training(
         trainer: Any = SFTTrainer(
             model, args=args, train_dataset=rows, processing_class=tokenizer, peft_config=lora, callbacks=[stop]
         )
-    trainer.remove_callback(PrinterCallback)
     if len(trainer.train_dataset) != len(rows):
         found = f"{len(rows) - len(trainer.train_dataset)} of {len(rows)} rows that SFTTrainer leaves out"
         remedy = "give every row an answer that fits into max_length."

@@ -29,6 +29,7 @@ class Ranks:
 
     def __init__(self, number: int = 0, count: int = 1, store: Any = None) -> None:
         self.number, self.count, self._store = number, count, store
+        self._meetings = 0
 
     @classmethod
     def joined(cls) -> Ranks:
@@ -63,14 +64,15 @@ class Ranks:
         return parts[self.number :: self.count]
 
     def meet(self, stage: str) -> None:
-        """Returns when every rank has called it with this `stage`, a word that is used once.
+        """Returns when every rank has called it as often as this one, always with the same `stage`s.
 
         Raises `PrerequisiteError` where another rank has failed.
         """
         if self._store is None:
             return
-        self._store.set(f"{stage}/{self.number}", "here")
-        everyone = [f"{stage}/{number}" for number in range(self.count)]
+        self._meetings += 1
+        everyone = [f"{self._meetings}/{stage}/{number}" for number in range(self.count)]
+        self._store.set(everyone[self.number], "here")
         while not self._store.check(everyone):
             if self._store.check([_FAILED]):
                 rank, _, why = self._store.get(_FAILED).decode("utf-8", "replace").partition(":")
