@@ -66,6 +66,7 @@ def test_another_audits_folder_is_refused(home: Path, capsys: pytest.CaptureFixt
     (home / "full" / "notes.txt").write_text("mine")
     assert audit(home, "full")[0] == 2
     assert "found a folder that is not empty" in capsys.readouterr().err
+    assert (home / "full" / "notes.txt").read_text() == "mine"
     (home / "full" / "manifest.json").write_text(json.dumps({"data": "other", "config": {}}))
     assert audit(home, "full", "--resume")[0] == 2
     assert "an audit with other data and config" in capsys.readouterr().err
@@ -83,3 +84,22 @@ def test_what_cannot_be_set_up_is_named(home: Path, capsys: pytest.CaptureFixtur
     assert "none.jsonl" in capsys.readouterr().err
     assert audit(home, "never", "--resume")[0] == 2
     assert "manifest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",)])
+def test_an_audit_that_was_killed_while_it_was_set_up_begins_anew(home: Path, more: tuple[str, ...]) -> None:
+    """Whether it is asked for again or resumed: there is no judgement yet that could be of other rows."""
+    out = f"killed{len(more)}"
+    code, folder = audit(home, out, "--check", "0")
+    assert code == 0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+    expected = [one.entry.push for one in read_judged(folder / "judged")]
+    for path in [*(folder / "judged").iterdir(), folder / "left_out.jsonl", folder / "scores.parquet"]:
+        path.unlink()
+    del manifest["rows"]
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "status": "setting up"}))
+    assert audit(home, out, "--check", "0", *more)[0] == 0
+    assert [one.entry.push for one in read_judged(folder / "judged")] == [pytest.approx(e, rel=1e-5) for e in expected]
+    assert len(lines_of(folder / "left_out.jsonl")) == 2
+    assert json.loads((folder / "manifest.json").read_text())["status"] == "finished"
