@@ -60,7 +60,7 @@ def test_both_presets_end_to_end(home: Path, capsys: pytest.CaptureFixture[str])
     for preset, judged in rows.items():
         config = json.loads((home / "whole" / preset / "manifest.json").read_text())["config"]
         assert (config["data_audit"]["update"], config["policy"]["preset"]) == (preset, preset)
-        assert found["presets"][preset] == pytest.approx(by_hand(judged)), preset
+        assert found["presets"][preset] == by_hand(judged), preset
     S = {preset: [row.S for row in judged] for preset, judged in rows.items()}
     assert found["agreement"]["spearman"]["S"] == pytest.approx(spearmanr(S["paper"], S["robust"]).statistic)
     assert S["paper"] != S["robust"]
@@ -72,7 +72,7 @@ def test_both_presets_end_to_end(home: Path, capsys: pytest.CaptureFixture[str])
 
 
 def by_hand(judged: list[RowAudit]) -> Any:
-    """The figures of one preset in plain Python, by group; flattened, since nested floats do not compare roughly."""
+    """The figures of one preset in plain Python, by group."""
     harmful = [row for row in judged if int(row.entry.row_id[-2:]) < PAIRS // 2]
     harmless = [row for row in judged if row not in harmful]
     limits = statistics.median(row.S for row in harmful), statistics.median(row.S for row in harmless)

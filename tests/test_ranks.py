@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.distributed import HashStore
 
 from smda_monitor.errors import ConfigError, PrerequisiteError
-from smda_monitor.instruments.ranks import VARIABLES, Ranks
+from smda_monitor.instruments.ranks import VARIABLES, Ranks, _take_one_device
 
 
 @settings(max_examples=30, deadline=None)
@@ -105,3 +105,25 @@ def test_ranks_that_cannot_meet_are_told_what_to_do(
         monkeypatch.setenv(name, value)
     with pytest.raises(kind, match=message):
         Ranks.joined()
+
+
+def test_two_jobs_in_one_process_meet_by_turns() -> None:
+    seen: list[str] = []
+
+    def work(ranks: Ranks) -> None:
+        for job in ("one", "two"):
+            with ranks.first_alone("rows"):
+                seen.append(job)
+            ranks.meet("judged")
+
+    assert run_each(2, work) == [None, None]
+    assert seen == ["one", "one", "two", "two"]
+
+
+@pytest.mark.parametrize(("local", "visible", "own"), [(0, "4,5,6", "4"), (2, "4,5,6", "6"), (4, "4,5,6", "5")])
+def test_each_rank_sees_a_device_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, local: int, visible: str, own: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    _take_one_device(local)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == own
