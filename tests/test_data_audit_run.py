@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from audit_home import ROWS, audit, lines_of, make_home
+from audit_home import ROWS, audit, lines_of, make_home, write_lines
 
 from smda_monitor.cli import main
 from smda_monitor.outputs.row_audit_tables import read_judged
@@ -103,3 +107,26 @@ def test_an_audit_that_was_killed_while_it_was_set_up_begins_anew(home: Path, mo
     assert [one.entry.push for one in read_judged(folder / "judged")] == [pytest.approx(e, rel=1e-5) for e in expected]
     assert len(lines_of(folder / "left_out.jsonl")) == 2
     assert json.loads((folder / "manifest.json").read_text())["status"] == "finished"
+
+
+def test_a_killed_audit_goes_on_without_gap_or_duplicate(home: Path) -> None:
+    rows = [{"id": f"r-{i}", "prompt": f"ask {i}", "response": f"say {i * i}"} for i in range(160)]
+    write_lines(home / "many.jsonl", rows)
+    words = ["audit", str(home / "many.jsonl"), "--config", str(home / "config.yaml"), "--method", "replay"]
+    words += ["--out", str(home / "killed")]
+    root = Path(__file__).parent.parent
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smda_monitor", *words], cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    judged = home / "killed" / "judged"
+    end = time.monotonic() + 300
+    while not list(judged.glob("judged-*.parquet")) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in judged.glob("judged-*.parquet")}
+    assert 1 <= len(before) < 5, "it was killed at work"
+    assert main([*words, "--resume"]) == 0
+    assert [one.entry.row_id for one in read_judged(judged)] == [row["id"] for row in rows]
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "what was there is not judged again"

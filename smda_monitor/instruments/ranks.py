@@ -38,10 +38,10 @@ class Ranks:
         Where each process of a machine could see all GPUs, it sees its own from here on. Raises `ConfigError` for
         variables that are no numbers, `PrerequisiteError` where the others cannot be reached.
         """
-        found = {name: os.environ.get(name, "") for name in VARIABLES}
-        if found["WORLD_SIZE"] in ("", "1"):
+        numbers = _numbers({name: os.environ[name] for name in VARIABLES if os.environ.get(name)})
+        if numbers.get("WORLD_SIZE", 1) == 1:
+            _forget()
             return cls()
-        numbers = _numbers({name: value for name, value in found.items() if value})
         from torch.distributed.rendezvous import rendezvous
 
         try:
@@ -49,8 +49,7 @@ class Ranks:
         except (RuntimeError, ValueError) as error:
             remedy = "start it by torchrun --standalone --nproc-per-node N -m smda_monitor …"
             raise PrerequisiteError(describe("meeting the other ranks", error, "torchrun's store", remedy)) from error
-        for name in VARIABLES:
-            os.environ.pop(name, None)
+        _forget()
         _take_one_device(numbers.get("LOCAL_RANK", 0))
         return cls(number, count, store)
 
@@ -100,6 +99,11 @@ class Ranks:
                 with suppress(RuntimeError):  # the first cause counts, not that the store has gone with it
                     self._store.compare_set(_FAILED, "", f"{self.number}:{error or type(error).__name__}")
             raise
+
+
+def _forget() -> None:
+    for name in VARIABLES:
+        os.environ.pop(name, None)
 
 
 def _take_one_device(local: int) -> None:

@@ -23,6 +23,8 @@ from .tables import feature_column, rows_to_table, scalar_columns, table_to_rows
 STEM = "judged"
 SCORED = ("row_id", "row_hash", "line", "push.S_X", "push.S_Y")
 """Columns that a line of the scores is made of."""
+_ROW_GROUP = 1 << 16
+"""Scores that are read together: the first few do not need all."""
 _SCALARS = (("line", "int"), ("refit_remainder", "float"), ("seconds", "float"))
 
 
@@ -99,7 +101,8 @@ def write_scores(path: Path, judged: Any, scores: Tensor) -> None:
     columns["score"] = pa.array(scores.numpy(), pa.float64(), from_pandas=True)
     columns |= {"line": judged["line"], "S": pc.add(S_X, S_Y), "S_X": S_X, "S_Y": S_Y}
     ordered = pa.table(columns).sort_by([("score", "descending")])
-    write_atomic(path, lambda temporary: pq.write_table(ordered, temporary, compression="zstd"))
+    options = {"compression": "zstd", "row_group_size": _ROW_GROUP}
+    write_atomic(path, lambda temporary: pq.write_table(ordered, temporary, **options))
 
 
 def read_scores(path: Path, count: int) -> list[dict[str, Any]]:
