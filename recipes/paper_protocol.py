@@ -2,8 +2,8 @@
 
     python recipes/paper_protocol.py PAIRS [--config FILE] [--out DIR] [--rows N] [--resume] [--json FILE]
 
-PAIRS is JSONL, CSV or Parquet with prompt and response (or conversations), and a column ``kind`` or ``label`` that says
-which pairs are harmful. Two audits of the same rows on the same model, side by side: by the paper's preset (plain SGD,
+PAIRS is JSONL, CSV or Parquet with prompt and response (or conversations), and a column ``kind`` or ``label`` that
+says which pairs are harmful. Two audits of the same rows on one model, side by side: by the paper's preset (plain SGD,
 lr 1e-4, all parameters, answer-only loss, eval mode; alpha 5 without intercept, log-probability, ReLU proxy, last user
 token: arXiv 2606.29171) and by the robust one (the configured training's own optimizer and adapters; intercept, alpha by
 cross-validation, log-odds, continuous gate, last prompt token). Each is printed as a table: pair scores of harmful and
@@ -97,7 +97,7 @@ def show(found: dict[str, Any]) -> None:
             table.add_row(*cells)
         console.print(table)
         if len(groups) < 3:
-            console.print("The file does not say which pairs are harmful and which are not: the median rule needs both.")
+            console.print("The file does not name both harmful and harmless pairs, which the median rule needs.")
     agreement = found["agreement"]
     ranks = ", ".join(f"{name} {value:.3f}" for name, value in agreement["spearman"].items())
     console.print(f"The presets agree: Spearman {ranks}.")

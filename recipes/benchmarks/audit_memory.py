@@ -2,9 +2,9 @@
 
     python recipes/benchmarks/audit_memory.py [--rows 1000 10000] [--method gradient|replay] [--json FILE]
 
-Every size is an audit in a process of its own, of a tiny random model on short made-up rows: what grows with the rows is
-the same for any model, and what a model takes for itself does not grow. Memory and disk of a million rows follow from
-the two largest sizes, a straight line through them. Time is that of this tiny model; for another, take its own seconds
+Every size is an audit in a process of its own, of a tiny random model on short made-up rows: what grows with the rows
+is the same for any model, and what a model takes for itself does not grow. What a million rows take follows from the
+two largest sizes, by a straight line through them. Time is that of this tiny model; for another, take its own seconds
 for some hundred rows: it is proportional.
 """
 
@@ -72,8 +72,8 @@ def write_home(folder: Path, rows: int, probes: int) -> None:
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as stream:
         for i in range(rows):
             topic = TOPICS[i % len(TOPICS)]
-            row = {"id": f"made-{i:07d}", "prompt": f"Tell me of {topic}, {i}", "response": f"Of {topic} I know {i * i}."}
-            stream.write(json.dumps(row) + "\n")
+            prompt, response = f"Tell me of {topic}, {i}", f"Of {topic} I know {i * i}."
+            stream.write(json.dumps({"id": f"made-{i:07d}", "prompt": prompt, "response": response}) + "\n")
 
 
 def one(folder: Path, rows: int, args: argparse.Namespace) -> int:
