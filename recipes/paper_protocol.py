@@ -5,7 +5,7 @@
 PAIRS is JSONL, CSV or Parquet with prompt and response (or conversations), and a column ``kind`` or ``label`` that
 says which pairs are harmful. Two audits of the same rows on one model, side by side: by the paper's preset (plain SGD,
 lr 1e-4, all parameters, answer-only loss, eval mode; alpha 5 without intercept, log-probability, ReLU proxy, last user
-token: arXiv 2606.29171) and by the robust one (the configured training's own optimizer and adapters; intercept, alpha by
+token: arXiv 2606.29171) and by the robust one (the configured training's optimizer and adapters; intercept, alpha by
 cross-validation, log-odds, continuous gate, last prompt token). Each is printed as a table: pair scores of harmful and
 harmless pairs, interference (our formula: the paper states none), the share whose dominant effect is unintended, and
 what the paper's median rule would remove; then how the two agree.
