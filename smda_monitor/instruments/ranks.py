@@ -97,7 +97,7 @@ class Ranks:
         except BaseException as error:
             if self._store is not None:
                 with suppress(RuntimeError):  # the first cause counts, not that the store has gone with it
-                    self._store.compare_set(_FAILED, "", f"{self.number}:{error or type(error).__name__}")
+                    self._store.compare_set(_FAILED, "", f"{self.number}:{str(error) or type(error).__name__}")
             raise
 
 
