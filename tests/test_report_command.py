@@ -9,6 +9,8 @@ import pytest
 from synthetic_run import STEPS, write_run
 
 from smda_monitor.cli import main
+from smda_monitor.errors import ConfigError
+from smda_monitor.outputs.report_figures import report_figures
 
 
 def test_headline_figures_are_the_ledgers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,3 +44,14 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.C
     inside = tmp_path / "run" / "manifest.json" / "figures.json"
     assert main(["report", str(tmp_path / "run"), "--json", str(inside)]) == 2
     assert f"--json {inside}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "name"), [("audit", "summary.json"), ("policy", "symbolic_policy.json")])
+def test_what_is_no_run_has_its_own_figures(tmp_path: Path, kind: str, name: str) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"kind": kind}))
+    (tmp_path / name).write_text(json.dumps({"rows": 7}))
+    page = tmp_path / "report.html"
+    assert report_figures(page, tmp_path) == {"report": str(page), "rows": 7}
+    (tmp_path / name).unlink()
+    with pytest.raises(ConfigError, match=name):
+        report_figures(page, tmp_path)
