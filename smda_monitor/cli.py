@@ -10,8 +10,8 @@ from pathlib import Path
 from . import __version__
 from .errors import SMDAError
 
-CheckCommand = Callable[[str], int]
-ReportCommand = Callable[[Path], Path]
+CheckCommand = Callable[[str, Path | None], int]
+ReportCommand = Callable[[Path, Path | None], Path]
 PolicyCommand = Callable[[str, Path, Path | None], int]
 AuditCommand = Callable[[argparse.Namespace], int]
 
@@ -30,12 +30,12 @@ def main(
     options = _parser().parse_args(arguments)
     try:
         if options.command == "check":
-            return (check or _check)(options.config)
+            return (check or _check)(options.config, options.json)
         if options.command == "policy":
             return (policy or _policy)(options.config, options.out, options.json)
         if options.command == "audit":
             return (audit or _audit)(options)
-        print(f"report: {(report or _report)(Path(options.run))}")
+        print(f"report: {(report or _report)(Path(options.run), options.json)}")
         return 0
     except SMDAError as error:
         print(f"smda {options.command}: {error}", file=sys.stderr)
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Loads everything that CONFIG names, measures the probes once and says what a run would use.",
     )
     check.add_argument("config", metavar="CONFIG", help="a YAML file, e.g. configs/smollm2-135m-demo.yaml")
+    check.add_argument("--json", metavar="FILE", type=Path, help="write what was found to this file too")
     policy = commands.add_parser(
         "policy",
         help="lay the symbolic policy open: coefficients, fidelity, gaps by category",
@@ -76,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         "audit",
         help="judge every row of a data set before training on it",
         description="For every row of DATA: one training step on it alone, from one and the same state, and what that "
-        "does to refusal and to the symbolic policy; weights are put back. Rows that cannot be trained on are listed.",
+        "does to refusal and to the symbolic policy; weights are put back. Rows that cannot be trained on are listed. "
+        "On several processes: torchrun --standalone --nproc-per-node N -m smda_monitor audit …",
     )
     audit.add_argument(
         "data", metavar="DATA", help="a JSONL, CSV or Parquet file, a saved data set, a hub id, or demo (shipped rows)"
@@ -94,14 +96,15 @@ def _parser() -> argparse.ArgumentParser:
         description="Writes RUN/report.html from the ledger in RUN alone; nothing is measured or loaded again.",
     )
     report.add_argument("run", metavar="RUN", help="a run folder, e.g. runs/demo")
+    report.add_argument("--json", metavar="FILE", type=Path, help="write the headline figures to this file too")
     return parser
 
 
-def _check(config: str) -> int:
+def _check(config: str, json: Path | None) -> int:
     """The real ``check``, imported only when it is called."""
     from .check import run_check
 
-    return run_check(config)
+    return run_check(config, json)
 
 
 def _policy(config: str, out: Path, json: Path | None) -> int:
@@ -119,11 +122,11 @@ def _audit(options: argparse.Namespace) -> int:
     return run_audit(AuditRequest(**{name: getattr(options, name) for name in names}))
 
 
-def _report(run: Path) -> Path:
+def _report(run: Path, json: Path | None) -> Path:
     """The real ``report``, imported only when it is called."""
-    from .outputs.report import write_report
+    from .report import run_report
 
-    return write_report(run)
+    return run_report(run, json)
 
 
 if __name__ == "__main__":

@@ -170,8 +170,7 @@ def _stop_after(steps: int) -> Any:
 
 def _mean_tokens(prepared: Any) -> float:
     """Tokens of a row that carry loss, on average."""
-    counts = [_loss_tokens(row) for row in prepared]
-    return sum(counts) / len(counts)
+    return sum(_loss_tokens(row) for row in prepared) / len(prepared)
 
 
 def _loss_tokens(row: Mapping[str, Any]) -> int:

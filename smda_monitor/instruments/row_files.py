@@ -21,15 +21,16 @@ _KEYS_SEEN = 64
 """Keys of a JSONL file that are kept for a message."""
 
 
-def read_rows(data: str | Path, folder: Path) -> TrainingRows:
+def read_rows(data: str | Path, folder: Path, split: bool = False) -> TrainingRows:
     """The rows of `data` in TRL's format, and those that were left out.
 
     Rows written as prompt and answer become ``prompt`` and ``completion``; conversations become ``messages``, or where
-    rows of both kinds are mixed ``prompt`` and ``completion``, the last message being the answer.
+    rows of both kinds are mixed, or under `split`, ``prompt`` and ``completion``, the last message being the answer.
 
     Args:
         data: ``demo``, a file, a saved folder or a hub id; see `row_sources.open_rows`.
         folder: For the rows, about as large as the data (twice for conversations). Made if need be.
+        split: Whether conversations are brought into that form though all rows are.
 
     Raises:
         ConfigError: `data` is not there or cannot be read, or no row of it can be trained on.
@@ -52,12 +53,12 @@ def read_rows(data: str | Path, folder: Path) -> TrainingRows:
                 continue
             conversations += row.conversation
             # Both forms as long as all rows are conversations: which one is wanted is known only at the end.
-            both = conversations == kept.rows + 1
+            both = not split and conversations == kept.rows + 1
             kept.add(_columns(row, both))
         left_out = omitted.data_set()
         if not kept.rows:
             raise _nothing_left(source.name, source.unit, left_out)
-        all_conversations = conversations == kept.rows
+        all_conversations = not split and conversations == kept.rows
         unwanted = ["prompt", "completion"] if all_conversations else ["messages"]
         return TrainingRows(
             source=data,
