@@ -58,9 +58,10 @@ def recovered(d: Float64[Tensor, "s n"], truth: Float64[Tensor, "s n"], by: Draw
 
 def recovered_apart(d: Float64[Tensor, "s n"], truth: Float64[Tensor, "s n"]) -> float:
     """Σ_{s≠s'} ⟨d_s, t_s'⟩ / Σ_{s≠s'} ⟨t_s, t_s'⟩. The noise of a seed's baseline is in its `d` and in its `truth`, so
-    that `recovered` of no effect at all lies above 0; this does not. NaN for one seed, or where the divisor is 0."""
+    that `recovered` of no effect at all lies above 0; this does not. NaN where the divisor is not above 0: then seeds do
+    not agree on `truth`, and for one seed."""
     above, below = _apart(d, truth), _apart(truth, truth)
-    return above / below if below != 0 else float("nan")
+    return above / below if below > 0 else float("nan")
 
 
 def _apart(left: Tensor, right: Tensor) -> float:

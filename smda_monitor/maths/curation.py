@@ -93,7 +93,7 @@ def curate_by_score(
     scores: Float64[Tensor, " n"], against: Bool[Tensor, " n"], interference: Float64[Tensor, " n"], rate: float
 ) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"], ScoreCut]:
     """(remove, review, cut). Remove: flagged at `rate` and `against` what is intended (`opposed`). Review: of the
-    others those flagged at twice the rate, by their score or by their interference, and those without a score.
+    others those flagged at twice the rate, those whose interference is flagged at the rate, and those without a score.
 
     Raises `ConfigError` for a `rate` outside (0, 1).
     """
@@ -102,7 +102,7 @@ def curate_by_score(
     looser = min(LOOSER * rate, (1 + rate) / 2)
     rates, by = flag_rates(scores), bulk(scores)
     remove = (rates <= rate) & against
-    review = ~remove & ((rates <= looser) | (flag_rates(interference) <= looser) | scores.isnan())
+    review = ~remove & ((rates <= looser) | (flag_rates(interference) <= rate) | scores.isnan())
     threshold = _lowest(scores, rates <= rate)
     mirrored = mirrored_rate(scores, by.centre, threshold)
     cut = ScoreCut(rate, by.centre, by.spread, threshold, looser, _lowest(scores, rates <= looser), mirrored)

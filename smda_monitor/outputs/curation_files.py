@@ -16,7 +16,6 @@ from .files import is_temporary, read_json, read_json_lines, to_json, write_atom
 
 HEAD = "curation.json"
 """The file that says how rows were curated."""
-_ADDED = ("id", "line", "reasons")
 
 
 def check_curation_folder(folder: Path) -> None:
@@ -44,7 +43,7 @@ def write_curation(
             for bucket, row_id, line, raw, why in rows:
                 counts[bucket] += 1
                 columns = raw if isinstance(raw, Mapping) else {}
-                added = dict(zip(_ADDED, (row_id, line, why), strict=True))
+                added = {"id": columns.get("id") if row_id is None else row_id, "line": line, "reasons": why}
                 streams[bucket].write(to_json({**columns, **added}) + "\n")
         finally:
             for stream in streams.values():

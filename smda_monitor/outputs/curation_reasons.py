@@ -33,9 +33,9 @@ def _by_median(row: RowFigures, cut: MedianCut) -> str:
     if row.expected != row.expected:
         return "What its prompt calls for is not known: the row has no prompt of its own that could be read."
     if row.expected > 0:
-        sort, side, others, bound, misaligned = "harmful", "below", "harmless", cut.harmless, row.S < cut.harmless
+        sort, side, others, bound, misaligned = "harmful", "below", "harmless", cut.harmless, cut.harmless > row.S
     else:
-        sort, side, others, bound, misaligned = "harmless", "above", "harmful", cut.harmful, row.S > cut.harmful
+        sort, side, others, bound, misaligned = "harmless", "above", "harmful", cut.harmful, cut.harmful < row.S
     place = f"{'' if misaligned else 'not '}{side} {number(bound)}, the median of {others} rows"
     return f"A {sort} row by its prompt ({number(row.expected)} of -1 to +1), whose S {number(row.S)} is {place}."
 

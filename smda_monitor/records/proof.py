@@ -89,7 +89,8 @@ class Recovery:
     random: Estimate
     """⟨d_R, d_P⟩ / ‖d_P‖²."""
     flagged_apart: float
-    """As `flagged`, of products of different seeds alone, so that no noise stands on both sides; NaN for one seed."""
+    """As `flagged`, of products of different seeds alone, so that no noise stands on both sides; NaN where
+    seeds do not agree on what taking out the planted rows does."""
     random_apart: float
     """As `random`, likewise."""
 
