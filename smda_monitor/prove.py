@@ -64,6 +64,8 @@ def run_prove(request: ProveRequest) -> int:
     audit's, and for what cannot be set up; `PrerequisiteError` for a model or a mode that is not accounted for.
     """
     began = time.perf_counter()
+    if request.max_steps is not None and request.max_steps < 1:
+        raise ConfigError(describe("--max-steps", request.max_steps, "at least 1", "leave it out"))
     audit = read_audit(request.run)
     folder = request.out or request.run / FOLDER
     check_job_folder(folder, "proof", request.resume)
@@ -86,6 +88,7 @@ def run_prove(request: ProveRequest) -> int:
         "planted_flagged": len(set(flagged) & set(planted)),
         "curation": rule,
         "heldout_prompts": len(series.heldout),
+        "reading": series.reading,
         "threshold": series.threshold,
         "seeds": request.seeds,
         "trainings": len(runs),

@@ -2,7 +2,8 @@
 
 Every training takes the same number of optimizer steps, that of the training on all rows: the number of steps, and the
 learning rate's schedule with it, decides how far weights move, so that an arm with fewer rows would otherwise differ
-from the baseline by training less. It goes through its rows once more where they are fewer.
+from the baseline by training less. Its rows come around again sooner. Arms of one seed meet the rows that they share in
+one order (`training_order`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from .instruments.row_choice import probe_rows
 from .instruments.row_store import TrainingRows
 from .instruments.start_weights import StartWeights
 from .maths.threshold import Scale
+from .maths.training_order import training_order
 from .records.config import MonitorConfig
 from .records.probes import ProbeSet
 from .records.proof import Arm, ArmRun
@@ -55,12 +57,18 @@ class Retraining:
         trainer = open_trainer(config.training, model, self._tokenizer, data, folder)
         self._model, self._prepared = trainer.model, trainer.train_dataset
         self.steps = max_steps or planned_steps(trainer)
+        self._batch = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
         self.lengths = [len(ids) for ids in self._prepared["input_ids"]]
         self._start = StartWeights(self._model)
         self._behaviour = resolve_behaviour(config.behaviour, self._tokenizer, config.policy.preset)
         self._prompts = self._encoded(self.heldout)
         self._texts = chat_texts(self._tokenizer, [one.prompt for one in self.heldout])
         check_reading(self._model, self._behaviour, self._prompts, self._tokenizer.pad_token_id)
+
+    @property
+    def reading(self) -> str:
+        """What is read: ``mass`` (log-odds) or ``log_probability``."""
+        return self._behaviour.reading
 
     @cached_property
     def threshold(self) -> float:
@@ -101,8 +109,6 @@ class Retraining:
     def _train(self, arm: Arm, advance: Callable[[int], None]) -> None:
         from transformers import set_seed
 
-        out = set(arm.left_out)
-        kept = self._prepared.select([i for i in range(len(self._prepared)) if i not in out])
         given = self.config.training.arguments
         arguments = {
             **given,
@@ -111,8 +117,14 @@ class Retraining:
             "data_seed": arm.seed,
             "dataset_kwargs": {**(given.get("dataset_kwargs") or {}), "skip_prepare_dataset": True},
         }
+        if given.get("train_sampling_strategy", "random") == "random":
+            chosen = training_order(len(self._prepared), arm.left_out, arm.seed, self.steps * self._batch)
+            arguments["train_sampling_strategy"] = "sequential"  # the rows are shuffled already
+        else:
+            chosen = sorted(set(range(len(self._prepared))) - set(arm.left_out))
         training = self.config.training.model_copy(update={"arguments": arguments, "lora": None})
-        trainer = open_trainer(training, self._model, self._tokenizer, kept, self._folder, [_heard(advance)])
+        rows = self._prepared.select(chosen)
+        trainer = open_trainer(training, self._model, self._tokenizer, rows, self._folder, [_heard(advance)])
         self._start.put_back()
         set_seed(arm.seed)
         trainer.train()

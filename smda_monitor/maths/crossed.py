@@ -58,8 +58,8 @@ def recovered(d: Float64[Tensor, "s n"], truth: Float64[Tensor, "s n"], by: Draw
 
 def recovered_apart(d: Float64[Tensor, "s n"], truth: Float64[Tensor, "s n"]) -> float:
     """Σ_{s≠s'} ⟨d_s, t_s'⟩ / Σ_{s≠s'} ⟨t_s, t_s'⟩. The noise of a seed's baseline is in its `d` and in its `truth`, so
-    that `recovered` of no effect at all lies above 0; this does not. NaN where the divisor is not above 0: then seeds do
-    not agree on `truth`, and for one seed."""
+    that `recovered` of no effect at all lies above 0; this does not. NaN where the divisor is not above 0: then seeds
+    do not agree on `truth`, or there is but one."""
     above, below = _apart(d, truth), _apart(truth, truth)
     return above / below if below > 0 else float("nan")
 

@@ -35,7 +35,8 @@ def check_job_folder(folder: Path, kind: str, resume: bool) -> None:
 
 
 def begin_job(folder: Path, kind: str, identity: Mapping[str, Any], resume: bool) -> None:
-    """Writes the manifest of a new job; holds that of one to be gone on with against `identity`.
+    """Writes the manifest of a new job; holds that of one to be gone on with against `identity`,
+    and marks it as running again.
 
     Raises `ConfigError` naming what differs.
     """
@@ -47,6 +48,7 @@ def begin_job(folder: Path, kind: str, identity: Mapping[str, Any], resume: bool
     if differing:
         found, remedy = f"a {kind} with other {' and '.join(differing)}", "name another folder, or ask for the same"
         raise ConfigError(describe(f"--out {folder}", found, "the one to resume", remedy))
+    _write(folder, {**known, "status": "running"})
 
 
 @contextmanager
