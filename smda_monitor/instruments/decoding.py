@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..records.config import BehaviourConfig
+from .products import fast_products
 from .quiet import quiet
 
 TOKENS = 32
@@ -41,7 +42,7 @@ def greedy_openings(
     said: dict[int, str] = {}
     side, tokenizer.padding_side = tokenizer.padding_side, "left"
     try:
-        with quiet(model):
+        with quiet(model), fast_products():
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
                 batch = [texts[i] for i in chosen]

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, describe
 from ..records.curation import MedianCut, ScoreCut
+from .score import against
 
 LOOSER = 2.0
 """``review`` is at so many times the rate of ``remove``, and always below 1, where everything would be flagged."""
@@ -86,13 +87,13 @@ def opposed(
 ) -> Bool[Tensor, " n"]:
     """Whether a row's push on its own prompt, or what its answer shows, has the sign that the prompt does not call for.
     A figure that is NaN opposes nothing."""
-    return (expected * push < 0) | (expected * reading < 0)
+    return against(push, expected) | against(reading, expected)
 
 
 def curate_by_score(
-    scores: Float64[Tensor, " n"], against: Bool[Tensor, " n"], interference: Float64[Tensor, " n"], rate: float
+    scores: Float64[Tensor, " n"], wrong_way: Bool[Tensor, " n"], interference: Float64[Tensor, " n"], rate: float
 ) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"], ScoreCut]:
-    """(remove, review, cut). Remove: flagged at `rate` and `against` what is intended (`opposed`). Review: of the
+    """(remove, review, cut). Remove: flagged at `rate` and `wrong_way` (`opposed`). Review: of the
     others those flagged at twice the rate, those whose interference is flagged at the rate, and those without a score.
 
     Raises `ConfigError` for a `rate` outside (0, 1).
@@ -101,7 +102,7 @@ def curate_by_score(
         raise ConfigError(describe("false-discovery rate", rate, "a number in (0, 1)", "use 0.1"))
     looser = min(LOOSER * rate, (1 + rate) / 2)
     rates, by = flag_rates(scores), bulk(scores)
-    remove = (rates <= rate) & against
+    remove = (rates <= rate) & wrong_way
     review = ~remove & ((rates <= looser) | (flag_rates(interference) <= rate) | scores.isnan())
     threshold = _lowest(scores, rates <= rate)
     mirrored = mirrored_rate(scores, by.centre, threshold)

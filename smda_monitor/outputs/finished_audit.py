@@ -43,7 +43,10 @@ def read_audit(folder: Path) -> FinishedAudit:
         raise _no_audit(folder, "the folder of another command", "name the --out of an `smda audit`")
     if manifest.get("status") != "finished":
         raise _no_audit(folder, "an audit that was stopped", "finish it: `smda audit … --resume`")
-    return FinishedAudit(folder, *(manifest[name] for name in ("data", "config", "rows", "started")))
+    names = ("data", "config", "rows", "started")
+    if missing := [name for name in names if name not in manifest]:
+        raise _no_audit(folder, f"a manifest without {missing[0]!r}", "restore it from a copy, or run the audit anew")
+    return FinishedAudit(folder, *(manifest[name] for name in names))
 
 
 def read_figures(audit: FinishedAudit) -> list[RowFigures]:
@@ -52,6 +55,8 @@ def read_figures(audit: FinishedAudit) -> list[RowFigures]:
     Raises `ConfigError` where the scores are not those of the judged rows.
     """
     path = audit.folder / "scores.parquet"
+    if not path.is_file():
+        raise _no_audit(audit.folder, f"no {path.name}", "restore it from a copy, or run the audit anew")
     summary = read_json(audit.folder / "summary.json", "summary")
     scored = {line["row_id"]: line for line in read_scores(path, int(summary["rows"]))}
     found = []
