@@ -10,6 +10,10 @@ from smda_monitor.cli import main
 from smda_monitor.errors import ConfigError, MeasurementError, PrerequisiteError
 
 
+PROVE = {"config": None, "out": None, "seeds": 3, "random": 1, "max_steps": None, "json": None, "resume": False}
+"""What `smda prove` is asked for where nothing is said."""
+
+
 class FakeCommand:
     """Stands in for a real command: notes its arguments, then answers or raises."""
 
@@ -31,6 +35,8 @@ class FakeCommand:
         (["check", "--help"], ["CONFIG", "measures the probes once", "--json FILE"]),
         (["report", "--help"], ["RUN", "ledger", "--json FILE"]),
         (["policy", "--help"], ["--config FILE", "runs/policy", "--json FILE"]),
+        (["curate", "--help"], ["RUN", "--rule", "--fdr RATE", "RUN/curation", "--json FILE"]),
+        (["prove", "--help"], ["RUN", "--config FILE", "--seeds N", "--max-steps N", "--resume", "RUN/proof"]),
         (["--version"], [__version__]),
     ],
 )
@@ -42,7 +48,7 @@ def test_help_and_version(arguments: list[str], expected: list[str], capsys: pyt
     assert all(part in shown for part in expected)
 
 
-@pytest.mark.parametrize("arguments", [[], ["surprise"], ["check"], ["report"], ["policy"], ["check", "a", "b"]])
+@pytest.mark.parametrize("arguments", [[], ["surprise"], ["check"], ["report"], ["policy"], ["curate"], ["prove"], ["check", "a", "b"]])
 def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(arguments)
@@ -68,6 +74,21 @@ def test_policy_passes_its_arguments_and_its_defaults_on() -> None:
     assert main(["policy", "--config", "my.yaml"], policy=policy) == 0
     assert main(["policy", "--config", "my.yaml", "--out", "o", "--json", "p.json"], policy=policy) == 0
     assert calls == [("my.yaml", Path("runs/policy"), None), ("my.yaml", Path("o"), Path("p.json"))]
+
+
+def test_curate_and_prove_pass_their_options_and_defaults_on() -> None:
+    curate, prove = FakeCommand(0), FakeCommand(0)
+    assert main(["curate", "runs/a"], curate=curate) == 0  # type: ignore[arg-type]
+    assert main(["curate", "a", "--rule", "median", "--fdr", "0.2", "--out", "o"], curate=curate) == 0  # type: ignore[arg-type]
+    assert main(["prove", "a"], prove=prove) == 0  # type: ignore[arg-type]
+    assert main(["prove", "a", "--seeds", "5", "--max-steps", "9", "--resume"], prove=prove) == 0  # type: ignore[arg-type]
+    given = [{k: v for k, v in vars(one).items() if k != "command"} for one in (*curate.calls, *prove.calls)]  # type: ignore[call-overload]
+    assert given == [
+        {"run": Path("runs/a"), "rule": "score", "fdr": 0.1, "out": None, "json": None},
+        {"run": Path("a"), "rule": "median", "fdr": 0.2, "out": Path("o"), "json": None},
+        {**PROVE, "run": Path("a")},
+        {**PROVE, "run": Path("a"), "seeds": 5, "max_steps": 9, "resume": True},
+    ]
 
 
 def test_report_prints_where_the_report_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,3 +72,13 @@ def test_what_the_user_set_stays(name: str) -> None:
     assert found["held"] is False
     peak, freed = found["kept"]  # type: ignore[misc]
     assert peak - freed > 200 * MIB
+
+
+def test_inside_it_is_held_and_afterwards_not() -> None:
+    from smda_monitor.instruments import heap
+
+    with pytest.raises(ZeroDivisionError), heap.heap_held():
+        held = heap._held
+        raise ZeroDivisionError
+    assert held == (platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in OWN_SETTINGS))
+    assert not heap._held

@@ -51,6 +51,17 @@ def release_heap() -> None:
 
 
 @contextmanager
+def heap_held() -> Iterator[None]:
+    """Inside, what is freed stays in the process."""
+    held = hold_heap()
+    try:
+        yield
+    finally:
+        if held:
+            release_heap()
+
+
+@contextmanager
 def mapped_apart() -> Iterator[None]:
     """For making what is kept from step to step: inside, large blocks are mapped apart although the heap is held."""
     if not _held:
