@@ -90,7 +90,7 @@ class SMDACallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Accounts for the steps up to the checkpoint, and leaves the run's id in it."""
         self._guard(lambda run: run.account())
-        self._guard(lambda run: setup.mark_checkpoint(run, args, state))
+        self._guard(lambda _: setup.mark_checkpoint(args, state))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
