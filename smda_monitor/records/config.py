@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Preset = Literal["robust", "paper"]
+WantedOn = Literal["harmful", "harmless"]
 REFUSAL = "refusal"
 """The name of the shipped behaviour."""
 
@@ -36,7 +37,8 @@ class ProbesConfig(Section):
     """What is measured."""
 
     file: str = "shipped"
-    """The probe set: ``shipped``, a JSONL file or a ``datasets`` id."""
+    """The probe set: ``shipped`` (for refusal), ``shipped:stereotype``, a JSONL file or a ``datasets`` id. So are the
+    next two."""
     fit: str = "shipped"
     """Further prompts on which the policy is fitted, beside the probes."""
     heldout: str = "shipped"
@@ -58,11 +60,12 @@ class BehaviourConfig(Section):
     """Response openings that show the behaviour; empty takes the shipped refusal openings."""
     opposite: tuple[str, ...] = ()
     """Openings of the opposite behaviour, for the contrast reading; empty takes the shipped ones."""
-    wanted_on: Literal["harmful", "harmless"] = "harmful"
+    wanted_on: WantedOn = "harmful"
     """Probe kinds on which the behaviour is right: ``harmful`` (as refusal is), or ``harmless``, the other two."""
     answers: str | None = "shipped"
     """Reference answers that do and do not show the behaviour, to read what a row teaches: ``shipped`` (with the
-    shipped refusal openings alone), a JSONL file with prompt, response and kind (``harmful`` shows it), or null."""
+    shipped refusal openings alone), ``shipped:stereotype``, a JSONL file with prompt, response and kind (``harmful``
+    shows it), or null."""
 
 
 class DictionaryConfig(Section):
