@@ -17,8 +17,9 @@ from smda_monitor.errors import MeasurementError
 from smda_monitor.instruments.behaviour import Behaviour
 from smda_monitor.instruments.chat import PromptTokens
 from smda_monitor.instruments.dictionary_files import read_dictionary
+from smda_monitor.instruments.measurement import Measurement
 from smda_monitor.instruments.parameters import TrainedParameters, trained_parameters
-from smda_monitor.instruments.probe_reader import Measurement, ProbeReader
+from smda_monitor.instruments.probe_reader import ProbeReader
 from smda_monitor.maths.opening_tree import build_tree
 from smda_monitor.maths.probe_gradients import ChunkedRows, ProbeGradients
 from smda_monitor.maths.targets import TargetPlan, plan_targets
@@ -364,6 +365,14 @@ def test_own_prompts_gradients_are_of_their_contrast(bench: Bench, chunk: int) -
     for j in range(M):
         assert relative(found[j], truth[j]) < 2e-5
     assert relative(found.flip(0), truth) > 0.1
+
+
+def test_own_prompts_gradients_that_take_much_are_kept_in_half_precision(bench: Bench) -> None:
+    whole = 4 * 4 * M * bench.parameters.size / 2**30
+    kinds = {0.9: torch.bfloat16, 1.1: torch.float32}
+    for part, kind in kinds.items():
+        _, rows = replace(bench.reader, memory_gib=part * whole).own(prompts(), bench.parameters)
+        assert {chunk.matrix.dtype for _, chunk in rows.chunks} == {kind}
 
 
 # snapshots and failures

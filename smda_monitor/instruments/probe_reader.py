@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import MeasurementError, describe
 from ..maths.health import dictionary_health
 from ..maths.probe_gradients import ChunkedRows, ProbeGradients
 from ..maths.readings import Readings
@@ -29,23 +27,10 @@ from .dictionary import Dictionary
 from .gradient_tap import GradientTap
 from .heap import mapped_apart
 from .hookpoint import ResidualTap
+from .measurement import Measurement, detached, in_order, joined
 from .opening_head import plain_head
 from .parameters import TrainedParameters
 from .products import fast_pass
-
-_READINGS = tuple(field.name for field in fields(Readings))
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """What one pass over n prompts measured, rows in their order."""
-
-    X: Tensor
-    """(n, d) gated features, float32."""
-    readings: Readings
-    """Readings of the behaviour, float64."""
-    hidden: Tensor
-    """(n, d_in) residual stream at the read position, float32."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +76,11 @@ class ProbeReader:
             yield order[:size]
             order = order[size:]
 
+    def _halves(self, prompts: Sequence[PromptTokens], targets: int, parameters: TrainedParameters) -> bool:
+        """Whether the gradients of so many targets of every prompt would take more than a quarter of the budget."""
+        longest = max(len(prompt.ids) for prompt in prompts) + self.behaviour.tree.n_positions
+        return 4 * targets * len(prompts) * parameters.row_size(longest) > self.memory_gib * 2**30 / 4
+
     def _fast(self) -> AbstractContextManager[None]:
         return fast_pass(self.feature_ids.device)
 
@@ -123,7 +113,7 @@ class ProbeReader:
         for chunk in self._chunks(prompts):
             parts.append(self._to_hookpoint([prompts[i] for i in chunk]).cpu())
             order += chunk
-        return _joined(parts, torch.tensor(order).argsort())
+        return joined(parts, torch.tensor(order).argsort())
 
     def feature_gradients(
         self,
@@ -155,9 +145,9 @@ class ProbeReader:
         for chunk in self._chunks(prompts):
             with self._fast():
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
-            parts.append(_detached(hidden, X, readings))
+            parts.append(detached(hidden, X, readings))
             order += chunk
-        return _in_order(parts, order)
+        return in_order(parts, order)
 
     def gradients(
         self, prompts: Sequence[PromptTokens], cotangent_X: Tensor, coef: Tensor, parameters: TrainedParameters
@@ -166,9 +156,7 @@ class ProbeReader:
         readings, and of the explained part x_j·w (`coef` w). One forward and four backwards per chunk, two of them from
         the hookpoint, through activations alone; kept on the parameters' device, in bfloat16 where float32 would take
         more than a quarter of the budget."""
-        longest = max(len(prompt.ids) for prompt in prompts) + self.behaviour.tree.n_positions
-        held = 4 * (1 + len(READINGS)) * len(prompts) * parameters.row_size(longest)
-        half = held > self.memory_gib * 2**30 / 4
+        half = self._halves(prompts, 1 + len(READINGS), parameters)
         chunks: dict[str, list[tuple[tuple[int, ...], RowGradients]]] = {name: [] for name in ("S_X", *READINGS)}
         parts, order = [], []
         for chunk in self._chunks(prompts, parameters):
@@ -181,24 +169,23 @@ class ProbeReader:
                     "explained": (X @ coef.to(X)).sum(),
                 }
                 for name, scalar in scalars.items():
-                    rows, _ = tap.rows(scalar)
-                    with mapped_apart():
-                        chunks[name].append((tuple(chunk), rows.half() if half else rows))
-            parts.append(_detached(hidden, X, readings))
+                    chunks[name].append((tuple(chunk), _kept(tap.rows(scalar)[0], half)))
+            parts.append(detached(hidden, X, readings))
             order += chunk
         by_name = {name: ChunkedRows(tuple(found)) for name, found in chunks.items()}
-        return _in_order(parts, order), ProbeGradients(by_name.pop("S_X"), by_name)
+        return in_order(parts, order), ProbeGradients(by_name.pop("S_X"), by_name)
 
     def own(self, prompts: Sequence[PromptTokens], parameters: TrainedParameters) -> tuple[Measurement, ChunkedRows]:
-        """Measurement of n own prompts and the gradient of the contrast of each."""
+        """Measurement of n own prompts and the gradient of the contrast of each; kept as by `gradients`."""
+        half = self._halves(prompts, 1, parameters)
         chunks, parts, order = [], [], []
         for chunk in self._chunks(prompts, parameters):
             with torch.enable_grad(), self._fast(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
-                chunks.append((tuple(chunk), tap.rows(readings.contrast.sum())[0]))
-            parts.append(_detached(hidden, X, readings))
+                chunks.append((tuple(chunk), _kept(tap.rows(readings.contrast.sum())[0], half)))
+            parts.append(detached(hidden, X, readings))
             order += chunk
-        return _in_order(parts, order), ChunkedRows(tuple(chunks))
+        return in_order(parts, order), ChunkedRows(tuple(chunks))
 
     def snapshot(self, step: int, probe_ids: Sequence[str], measured: Measurement) -> Snapshot:
         """The snapshot of a measurement."""
@@ -223,25 +210,6 @@ class ProbeReader:
         return dictionary_health(on_device, self.dictionary.decode(activations, on_device), activations > 0)
 
 
-def _detached(hidden: Tensor, X: Tensor, readings: Readings) -> Measurement:
-    return Measurement(
-        X.detach().cpu(), Readings(*(getattr(readings, n).detach().cpu() for n in _READINGS)), hidden.detach().cpu()
-    )
-
-
-def _joined(tensors: list[Tensor], back: Tensor) -> Tensor:
-    whole = torch.cat(tensors)[back]
-    if not bool(whole.isfinite().all()):
-        bad = int((~whole.isfinite().reshape(whole.shape[0], -1).all(1)).nonzero()[0])
-        remedy = "look at the loss and the learning rate: the model's activations have blown up."
-        raise MeasurementError(describe(f"snapshot, prompt number {bad}", "NaN or Inf", "finite figures", remedy))
-    return whole
-
-
-def _in_order(parts: list[Measurement], order: list[int]) -> Measurement:
-    join = partial(_joined, back=torch.tensor(order).argsort())
-    return Measurement(
-        join([part.X for part in parts]),
-        Readings(*(join([getattr(part.readings, name) for part in parts]) for name in _READINGS)),
-        join([part.hidden for part in parts]),
-    )
+def _kept(rows: RowGradients, half: bool) -> RowGradients:
+    with mapped_apart():
+        return rows.half() if half else rows
