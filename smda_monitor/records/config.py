@@ -61,7 +61,8 @@ class BehaviourConfig(Section):
     opposite: tuple[str, ...] = ()
     """Openings of the opposite behaviour, for the contrast reading; empty takes the shipped ones."""
     wanted_on: WantedOn = "harmful"
-    """Probe kinds on which the behaviour is right: ``harmful`` (as refusal is), or ``harmless``, the other two."""
+    """Probe kinds on which the behaviour is right: ``harmful`` (as refusal is), or ``harmless``, the other two. Alerts,
+    scores and flags of gaps are turned accordingly."""
     answers: str | None = "shipped"
     """Reference answers that do and do not show the behaviour, to read what a row teaches: ``shipped`` (with the
     shipped refusal openings alone), ``shipped:stereotype``, a JSONL file with prompt, response and kind (``harmful``
