@@ -26,6 +26,8 @@ class SMDACallback(TrainerCallback):
         trainer = SFTTrainer(model, args=SFTConfig(...), train_dataset=ds, callbacks=[SMDACallback("config.yaml")])
         trainer.train()
 
+    Several in one trainer watch several behaviours, each with a policy, a folder and a behaviour's name of its own.
+
     Args:
         config: A YAML file, a mapping or a `MonitorConfig`.
         rows: Your own data set with an id column, so that rows are called by your ids (matched by content). Without it

@@ -59,6 +59,9 @@ def test_two_behaviours_are_audited_as_each_alone(home: Path, capsys: pytest.Cap
     figures = json.loads((home / "figures.json").read_text())
     assert figures == json.loads((home / "both" / "summary.json").read_text())
     assert {name: figures["behaviours"][name]["rows"] for name in names} == dict.fromkeys(names, ROWS)
+    first = figures["behaviours"]["refusal"]
+    assert {key: figures[key] for key in first if key != "seconds"} == {k: v for k, v in first.items() if k != "seconds"}
+    assert figures["seconds"] == pytest.approx(sum(one["seconds"] for one in figures["behaviours"].values()))
     table = pq.read_table(home / "both" / "scores.parquet")
     assert table.column_names == ["line", "row_id", "row_hash", "score.refusal", "score.hedging"]
     lines = table.to_pylist()

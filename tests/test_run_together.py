@@ -155,3 +155,28 @@ def test_what_one_takes_is_no_plain_training_to_the_other(tmp_path: Path) -> Non
     alone = choices("alone", slice(0, 1))
     assert len(alone) > 1
     assert choices("both", slice(0, 2)) == alone
+
+
+class Unhooks(TrainerCallback):
+    """Takes one monitor's hooks off before step 2, so that it sees no rows of it."""
+
+    def __init__(self, monitor: SMDACallback) -> None:
+        self.monitor = monitor
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1:
+            assert self.monitor.run is not None
+            assert self.monitor.run.accountant.capture is not None
+            self.monitor.run.accountant.capture.remove()
+
+
+def test_one_that_fails_leaves_the_other_alone(tmp_path: Path) -> None:
+    first, second = configs(tmp_path)
+    callbacks = [SMDACallback(first | {"on_error": "warn"}), SMDACallback(second)]
+    trainer = tiny.tiny_trainer(tmp_path, [*callbacks, Unhooks(callbacks[0])], max_steps=4)
+    trainer.train()
+    assert callbacks[0].error is not None
+    assert "rows of the step" in callbacks[0].error
+    assert [a.step for a in read_ledger(tmp_path / "first" / "run").accounts] == [1]
+    assert [a.step for a in read_ledger(tmp_path / "second" / "run").accounts] == [1, 2, 3, 4]
+    assert watching(trainer.state) == []
