@@ -287,7 +287,7 @@ def test_another_behaviour_is_called_by_its_name_and_judged_by_where_it_is_right
     page = Page(write_report(tmp_path))
     assert "Guessing <i> of harmful requests fell by 2.89 nats and guessing <i> of benign look-alikes rose" in page.text
     assert "Guessing <i> by kind of probe" in page.text
-    assert page.figures["refusal-mass"]["layout"]["yaxis"]["title"]["text"] == "log-odds of guessing <i> (nats)"
+    assert page.figures["refusal-mass"]["layout"]["yaxis"]["title"]["text"] == "log-odds of guessing &lt;i&gt; (nats)"
     bad = [[a for _, a in p.elements if "value bad" in str(a.get("class"))] for p in (plain, page)]
     assert [len(tiles) for tiles in bad] == [2, 0], "what is bad of refusal is good of a guess"
 

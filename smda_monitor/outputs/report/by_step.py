@@ -103,7 +103,7 @@ def refusal_figure(
         traces=traces,
         layout={
             "xaxis": step_axis(),
-            "yaxis": axis(unit.format(behaviour), zeroline=True),
+            "yaxis": axis(unit.format(label(behaviour)), zeroline=True),
             "shapes": warm_up_shade(last_warm_up(accounts)),
         },
         columns=["step", "kind", "value", "standard_error"],
