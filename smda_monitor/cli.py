@@ -90,7 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument(
         "data", metavar="DATA", help="a JSONL, CSV or Parquet file, a saved data set, a hub id, or demo (shipped rows)"
     )
-    audit.add_argument("--config", metavar="FILE", required=True, help="a YAML file, as for `smda check`")
+    audit.add_argument(
+        "--config",
+        metavar="FILE",
+        action="append",
+        required=True,
+        help="a YAML file, as for `smda check`; several, one for each behaviour: each is audited in RUN/<its name>",
+    )
     audit.add_argument("--out", metavar="RUN", type=Path, required=True, help="a new folder for what is found")
     audit.add_argument("--method", choices=("gradient", "replay"), help="in place of the file's data_audit.method")
     audit.add_argument("--check", metavar="N", type=int, help="rows that gradient also replays (data_audit.check)")
@@ -161,10 +167,12 @@ def _policy(config: str, out: Path, json: Path | None) -> int:
 
 def _audit(options: argparse.Namespace) -> int:
     """The real ``audit``, imported only when it is called."""
-    from .data_audit_run import AuditRequest, run_audit
+    from .behaviours_audit import run_audits
+    from .data_audit_run import AuditRequest
 
-    names = ("data", "config", "out", "method", "check", "resume", "allow_probes", "json")
-    return run_audit(AuditRequest(**{name: getattr(options, name) for name in names}))
+    names = ("data", "out", "method", "check", "resume", "allow_probes", "json")
+    request = AuditRequest(config=options.config[0], **{name: getattr(options, name) for name in names})
+    return run_audits(request, options.config)
 
 
 def _curate(options: argparse.Namespace) -> int:
