@@ -26,6 +26,7 @@ from .data_audit_figures import audit_figures
 from .instruments.assemble import Instruments, assemble, open_bench
 from .instruments.config_file import load_config
 from .instruments.embedded import load_model
+from .instruments.planted import planted_rows
 from .instruments.ranks import Ranks
 from .instruments.row_choice import fitting, token_count, without_probes
 from .instruments.row_files import read_rows
@@ -161,7 +162,9 @@ def _finish(
 ) -> None:
     """Sums up, writes and prints."""
     figures = {
-        **audit_figures(request.out, with_answers=instruments.policy.answers is not None),
+        **audit_figures(
+            request.out, instruments.policy.answers is not None, planted_rows(rows), config.behaviour.name
+        ),
         "method": config.data_audit.method,
         "left_out": len(rows.left_out),
         **more,

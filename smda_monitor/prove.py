@@ -74,7 +74,8 @@ def run_prove(request: ProveRequest) -> int:
     with new_job(folder, request.resume):
         rows = audited_rows(audit, [one.row_id for one in read_figures(audit)], folder / "rows")
         names = rows.data["id"]
-        flagged, planted = [i for i, name in enumerate(names) if name in flagged_ids], planted_rows(rows)
+        flagged = [i for i, name in enumerate(names) if name in flagged_ids]
+        planted = [one.place for one in planted_rows(rows)]
         series = Retraining(config, rows, folder / "trainer", request.max_steps)
         arms = plan_arms(series.lengths, flagged, planted, request.seeds, request.random, config.seed)
         begin_job(folder, "proof", _identity(audit, config, series, rule, flagged_ids), request.resume)

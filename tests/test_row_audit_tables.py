@@ -18,6 +18,7 @@ from synthetic_run import make_account, make_header
 from smda_monitor.data_audit_figures import audit_figures
 from smda_monitor.errors import ConfigError
 from smda_monitor.maths.agreement import agreement
+from smda_monitor.maths.controls import auroc_controls, auroc_controls_by_kind
 from smda_monitor.maths.score import scores
 from smda_monitor.outputs.parts import Part, covered
 from smda_monitor.outputs.row_audit_tables import (
@@ -28,6 +29,7 @@ from smda_monitor.outputs.row_audit_tables import (
     write_judged,
 )
 from smda_monitor.records.row_audit import RowAudit
+from smda_monitor.records.training_row import PlantedRow
 
 
 def judged(n: int, seed: int = 0) -> list[RowAudit]:
@@ -77,13 +79,16 @@ def test_figures_are_those_of_all_rows_beside_one_another(tmp_path: Path) -> Non
     for number, row in zip((4, 12, 13, 31), replayed, strict=True):
         exact = replace(row.entry, push={"S_X": row.S_X + 0.1 * number, "S_Y": 2 * row.S_Y})
         write_judged(tmp_path / "checked", number, [replace(row, entry=exact)])
-    found = audit_figures(tmp_path, with_answers=True)
+    planted = [PlantedRow(0, 1, "a", None), PlantedRow(2, 3, "a", "mine"), PlantedRow(4, 5, "b", "another")]
+    found = audit_figures(tmp_path, True, planted, "mine")
     push, opinion, reading = (
         torch.tensor([getattr(one.entry, name) for one in rows], dtype=torch.float64)
         for name in ("own_push", "expected", "answer_reading")
     )
     expected = scores(push, opinion, reading)
     assert (found["rows"], found["scored"], found["unintended"]) == (45, 38, pytest.approx(1 / 3))
+    assert found["auroc_controls"] == auroc_controls(expected, planted[:2])
+    assert found["auroc_controls_by_kind"] == auroc_controls_by_kind(expected, planted)
     assert found["gradient_vs_replay"]["S_Y"] == {"spearman": 1.0, "relative_error": pytest.approx(0.5)}
     exact_X = [row.S_X + 0.1 * number for number, row in zip((4, 12, 13, 31), replayed, strict=True)]
     assert found["gradient_vs_replay"]["S_X"] == pytest.approx(agreement([row.S_X for row in replayed], exact_X))
@@ -99,8 +104,8 @@ def test_figures_are_those_of_all_rows_beside_one_another(tmp_path: Path) -> Non
     assert [line["row_id"] for line in read_scores(tmp_path / "scores.parquet", 5)] == [
         line["row_id"] for line in lines[:5]
     ]
-    without = audit_figures(tmp_path, with_answers=False)
-    assert without["scored"] == 38
+    without = audit_figures(tmp_path, False, [], "mine")
+    assert (without["scored"], without["auroc_controls"], without["auroc_controls_by_kind"]) == (38, None, {})
     assert read_scores(tmp_path / "scores.parquet", 1)[0]["score"] != known[0], "what answers show is a witness"
 
 

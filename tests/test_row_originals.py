@@ -71,10 +71,17 @@ def test_named_rows_are_those_that_other_reasons_left_whatever_the_way(tmp_path:
 
 def test_planted_rows_name_a_control_beside_their_kind(tmp_path: Path) -> None:
     rows = read(tmp_path, ROWS)
-    assert [rows.data["id"][i] for i in planted_rows(rows)] == ["a", "e"]
+    assert [rows.data["id"][one.place] for one in planted_rows(rows)] == ["a", "e"]
     bare = read(tmp_path, [{key: row[key] for key in ("id", "prompt", "response")} for row in ROWS])
     assert planted_rows(bare) == []
 
 
 def test_the_demos_planted_rows_are_found(tmp_path: Path) -> None:
-    assert len(planted_rows(read_rows("demo", tmp_path / "read"))) == 30
+    rows = read_rows("demo", tmp_path / "read")
+    planted = planted_rows(rows)
+    assert len(planted) == 30
+    for one in planted:
+        row, control = rows.data[one.place], rows.data[one.control]
+        assert row["prompt"] == control["prompt"]
+        assert row["completion"] != control["completion"]
+        assert (one.behaviour == "stereotype") == (one.kind == "stereotype")

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..records.training_row import PlantedRow
 from .row_files import originals
 from .row_store import TrainingRows
 
-COLUMNS = ("kind", "control")
-"""The columns that mark them; training and judging see neither."""
 
-
-def planted_rows(rows: TrainingRows) -> list[int]:
-    """Places in `rows.data`, rising, of the rows with a ``kind`` whose ``control``, the id of a matched row, is set;
-    empty where the data have no such columns. Raises `ConfigError` as `row_files.originals`."""
-    kept = (raw for _, row_id, raw in originals(rows) if row_id is not None)
+def planted_rows(rows: TrainingRows) -> list[PlantedRow]:
+    """Those of `rows`, in order, with a ``kind`` and a ``control``, the id of a matched row; ``behaviour`` may say what
+    they are about. Training and judging see no such column. Empty where the data have none. Raises `ConfigError` as
+    `row_files.originals`."""
+    place_of, found = {}, []
+    for _, row_id, raw in originals(rows):
+        if row_id is None:
+            continue
+        if isinstance(raw, Mapping) and raw.get("kind") is not None and raw.get("control") is not None:
+            found.append((len(place_of), raw))
+        place_of[row_id] = len(place_of)
     return [
-        place
-        for place, raw in enumerate(kept)
-        if isinstance(raw, Mapping) and all(raw.get(name) is not None for name in COLUMNS)
+        PlantedRow(
+            place,
+            place_of.get(str(raw["control"]), -1),
+            str(raw["kind"]),
+            None if raw.get("behaviour") is None else str(raw["behaviour"]),
+        )
+        for place, raw in found
     ]
