@@ -14,8 +14,10 @@ from pathlib import Path
 from .data_audit_run import AuditRequest, run_audit
 from .errors import ConfigError, describe
 from .instruments.config_file import load_config
+from .instruments.ranks import Ranks
 from .outputs.behaviour_scores import print_behaviours, write_behaviour_scores
 from .outputs.files import read_json, to_json, write_text
+from .outputs.json_file import check_json_file, write_json_file
 
 SCORES, SUMMARY = "scores.parquet", "summary.json"
 """What lies beside the behaviours' folders."""
@@ -30,20 +32,30 @@ def run_audits(request: AuditRequest, configs: Sequence[str]) -> int:
     """
     if len(configs) == 1:
         return run_audit(replace(request, config=configs[0]))
-    folders = _folders(request.out, configs)
-    _check_out(request, folders)
-    found = {}
-    for (name, folder), config in zip(folders.items(), configs, strict=True):
-        resume = request.resume and (folder / "manifest.json").exists()
-        run_audit(replace(request, config=config, out=folder, resume=resume, json=None))
-        found[name] = read_json(folder / SUMMARY, "summary")
+    check_json_file(request.json)
+    ranks = Ranks.joined()
+    with ranks.together():
+        folders = _folders(request.out, configs)
+        with ranks.first_alone("folders"):
+            if ranks.first:
+                _check_out(request, folders)
+        for folder, config in zip(folders.values(), configs, strict=True):
+            resume = request.resume and (folder / "manifest.json").exists()
+            run_audit(replace(request, config=config, out=folder, resume=resume, json=None), ranks)
+        if ranks.first:
+            _side_by_side(request, folders)
+    return 0
+
+
+def _side_by_side(request: AuditRequest, folders: dict[str, Path]) -> None:
+    """Scores and closing figures of all behaviours together."""
+    found = {name: read_json(folder / SUMMARY, "summary") for name, folder in folders.items()}
     write_behaviour_scores(request.out / SCORES, folders)
     seconds = sum(figures["seconds"] for figures in found.values())
     figures = {**next(iter(found.values())), "seconds": seconds, "behaviours": found}
-    for path in (request.out / SUMMARY, *([request.json] if request.json else [])):
-        write_text(path, to_json(figures, indent=2))
+    write_text(request.out / SUMMARY, to_json(figures, indent=2))
+    write_json_file(request.json, figures)
     print_behaviours(request.out / SCORES, list(folders))
-    return 0
 
 
 def _folders(out: Path, configs: Sequence[str]) -> dict[str, Path]:
