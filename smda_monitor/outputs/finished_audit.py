@@ -32,6 +32,11 @@ class FinishedAudit:
         """What a file that was made from this audit says of it."""
         return {"rows": self.rows, "started": self.started}
 
+    @property
+    def split(self) -> bool:
+        """Whether conversations were judged as their last answers: by the paper's update."""
+        return bool((self.config["data_audit"]["update"] or self.config["policy"]["preset"]) == "paper")
+
 
 def read_audit(folder: Path) -> FinishedAudit:
     """The audit in `folder`. Raises `ConfigError` where there is none, or one that was not finished."""
