@@ -1,7 +1,7 @@
 """Judged rows on disk: Parquet parts by the rows' numbers, so that a killed audit goes on where it stopped.
 
 ``judged-000001-000032.parquet`` holds rows 1 to 32 of the data set, by the rules of `tables`: the row's entry and,
-beside it, ``line``, ``refit_remainder``, ``seconds`` and ``features``.
+beside it, the fields of `RowAudit` (``watched`` as ``watched_shifts``: the entry has a column of the other name).
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from .files import write_atomic
 from .tables import feature_column, rows_to_table, scalar_columns, table_to_rows
 
 STEM = "judged"
-_SCALARS = (("line", "int"), ("refit_remainder", "float"), ("seconds", "float"))
+_SCALARS = (
+    ("line", "int"),
+    ("refit_remainder", "float"),
+    ("seconds", "float"),
+    ("watched_interference", "float"),
+    ("watched_dominant", "int"),
+)
 
 
 def write_judged(folder: Path, first: int, judged: Sequence[RowAudit]) -> None:
@@ -44,8 +50,15 @@ def read_judged(folder: Path) -> Iterator[RowAudit]:
 
 def judged_to_table(judged: Sequence[RowAudit]) -> Any:
     """One line per row."""
+    import pyarrow as pa
+
     table = rows_to_table([one.entry for one in judged])
-    columns = {**scalar_columns(judged, _SCALARS), "features": feature_column([one.features for one in judged])}
+    columns = {
+        **scalar_columns(judged, _SCALARS),
+        "features": feature_column([one.features for one in judged]),
+        "watched_shifts": feature_column([one.watched for one in judged]),
+        "intended": pa.array([list(one.intended) for one in judged], pa.list_(pa.int64())),
+    }
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table
@@ -58,6 +71,8 @@ def table_to_judged(table: Any) -> list[RowAudit]:
             **{name: line[name] for name, _ in _SCALARS},
             entry=entry,
             features=tuple(FeatureShift(**feature) for feature in line["features"]),
+            watched=tuple(FeatureShift(**feature) for feature in line["watched_shifts"]),
+            intended=tuple(line["intended"]),
         )
         for entry, line in zip(table_to_rows(table), table.to_pylist(), strict=True)
     ]
