@@ -4,7 +4,10 @@ manifest.json        what was judged, how, with what; status (running until the 
 judged/*.parquet     one line per row, in parts: what a kill leaves is whole, and `resume` goes on from there
 checked/*.parquet    rows that were also replayed, to say how close ``gradient`` comes
 scores.parquet       every row's score and pair score, the most suspicious first
+row_kinds.json       rows by group: harmful against harmless, interference by kind; feature_contrasts.parquet and
+                     interference.parquet hold the same as tables
 left_out.jsonl       rows that were not judged, and why
+rows.jsonl           texts of the leading rows; only where outputs.row_text allows it
 summary.json         closing figures
 """
 
@@ -21,6 +24,7 @@ from typing import Any
 
 import torch
 
+from .audit_findings import compare_groups, keep_texts
 from .data_audit import DataAudit
 from .errors import ConfigError, describe
 from .instruments.assemble import Instruments, assemble, open_bench
@@ -94,10 +98,12 @@ def run_audit(request: AuditRequest) -> int:
         _judge(DataAudit(training, instruments, "replay", *names), sample, request.out / "checked", "checking")
     figures = {
         **_figures(request.out, instruments),
+        **compare_groups(request.out, request.data, instruments),
         "method": settings.method,
         "left_out": len(rows.left_out),
         "seconds": time.perf_counter() - began,
     }
+    keep_texts(request.out, rows, config.outputs.row_text)
     for path in (request.out / "summary.json", *([request.json] if request.json else [])):
         write_text(path, to_json(figures, indent=2))
     _manifest(request.out, {**read_json(request.out / "manifest.json", "manifest"), "status": "finished"})

@@ -9,12 +9,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import tiny
+import torch
 import yaml
 
 from smda_monitor.cli import main
+from smda_monitor.maths.row_kinds import feature_contrasts
 from smda_monitor.outputs.row_audit_tables import read_judged
+from smda_monitor.outputs.row_kinds_files import read_row_kinds
+from smda_monitor.records.row_audit import RowAudit
 
 ROWS = 40
+SHIFTS = ("shift_X", "shift_Y")
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +39,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     rows = [
-        {"id": row["id"], "prompt": row["prompt"][0]["content"], "response": row["completion"][0]["content"]}
-        for row in tiny.tiny_rows(ROWS)
+        {
+            "id": row["id"],
+            "prompt": row["prompt"][0]["content"],
+            "response": row["completion"][0]["content"],
+            "kind": ("plain", "odd", "odd", None)[i % 4],
+        }
+        for i, row in enumerate(tiny.tiny_rows(ROWS))
     ]
     lines = [json.dumps(row) for row in rows]
     lines[3] = "{broken"
@@ -70,6 +80,7 @@ def test_an_audit_is_written_and_resumed(home: Path, capsys: pytest.CaptureFixtu
     assert [row["score"] for row in scores] == sorted((row["score"] for row in scores), reverse=True)
     by_id = {one.entry.row_id: one for one in judged}
     assert all(row["S"] == by_id[row["row_id"]].S for row in scores)
+    check_groups(whole, judged, figures)
     # A part that is lost is judged again, and alone; everything comes out the same.
     parts = sorted((whole / "judged").iterdir())
     first = parts[0].read_bytes()
@@ -84,6 +95,39 @@ def test_an_audit_is_written_and_resumed(home: Path, capsys: pytest.CaptureFixtu
     assert audit(home, "whole", "--resume")[0] == 2
     assert "an audit with other rows" in capsys.readouterr().err
     rows.write_text(before)
+
+
+def check_groups(folder: Path, judged: list[RowAudit], figures: dict[str, Any]) -> None:
+    """What is written of groups of rows is what their judged figures say."""
+    found = read_row_kinds(folder)
+    assert found is not None
+    harmful = torch.tensor([one.entry.own_predicted > 0 for one in judged])
+    double = torch.float64
+    pathways = [
+        torch.tensor([[getattr(f, name) for f in one.watched] for one in judged], dtype=double) for name in SHIFTS
+    ]
+    coef = torch.tensor([f.coefficient for f in judged[0].watched], dtype=double)
+    features = [f.feature for f in judged[0].watched]
+    assert found.features == tuple(features)
+    expected = feature_contrasts(features, coef, *pathways, harmful)
+    assert repr(found.contrasts) == repr(expected), "NaN and all"
+    tables = pq.read_table(folder / "feature_contrasts.parquet").to_pylist()
+    assert [line["U"] for line in tables] == pytest.approx([one.U for one in expected], nan_ok=True)
+    assert [line["harmless.median"] for line in tables] == [one.harmless.median for one in expected]
+    kinds = {one.kind: one for one in found.kinds}
+    assert {kind: one.rows for kind, one in kinds.items()} == {"odd": 20, "plain": 10, "(no kind)": 8}
+    rows = [one for one in judged if one.line % 4 == 1]
+    assert kinds["plain"].unintended == sum(one.dominant_unintended for one in rows) / 10
+    assert kinds["plain"].interference == pytest.approx(sum(one.watched_interference for one in rows) / 10)
+    matrix = pq.read_table(folder / "interference.parquet").to_pydict()
+    assert sum(matrix["kind.plain"]) == pytest.approx(kinds["plain"].interference)
+    assert figures["kinds"]["odd"] == {
+        "rows": 20,
+        "unintended": kinds["odd"].unintended,
+        "interference": kinds["odd"].interference,
+    }
+    groups = figures["harmful_vs_harmless"]
+    assert (groups["harmful"], groups["harmless"]) == (int(harmful.sum()), int((~harmful).sum()))
 
 
 def test_by_replay_every_row_has_its_features(home: Path) -> None:
