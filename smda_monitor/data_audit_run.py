@@ -9,6 +9,7 @@ row_kinds.json       rows by group: harmful against harmless, interference by ki
 left_out.jsonl       rows that were not judged, and why
 rows.jsonl           texts of the leading rows; only where outputs.row_text allows it
 summary.json         closing figures
+report.html          all of it as a page (`outputs.report`)
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from .outputs.files import read_json, to_json, write_text
 from .outputs.ledger import now
 from .outputs.left_out import write_left_out
 from .outputs.progress import progress
+from .outputs.report import write_report
 from .outputs.row_audit_tables import judged_numbers, read_judged, read_scores, write_judged, write_scores
 from .records.config import MonitorConfig
 from .records.row_audit import AuditMethod, RowAudit
@@ -108,6 +110,7 @@ def run_audit(request: AuditRequest) -> int:
         write_text(path, to_json(figures, indent=2))
     _manifest(request.out, {**read_json(request.out / "manifest.json", "manifest"), "status": "finished"})
     print_audit(request.out, figures, read_scores(request.out / "scores.parquet", LEADING))
+    print(f"report: {write_report(request.out)}")
     return 0
 
 

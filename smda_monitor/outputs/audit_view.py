@@ -1,0 +1,151 @@
+"""An audit read back from its folder alone: everything that its report needs, nothing that needs a model or the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, describe
+from ..records.row_audit import RowAudit
+from ..records.row_kinds import RowKinds
+from . import parts
+from .files import read_json, read_json_lines
+from .ledger_reader import RowText, read_row_texts
+from .row_audit_tables import STEM, read_judged, table_to_judged
+from .row_kinds_files import read_row_kinds
+
+SHOWN_ROWS = 25
+"""Leading rows whose every figure is read."""
+LISTED = 50
+"""Rows that were left out, removed or put up for review that are listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curation:
+    """What `smda curate` decided."""
+
+    figures: Mapping[str, Any]
+    """Its closing figures, ``curation.json``."""
+    rows: Mapping[str, Sequence[Mapping[str, Any]]]
+    """By decision (``remove``, ``review``): the first rows, ``id``, ``line`` and ``reasons`` alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditView:
+    """One audit of data."""
+
+    folder: Path
+    """Where it lies."""
+    manifest: Mapping[str, Any]
+    """What was judged, how, and whether it is finished."""
+    summary: Mapping[str, Any]
+    """The closing figures; empty for an audit that has not finished."""
+    scores: Sequence[Mapping[str, Any]]
+    """Every row by score, the most suspicious first: row_id, row_hash, line, score (NaN where it has none), S, S_X, S_Y
+    and what else ``scores.parquet`` holds."""
+    leading: Sequence[RowAudit]
+    """The first of them, with every figure."""
+    replayed: Sequence[tuple[RowAudit, RowAudit]]
+    """Rows judged by gradient that were also replayed: (by gradient, by replay)."""
+    left_out: Sequence[Mapping[str, Any]]
+    """The first rows that were not judged: line, id, reason."""
+    omitted: int
+    """How many were not judged."""
+    kinds: RowKinds | None
+    """Rows by group; None where no own prompt was read or nothing was watched."""
+    texts: Mapping[str, RowText]
+    """By row hash; empty where row text is not allowed."""
+    curation: Curation | None
+    """None where the audit was not curated."""
+    proof: Mapping[str, Any] | None
+    """What retraining without the flagged rows showed, ``proof.json``; None where it was not tried."""
+
+
+def read_audit(folder: str | Path) -> AuditView:
+    """Reads the audit in `folder`. Raises `ConfigError` naming the file that is missing, corrupt or something else."""
+    path = Path(folder)
+    manifest = _object(path / "manifest.json", "manifest")
+    summary = path / "summary.json"
+    scores = read_all_scores(path / "scores.parquet")
+    left_out = _lines(path / "left_out.jsonl")
+    proof = path / "proof" / "proof.json"
+    return AuditView(
+        folder=path,
+        manifest=manifest,
+        summary=_object(summary, "summary") if summary.is_file() else {},
+        scores=scores,
+        leading=_judged_at(path / "judged", [line["line"] for line in scores[:SHOWN_ROWS]]),
+        replayed=_replayed(path),
+        left_out=left_out[:LISTED],
+        omitted=len(left_out),
+        kinds=read_row_kinds(path),
+        texts=read_row_texts(path),
+        curation=_curation(path / "curation"),
+        proof=_object(proof, "proof") if proof.is_file() else None,
+    )
+
+
+def read_all_scores(path: Path) -> list[dict[str, Any]]:
+    """Every line of ``scores.parquet``; none where there is no such file yet. Null becomes NaN in a score."""
+    if not path.is_file():
+        return []
+    lines = parts.read_part(path).to_pylist()
+    missing = [name for name in ("row_id", "row_hash", "line", "score", "S", "S_X", "S_Y") if lines and name not in lines[0]]
+    if missing:
+        found, remedy = f"no column {missing[0]!r}", "resume the audit"
+        raise ConfigError(describe(str(path), found, "what the audit writes there", remedy))
+    return [{**line, "score": float("nan") if line["score"] is None else line["score"]} for line in lines]
+
+
+def _judged_at(folder: Path, lines: Sequence[int]) -> list[RowAudit]:
+    """The judged rows at `lines`, in that order; those that are not there are left out."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    wanted, found = pa.array(lines, pa.int64()), {}
+    for part in parts.live_parts(folder, STEM) if lines else ():
+        table = parts.read_part(part.path)
+        try:
+            for one in table_to_judged(table.filter(pc.is_in(table["line"], value_set=wanted))):
+                found[one.line] = one
+        except (KeyError, TypeError) as error:
+            raise _unreadable(part.path, f"no column {error}") from error
+    return [found[line] for line in lines if line in found]
+
+
+def _replayed(folder: Path) -> list[tuple[RowAudit, RowAudit]]:
+    exact = list(read_judged(folder / "checked"))
+    cheap = {one.line: one for one in _judged_at(folder / "judged", [one.line for one in exact])}
+    return [(cheap[one.line], one) for one in exact if one.line in cheap]
+
+
+def _curation(folder: Path) -> Curation | None:
+    path = folder / "curation.json"
+    if not path.is_file():
+        return None
+    # A row's own columns, its text among them, stay where they are.
+    rows = {
+        decision: [{key: row.get(key) for key in ("id", "line", "reasons")} for row in _lines(folder / f"{decision}.jsonl")[:LISTED]]
+        for decision in ("remove", "review")
+    }
+    return Curation(_object(path, "curation"), rows)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    found = read_json_lines(path, "file")
+    if any(not isinstance(line, dict) for line in found):
+        raise _unreadable(path, "a line that is no object")
+    return found
+
+
+def _object(path: Path, what: str) -> dict[str, Any]:
+    found = read_json(path, what)
+    if not isinstance(found, dict):
+        raise _unreadable(path, "not a JSON object")
+    return found
+
+
+def _unreadable(path: Path, found: str) -> ConfigError:
+    return ConfigError(describe(str(path), found, "what the audit writes there", "restore it from a copy"))
