@@ -15,6 +15,7 @@ from .files import read_json, read_json_lines
 from .ledger_reader import RowText, read_row_texts
 from .row_audit_tables import STEM, read_judged, table_to_judged
 from .row_kinds_files import read_row_kinds
+from .score_table import ScoreTable, read_score_table
 
 SHOWN_ROWS = 25
 """Leading rows whose every figure is read."""
@@ -42,9 +43,8 @@ class AuditView:
     """What was judged, how, and whether it is finished."""
     summary: Mapping[str, Any]
     """The closing figures; empty for an audit that has not finished."""
-    scores: Sequence[Mapping[str, Any]]
-    """Every row by score, the most suspicious first: row_id, row_hash, line, score (NaN where it has none), S, S_X, S_Y
-    and what else ``scores.parquet`` holds."""
+    scores: ScoreTable
+    """Every row by score."""
     leading: Sequence[RowAudit]
     """The first of them, with every figure."""
     replayed: Sequence[tuple[RowAudit, RowAudit]]
@@ -63,20 +63,18 @@ class AuditView:
     """What retraining without the flagged rows showed, ``proof.json``; None where it was not tried."""
 
 
-def read_audit(folder: str | Path) -> AuditView:
+def read_audit_view(folder: str | Path) -> AuditView:
     """Reads the audit in `folder`. Raises `ConfigError` naming the file that is missing, corrupt or something else."""
     path = Path(folder)
     manifest = _object(path / "manifest.json", "manifest")
-    summary = path / "summary.json"
-    scores = read_all_scores(path / "scores.parquet")
-    left_out = _lines(path / "left_out.jsonl")
-    proof = path / "proof" / "proof.json"
+    summary, proof = path / "summary.json", path / "proof" / "proof.json"
+    scores, left_out = read_score_table(path / "scores.parquet"), _lines(path / "left_out.jsonl")
     return AuditView(
         folder=path,
         manifest=manifest,
         summary=_object(summary, "summary") if summary.is_file() else {},
         scores=scores,
-        leading=_judged_at(path / "judged", [line["line"] for line in scores[:SHOWN_ROWS]]),
+        leading=_judged_at(path / "judged", [line["line"] for line in scores.leading[:SHOWN_ROWS]]),
         replayed=_replayed(path),
         left_out=left_out[:LISTED],
         omitted=len(left_out),
@@ -85,18 +83,6 @@ def read_audit(folder: str | Path) -> AuditView:
         curation=_curation(path / "curation"),
         proof=_object(proof, "proof") if proof.is_file() else None,
     )
-
-
-def read_all_scores(path: Path) -> list[dict[str, Any]]:
-    """Every line of ``scores.parquet``; none where there is no such file yet. Null becomes NaN in a score."""
-    if not path.is_file():
-        return []
-    lines = parts.read_part(path).to_pylist()
-    missing = [name for name in ("row_id", "row_hash", "line", "score", "S", "S_X", "S_Y") if lines and name not in lines[0]]
-    if missing:
-        found, remedy = f"no column {missing[0]!r}", "resume the audit"
-        raise ConfigError(describe(str(path), found, "what the audit writes there", remedy))
-    return [{**line, "score": float("nan") if line["score"] is None else line["score"]} for line in lines]
 
 
 def _judged_at(folder: Path, lines: Sequence[int]) -> list[RowAudit]:
@@ -125,12 +111,13 @@ def _curation(folder: Path) -> Curation | None:
     path = folder / "curation.json"
     if not path.is_file():
         return None
-    # A row's own columns, its text among them, stay where they are.
-    rows = {
-        decision: [{key: row.get(key) for key in ("id", "line", "reasons")} for row in _lines(folder / f"{decision}.jsonl")[:LISTED]]
-        for decision in ("remove", "review")
-    }
+    rows = {decision: _reasons(folder / f"{decision}.jsonl") for decision in ("remove", "review")}
     return Curation(_object(path, "curation"), rows)
+
+
+def _reasons(path: Path) -> list[dict[str, Any]]:
+    """The first rows of a bucket, without their own columns: their text stays where it is."""
+    return [{key: row.get(key) for key in ("id", "line", "reasons")} for row in _lines(path)[:LISTED]]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..audit_view import AuditView, read_audit
+from ...records.row_kinds import RowKinds
+from ..audit_view import AuditView, read_audit_view
 from ..files import to_json
 from ..ranking import intention
+from ..row_kinds_files import LEVEL
 from ..text import percent, plain
 from .data_audit_figures import leading_figure, pathways_figure, replay_figures, scores_figure
 from .figure import Figure
@@ -22,18 +24,16 @@ NAMED_ROWS = 5
 
 def audit_page(folder: str | Path) -> str:
     """The page of the audit in `folder`. Row text is shown only where ``rows.jsonl`` exists. Raises `ConfigError` as
-    `read_audit` does; an audit without a judged row gives a page that says so."""
-    view = read_audit(folder)
-    config = view.manifest.get("config")
-    settings = config.get("data_audit") if isinstance(config, Mapping) else None
+    `read_audit_view` does; an audit without a judged row gives a page that says so."""
+    view = read_audit_view(folder)
     context: dict[str, Any] = {
         "view": view,
         "headline": _headline(view),
         "sentences": _sentences(view),
         "figures": _figures(view),
-        "scores": {line["line"]: line for line in view.scores[: len(view.leading)]},
+        "score_at": {line["line"]: line["score"] for line in view.scores.leading},
         "intention": intention,
-        "method": view.summary.get("method") or (settings or {}).get("method") or "unknown",
+        "method": _method(view),
         "fidelity": _fidelity(view),
         "curation": listed(view.curation.figures) if view.curation else None,
         "proof": listed(view.proof) if view.proof is not None else None,
@@ -44,10 +44,10 @@ def audit_page(folder: str | Path) -> str:
 
 
 def _figures(view: AuditView) -> dict[str, list[Figure]]:
-    kinds = view.kinds
+    kinds, scores = view.kinds, view.scores
     return {
-        "rows": [leading_figure(view.scores)] if view.scores else [],
-        "scores": [scores_figure(view.scores), pathways_figure(view.scores)] if view.scores else [],
+        "rows": [leading_figure(scores)] if scores.rows else [],
+        "scores": [scores_figure(scores), pathways_figure(scores)] if scores.rows else [],
         "contrasts": contrast_figures(kinds) if kinds else [],
         "kinds": [kinds_figure(kinds), interference_figure(kinds)] if kinds else [],
         "replay": replay_figures(view.replayed),
@@ -55,10 +55,19 @@ def _figures(view: AuditView) -> dict[str, list[Figure]]:
     }
 
 
+def _method(view: AuditView) -> str:
+    """By what rows were judged, as far as it is known."""
+    if "method" in view.summary:
+        return str(view.summary["method"])
+    config = view.manifest.get("config")
+    settings = config.get("data_audit") if isinstance(config, Mapping) else None
+    return str(settings.get("method", "unknown")) if isinstance(settings, Mapping) else "unknown"
+
+
 def _headline(view: AuditView) -> str:
-    if not view.scores:
+    rows = view.scores.rows
+    if not rows:
         return "No row has been judged to the end yet."
-    rows = len(view.scores)
     judged = f"{rows} row{'' if rows == 1 else 's'} judged, each by a training step of its own"
     if view.kinds is None:
         return f"{judged}."
@@ -68,34 +77,41 @@ def _headline(view: AuditView) -> str:
 
 
 def _sentences(view: AuditView) -> list[str]:
-    scored = [line for line in view.scores if line["score"] == line["score"]]
     sentences = []
+    scored = [line for line in view.scores.leading if line["score"] == line["score"]]
     if scored:
         names = ", ".join(plain(line["row_id"], 32) for line in scored[:NAMED_ROWS])
         sentences.append(f"Most suspicious, by what they teach and move against the policy's reading, are {names}.")
-    elif view.scores:
+    elif view.scores.rows:
         sentences.append("No row has a score: rows were not read on their own prompts.")
-    groups = view.summary.get("harmful_vs_harmless")
-    if isinstance(groups, Mapping):
-        differing = groups["differing"]
-        sentences.append(
-            f"{groups['harmful']} rows have prompts that the policy expects to be refused, {groups['harmless']} have "
-            f"others. Of {groups['features']} watched features {differing['X']} are pushed differently by the two "
-            f"groups through features, {differing['Y']} through outputs (false-discovery rate 5 %)."
-        )
+    if view.kinds is not None and view.kinds.contrasts:
+        sentences.append(_contrast_sentence(view.kinds))
     for name, found in _fidelity(view).items():
-        error = percent(_nan(found.get("relative_error")))
-        sentences.append(
-            f"{name} by gradient against replay: rank correlation {_nan(found.get('spearman')):.3f}, median error {error}."
-        )
+        error, rank = percent(_nan(found.get("relative_error"))), _nan(found.get("spearman"))
+        sentences.append(f"{name} by gradient against replay: rank correlation {rank:.3f}, median error {error}.")
     if view.omitted:
-        sentences.append(f"{view.omitted} rows were left out; the reasons are listed below.")
+        sentences.append(f"{view.omitted} row{'' if view.omitted == 1 else 's'} left out, with reasons, below.")
     return sentences
+
+
+def _contrast_sentence(kinds: RowKinds) -> str:
+    one = kinds.contrasts[0]
+    if one.p != one.p:
+        return (
+            f"Harmful and harmless rows cannot be compared: the policy expects {one.harmful.rows} prompts to be refused "
+            f"and {one.harmless.rows} not to be."
+        )
+    differing = {p: sum(c.p_adjusted < LEVEL for c in kinds.contrasts if c.pathway == p) for p in ("X", "Y")}
+    return (
+        f"{one.harmful.rows} rows have prompts that the policy expects to be refused, {one.harmless.rows} have others. "
+        f"The two groups push {differing['X']} of {len(kinds.features)} watched features differently through features, "
+        f"{differing['Y']} through outputs (false-discovery rate {LEVEL:.0%})."
+    )
 
 
 def _fidelity(view: AuditView) -> Mapping[str, Mapping[str, Any]]:
     """``gradient_vs_replay`` of the summary; empty where no row was replayed beside."""
-    found = view.summary.get("gradient_vs_replay") or {}
+    found = view.summary.get("gradient_vs_replay")
     return {name: one for name, one in found.items() if isinstance(one, Mapping)} if isinstance(found, Mapping) else {}
 
 
