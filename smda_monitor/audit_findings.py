@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .instruments.assemble import Instruments
 from .instruments.row_labels import read_labels
 from .instruments.row_store import TrainingRows, before_answer, turns
 from .maths.row_kinds import feature_contrasts, harmful_from, kind_interference
+from .maths.score import Ruler
 from .outputs.row_audit_tables import read_scores
 from .outputs.row_kinds_files import read_watched, summarise, write_row_kinds
 from .outputs.row_texts import KEPT, drop_row_texts, write_row_texts
@@ -23,13 +23,14 @@ UNNAMED = "(no kind)"
 """Rows without a kind in data that name kinds."""
 
 
-def compare_groups(folder: Path, data: str, instruments: Instruments) -> dict[str, Any]:
+def compare_groups(folder: Path, data: str | Path, reading: str, by: Ruler) -> dict[str, Any]:
     """Compares the rows judged in `folder` by group, writes what was found there, and returns its figures for the
-    summary (`row_kinds_files.summarise`). `data` is what was audited, whose column ``kind`` names kinds of rows."""
+    summary (`row_kinds_files.summarise`). `data` is what was audited, whose column ``kind`` names kinds of rows; `reading`
+    is the policy's, `by` its ruler."""
     rows = read_watched(folder / "judged")
     if rows is None:
         return summarise(None)
-    threshold = harmful_from(instruments.plan.targets.reading, instruments.ruler)
+    threshold = harmful_from(reading, by)
     harmful = rows.predicted > threshold
     labels = read_labels(data, rows.lines)
     groups = [GROUPS[0] if is_harmful else GROUPS[1] for is_harmful in harmful.tolist()]

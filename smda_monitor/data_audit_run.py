@@ -100,7 +100,7 @@ def run_audit(request: AuditRequest) -> int:
         _judge(DataAudit(training, instruments, "replay", *names), sample, request.out / "checked", "checking")
     figures = {
         **_figures(request.out, instruments),
-        **compare_groups(request.out, request.data, instruments),
+        **compare_groups(request.out, request.data, instruments.plan.targets.reading, instruments.ruler),
         "method": settings.method,
         "left_out": len(rows.left_out),
         "seconds": time.perf_counter() - began,

@@ -95,6 +95,7 @@ def test_an_audit_is_written_and_resumed(home: Path, capsys: pytest.CaptureFixtu
     assert audit(home, "whole", "--resume")[0] == 2
     assert "an audit with other rows" in capsys.readouterr().err
     rows.write_text(before)
+    check_page(home, whole, judged, capsys)
 
 
 def check_groups(folder: Path, judged: list[RowAudit], figures: dict[str, Any]) -> None:
@@ -128,6 +129,28 @@ def check_groups(folder: Path, judged: list[RowAudit], figures: dict[str, Any]) 
     }
     groups = figures["harmful_vs_harmless"]
     assert (groups["harmful"], groups["harmless"]) == (int(harmful.sum()), int((~harmful).sum()))
+
+
+def check_page(home: Path, whole: Path, judged: list[RowAudit], capsys: pytest.CaptureFixture[str]) -> None:
+    """The page is written, with row text only as long as the configuration allows it."""
+    page = (whole / "report.html").read_text()
+    assert "38 rows judged" in page
+    assert "question 1 y" not in page
+    assert not (whole / "rows.jsonl").exists()
+    config = yaml.safe_load((home / "config.yaml").read_text())
+    config["outputs"]["row_text"] = "local"
+    (home / "open.yaml").write_text(yaml.safe_dump(config))
+    words = ["audit", str(home / "rows.jsonl"), "--config", str(home / "open.yaml"), "--out", str(whole), "--resume"]
+    assert main(words) == 0
+    assert f"report: {whole / 'report.html'}" in capsys.readouterr().out.replace("\n", "")
+    texts = {line["id"]: line for line in lines_of(whole / "rows.jsonl")}
+    assert set(texts) == {one.entry.row_id for one in judged}
+    original = {line["id"]: line for line in lines_of(home / "rows.jsonl") if "id" in line}
+    for name, text in texts.items():
+        assert (text["prompt"], text["response"]) == (original[name]["prompt"], original[name]["response"])
+    assert "question 1 y" in (whole / "report.html").read_text()
+    assert audit(home, "whole", "--resume")[0] == 0
+    assert "question 1 y" not in (whole / "report.html").read_text()
 
 
 def test_by_replay_every_row_has_its_features(home: Path) -> None:

@@ -112,7 +112,7 @@ def gaps_figure(findings: PolicyFindings) -> Figure:
     """Behaviour by category: harmful prompts and look-alikes, measured and as the policy says."""
     gaps, reading = findings.gaps, findings.reading
     as_chance = reading == "mass"
-    unit = f"probability of {findings.behaviour}" if as_chance else f"mean {UNITS[reading]}"
+    unit = f"probability of {label(findings.behaviour)}" if as_chance else f"mean {UNITS[reading]}"
     groups = [
         ("harmful, measured", HARMFUL, "circle", -0.24, [g.harmful.judged(reading)[0] for g in gaps]),
         ("harmful, policy", HARMFUL, "diamond-open", -0.08, [g.harmful.judged(reading)[1] for g in gaps]),
