@@ -67,7 +67,7 @@ def check_tables(page: Page) -> None:
 
 def test_no_picture_without_its_numbers(page: Page) -> None:
     expected = {"leading", "scores", "pathways", "contrast-x", "contrast-y", "kinds", "interference"}
-    assert set(page.figures) == expected | {"replay-s-x", "replay-s-y"}
+    assert set(page.figures) == expected | {"replay-s-x", "replay-s-y", "replay-watched"}
     check_tables(page)
     assert "n/a" not in [cell["p"] for cell in numbers(page, "contrast-x")]
 

@@ -120,8 +120,12 @@ def pathways_figure(scores: ScoreTable) -> Figure:
 
 
 def replay_figures(pairs: Sequence[tuple[RowAudit, RowAudit]]) -> list[Figure]:
-    """Both pathways of the rows that were judged either way: (by gradient, by replay)."""
-    return [_replay_figure(target, pairs) for target in PATHWAYS] if pairs else []
+    """Both pathways of the rows that were judged either way, (by gradient, by replay), and what they do to each watched
+    feature."""
+    if not pairs:
+        return []
+    watched = [_watched_figure(pairs)] if any(one.watched for one, _ in pairs) else []
+    return [*(_replay_figure(target, pairs) for target in PATHWAYS), *watched]
 
 
 def _replay_figure(target: str, pairs: Sequence[tuple[RowAudit, RowAudit]]) -> Figure:
@@ -129,31 +133,13 @@ def _replay_figure(target: str, pairs: Sequence[tuple[RowAudit, RowAudit]]) -> F
     names, lines = [one.entry.row_id for one, _ in pairs], [one.line for one, _ in pairs]
     cheap: list[float] = [getattr(one, target) for one, _ in pairs]
     exact: list[float] = [getattr(other, target) for _, other in pairs]
-    ends = [min(*cheap, *exact), max(*cheap, *exact)]
-    line: Plot = {
-        "type": "scatter",
-        "mode": "lines",
-        "x": ends,
-        "y": ends,
-        "line": {"color": "rgba(128,128,128,0.6)", "width": 1.2, "dash": "dot"},
-        "hoverinfo": "skip",
-    }
-    points: Plot = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "rows",
-        "x": exact,
-        "y": cheap,
-        "marker": {"color": colour, "size": 9},
-        "customdata": [label(row_id) for row_id in names],
-        "hovertemplate": "%{customdata}<br>replay %{x:.4g}, gradient %{y:.4g}<extra></extra>",
-    }
+    points = _points("rows", colour, exact, cheap, [label(row_id) for row_id in names])
     errors = [abs(a - b) / abs(b) if b != 0 else math.nan for a, b in zip(cheap, exact, strict=True)]
     return Figure(
         id=f"replay-{target.replace('_', '-').lower()}",
         title=f"{target} ({name[4:]})",
         caption="Each point is a row that was judged both ways; on the dotted line the two are equal.",
-        traces=[line, points],
+        traces=[_equal([*cheap, *exact]), points],
         layout={
             "xaxis": axis(f"{target} by replay (exact)", zeroline=True),
             "yaxis": axis(f"{target} by gradient", zeroline=True),
@@ -162,3 +148,50 @@ def _replay_figure(target: str, pairs: Sequence[tuple[RowAudit, RowAudit]]) -> F
         table=[list(one) for one in zip(names, lines, cheap, exact, errors, strict=True)],
         height=320,
     )
+
+
+def _watched_figure(pairs: Sequence[tuple[RowAudit, RowAudit]]) -> Figure:
+    """ΔW_k w_k of every watched feature and replayed row, either way."""
+    facts: list[tuple[str, int]] = []
+    figures: list[list[float]] = []
+    for cheap, exact in pairs:
+        for a, b in zip(cheap.watched, exact.watched, strict=True):
+            facts.append((cheap.entry.row_id, a.feature))
+            figures.append([a.coefficient * x for x in (a.shift_X, b.shift_X, a.shift_Y, b.shift_Y)])
+    names = [label(f"{row_id}, feature {feature}") for row_id, feature in facts]
+    traces = []
+    for at, (name, colour) in zip((0, 2), PATHWAYS.values(), strict=True):
+        traces.append(_points(name, colour, [f[at + 1] for f in figures], [f[at] for f in figures], names))
+    return Figure(
+        id="replay-watched",
+        title="Every watched feature",
+        caption="ΔW_k w_k of each row that was judged both ways, feature by feature, in both pathways.",
+        traces=[_equal([x for one in figures for x in one]), *traces],
+        layout={
+            "xaxis": axis("ΔW_k w_k by replay", zeroline=True),
+            "yaxis": axis("ΔW_k w_k by gradient", zeroline=True),
+        },
+        columns=["row_id", "feature", "gradient_X", "replay_X", "gradient_Y", "replay_Y"],
+        table=[[*fact, *figure] for fact, figure in zip(facts, figures, strict=True)],
+        height=320,
+    )
+
+
+def _equal(figures: Sequence[float]) -> Plot:
+    """The dotted line on which both figures are equal."""
+    ends = [min(figures), max(figures)]
+    grey = {"color": "rgba(128,128,128,0.6)", "width": 1.2, "dash": "dot"}
+    return {"type": "scatter", "mode": "lines", "x": ends, "y": ends, "line": grey, "hoverinfo": "skip"}
+
+
+def _points(name: str, colour: str, exact: Sequence[float], cheap: Sequence[float], names: Sequence[str]) -> Plot:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": list(exact),
+        "y": list(cheap),
+        "marker": {"color": colour, "size": 8, "opacity": 0.8},
+        "customdata": list(names),
+        "hovertemplate": "%{customdata}<br>replay %{x:.4g}, gradient %{y:.4g}<extra></extra>",
+    }

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ...errors import ConfigError, describe
 from ..files import read_json
 from .data_audit_page import audit_page
 from .page import run_page
 from .policy_page import policy_page
 from .rendering import save_page
+
+_PAGES: Mapping[str | None, Callable[[Path], str]] = {None: run_page, "audit": audit_page, "policy": policy_page}
+"""By the manifest's ``kind``; a run's has none."""
 
 
 def write_report(folder: str | Path) -> Path:
@@ -18,8 +23,18 @@ def write_report(folder: str | Path) -> Path:
     Raises `ConfigError` for a folder that holds none of them or a file that cannot be read, and where the page cannot
     be written.
     """
-    manifest = Path(folder) / "manifest.json"
-    found = read_json(manifest, "manifest") if manifest.is_file() else None
+    path = Path(folder)
+    kind = folder_kind(path)
+    if kind not in _PAGES:
+        expected, remedy = "a run, an audit or a policy", "name such a folder; an audit's page shows what belongs to it"
+        raise ConfigError(describe(f"folder {path}", f"one of kind {kind!r}", expected, remedy))
+    return save_page(path, _PAGES[kind](path))
+
+
+def folder_kind(folder: Path) -> str | None:
+    """What its manifest says of `folder`; None for a run, whose manifest says nothing, and where there is none. Raises
+    `ConfigError` for a manifest that cannot be read."""
+    manifest = folder / "manifest.json"
+    found = read_json(manifest, "manifest") if manifest.is_file() else {}
     kind = found.get("kind") if isinstance(found, dict) else None
-    page = {"audit": audit_page, "policy": policy_page}.get(str(kind), run_page)
-    return save_page(folder, page(folder))
+    return None if kind is None else str(kind)
