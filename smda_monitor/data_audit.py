@@ -224,7 +224,7 @@ class DataAudit:
             )
             kept = kept_type(instruments.reader, self._watched, self.parameters)
             if kept is not None and self._columns:
-                self._watched_gradients = FlatGradients.joined(list(self._watched_parts()), kept)
+                self._watched_gradients = FlatGradients.joined(self._watched_parts(), kept)
         self._without = instruments.reader.snapshot(0, [plan.probes.ids[i] for i in plan.chosen], measured)
 
     def _own(self, row: CapturedRow) -> OwnReading | None:

@@ -184,3 +184,17 @@ def test_rows_whose_prompt_is_not_read_have_no_interference(tmp_path: Path) -> N
     assert np.isnan(row.watched_interference)
     assert row.watched_dominant >= 0
     assert not row.dominant_unintended
+
+
+def test_the_papers_step_too(tmp_path: Path) -> None:
+    """All parameters, log-probability, no intercept: the parts still make the whole, by either method alike."""
+    training, instruments = opened(tmp_path, "paper")
+    instruments = watching(instruments, 48)
+    cheap, exact = (judged(training, instruments, method) for method in ("gradient", "replay"))
+    for name, total in (("shift_X", "S_X"), ("shift_Y", "S_Y")):
+        parts = (shifts(cheap, name) * shifts(cheap, "coefficient")).sum(1)
+        scores = torch.tensor([getattr(row, total) for row in cheap], dtype=torch.float64)
+        assert parts.numpy() == pytest.approx(scores.numpy(), rel=1e-3, abs=1e-9)
+        whole, truth = shifts(cheap, name), shifts(exact, name)
+        assert float((whole - truth).norm() / truth.norm()) < 0.1
+        assert float((whole.roll(1, 0) - truth).norm() / truth.norm()) > 0.3, "rows differ"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -70,8 +70,8 @@ class FlatGradients:
     """float32 or bfloat16."""
 
     @staticmethod
-    def joined(parts: Sequence[FlatGradients], kind: torch.dtype) -> FlatGradients:
-        """The columns of all `parts`, kept in the type `kind`; there is at least one."""
+    def joined(parts: Iterable[FlatGradients], kind: torch.dtype) -> FlatGradients:
+        """The columns of all `parts`, of which there is one at least, kept in the type `kind` as they come."""
         return FlatGradients(torch.cat([part.matrix.to(kind) for part in parts]))
 
     @property
