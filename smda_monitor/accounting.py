@@ -35,12 +35,12 @@ from .maths.account import (
     policy_shift,
     row_entries,
 )
-from .maths.answers import read_answers
 from .maths.by_kind import readings_by_kind
 from .maths.pathways import output_shift
 from .maths.probe_gradients import ProbeGradients
 from .maths.read_split import End, SplitReading, read_split
 from .maths.replay_reading import replay_reading
+from .maths.rulers import read_by
 from .open_step import OpenStep, open_step
 from .pace import AccountSeconds, Pace
 from .records.account import WARM_UP_STEPS, Method, RowEntry, StepAccount
@@ -111,7 +111,7 @@ class Accountant:
         the gradient."""
         assert self.capture is not None
         ruler = self.instruments.policy.answers
-        answers = read_answers(ruler, self._answers.take()) if ruler and self._answers else None
+        answers = read_by(ruler, self._answers.take()) if ruler and self._answers else None
         self._optimizer = optimizer
         tools = self.instruments, self.parameters, self.capture, self._names
         self.coming = open_step(self.method, optimizer, *tools, answers, self._args, number)
@@ -227,7 +227,6 @@ class Accountant:
                 output_shift(self.instruments.frame, plan.rows, delta_y, plan.weights),
                 own.part(here),
                 policy,
-                self.instruments.ruler,
                 one.answers,
             )
         return entries, delta_y

@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from .instruments.row_labels import read_labels
 from .instruments.row_store import TrainingRows, before_answer, turns
-from .maths.row_kinds import feature_contrasts, harmful_from, kind_interference
-from .maths.score import Ruler
+from .maths.row_kinds import feature_contrasts, kind_interference
 from .outputs.row_audit_tables import read_scores
 from .outputs.row_kinds_files import read_watched, summarise, write_row_kinds
 from .outputs.row_texts import KEPT, drop_row_texts, write_row_texts
@@ -23,20 +22,17 @@ UNNAMED = "(no kind)"
 """Rows without a kind in data that name kinds."""
 
 
-def compare_groups(folder: Path, data: str | Path, reading: str, by: Ruler) -> dict[str, Any]:
+def compare_groups(folder: Path, data: str | Path) -> dict[str, Any]:
     """Compares the rows judged in `folder` by group, writes what was found there, and returns its figures for the
-    summary (`row_kinds_files.summarise`). `data` is what was audited, whose column ``kind`` names kinds of rows; `reading`
-    is the policy's, `by` its ruler."""
+    summary (`row_kinds_files.summarise`). `data` is what was audited, whose column ``kind`` names kinds of rows."""
     rows = read_watched(folder / "judged")
     if rows is None:
         return summarise(None)
-    threshold = harmful_from(reading, by)
-    harmful = rows.predicted > threshold
+    harmful = rows.expected > 0
     labels = read_labels(data, rows.lines)
     groups = [GROUPS[0] if is_harmful else GROUPS[1] for is_harmful in harmful.tolist()]
     kinds = [labels.get(line, UNNAMED) for line in rows.lines] if labels else groups
     found = RowKinds(
-        threshold=threshold,
         named=bool(labels),
         features=rows.features,
         contrasts=feature_contrasts(rows.features, rows.coef, rows.shift_X, rows.shift_Y, harmful),

@@ -28,13 +28,13 @@ from .instruments.replay import measure_plan, replay
 from .instruments.row_capture import CapturedRow, RowCapture
 from .instruments.watched_gradients import kept_type, watched_gradients
 from .maths.account import OwnReading, PolicyShift, RowFacts, policy_shift, row_entries, unread
-from .maths.answers import read_answers
 from .maths.lone_row import read_alone, row_norms
 from .maths.pathways import output_shift
 from .maths.probe_gradients import FlatGradients, FurtherColumns, ProbeGradients
 from .maths.read_split import Read
 from .maths.row_gradients import RowGradients
 from .maths.row_watched import watched_effects
+from .maths.rulers import read_by
 from .maths.step_map import WholeStep, clip_factor
 from .maths.watched import WatchedShifts, leading_features
 from .records.row_audit import AuditMethod, RowAudit
@@ -162,9 +162,7 @@ class DataAudit:
     ) -> list[RowAudit]:
         policy, plan, frame = self.instruments.policy, self.instruments.plan, self.instruments.frame
         row_shift = output_shift(frame, plan.rows, delta_y, plan.weights)
-        entries = row_entries(
-            0, facts, plan.targets.names, push, push, row_shift, own, policy, self.instruments.ruler, answers
-        )
+        entries = row_entries(0, facts, plan.targets.names, push, push, row_shift, own, policy, answers)
         remainder, refit = math.nan, torch.full_like(through_features, math.nan)
         if shift is not None:
             remainder, refit = shift.remainder, shift.figures[3:, self._columns]
@@ -196,7 +194,7 @@ class DataAudit:
             for start in range(0, len(chosen), training.together):
                 training.backward(chosen[start : start + training.together])
             rows, losses, gradients = capture.take()
-            answers = read_answers(ruler, tap.take()) if ruler is not None and tap is not None else None
+            answers = read_by(ruler, tap.take()) if ruler is not None and tap is not None else None
         finally:
             capture.remove()
             if tap is not None:
@@ -233,4 +231,5 @@ class DataAudit:
         if prompt is None or not self.instruments.bench.config.probes.own_prompts:
             return None
         measured = self.instruments.reader.measure([prompt])
-        return OwnReading(measured.readings.contrast, measured.readings.mass, measured.X.double())
+        expected = self.instruments.expected(measured)
+        return OwnReading(measured.readings.contrast, measured.readings.mass, measured.X.double(), expected)

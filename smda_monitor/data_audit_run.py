@@ -100,7 +100,7 @@ def run_audit(request: AuditRequest) -> int:
         _judge(DataAudit(training, instruments, "replay", *names), sample, request.out / "checked", "checking")
     figures = {
         **_figures(request.out, instruments),
-        **compare_groups(request.out, request.data, instruments.plan.targets.reading, instruments.ruler),
+        **compare_groups(request.out, request.data),
         "method": settings.method,
         "left_out": len(rows.left_out),
         "seconds": time.perf_counter() - began,
@@ -186,10 +186,10 @@ def _judge(audit: DataAudit, parts: Sequence[range], folder: Path, what: str) ->
 def _figures(folder: Path, instruments: Instruments) -> dict[str, Any]:
     """Scores every row beside all others, writes them, and sums up."""
     judged = list(read_judged(folder / "judged"))
-    columns = ("own_push", "own_predicted", "answer_reading")
-    push, predicted, reading = (_column(judged, name) for name in columns)
+    columns = ("own_push", "expected", "answer_reading")
+    push, expected, reading = (_column(judged, name) for name in columns)
     taught = None if instruments.policy.answers is None else reading
-    found = scores(push, predicted, instruments.ruler, taught)
+    found = scores(push, expected, taught)
     write_scores(folder / "scores.parquet", judged, found.tolist())
     replayed = list(read_judged(folder / "checked"))
     by_id = {one.entry.row_id: one for one in judged}

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import torch
 
 from smda_monitor.audit_findings import compare_groups
-from smda_monitor.maths.score import Ruler
 from smda_monitor.outputs.row_audit_tables import write_judged
 from smda_monitor.records.account import FeatureShift, RowEntry
 from smda_monitor.records.row_audit import RowAudit
@@ -53,7 +52,8 @@ def make_row(i: int) -> RowAudit:
             push={"S_X": S_X, "S_Y": S_Y, "mass.harmful": 0.01 * i},
             own_push=0.1 * (i % 5) - 0.2,
             own_mass=-3.0,
-            own_predicted=2.0 if i % 3 == 0 else -4.0,
+            own_predicted=-1.0,
+            expected=0.7 if i % 3 == 0 else -0.9,
             interference=0.4,
             dominant_feature=7,
             unintended=i % 10 == 9,
@@ -119,7 +119,7 @@ def write_audit(folder: Path, rows: list[RowAudit] | None = None, kinds: bool = 
     (folder / "left_out.jsonl").write_text("".join(json.dumps(one) + "\n" for one in left_out))
     data = folder.with_name(f"{folder.name}-data.jsonl")
     write_data(data, rows, kinds)
-    groups = compare_groups(folder, data, "mass", Ruler(-1.0, 2.0))
+    groups = compare_groups(folder, data)
     agreement = {"spearman": 1.0, "relative_error": 0.0099}
     summary: dict[str, Any] = {
         "rows": len(rows),

@@ -128,6 +128,7 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
                 own_push=own if position % 2 else -own,
                 own_mass=draw(3),
                 own_predicted=draw(3),
+                expected=-own if planted else own,
                 interference=min(1.0, abs(draw(0.25)) + (0.5 if planted else 0.1)),
                 dominant_feature=policy.feature_ids[position % 6],
                 unintended=planted or position == 9,

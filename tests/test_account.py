@@ -25,7 +25,7 @@ from smda_monitor.maths.account import (
 )
 from smda_monitor.maths.pathways import PolicyFrame, exact_refit, feature_shift, output_shift
 from smda_monitor.maths.read_split import Read, SplitReading
-from smda_monitor.maths.score import Ruler, scores
+from smda_monitor.maths.score import scores
 from smda_monitor.records.account import READINGS, FeatureShift, PastShare, RowEntry, TargetBalance
 from smda_monitor.records.policy import SymbolicPolicy
 from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
@@ -33,7 +33,6 @@ from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
 NAMES = ("S_X", "S_Y")
 M = 2
 """Measured probes."""
-BY = Ruler(0.0, 1.0)
 
 
 def t(*values: float) -> Tensor:
@@ -143,16 +142,16 @@ def test_fraction_of_nothing() -> None:
     assert TargetBalance("S_X", 1.0, 0.0, 0.0, 0.0, 0.0).unexplained_fraction == inf
 
 
-def entries(own: OwnReading, shift: Tensor, coef: Tensor, by: Ruler = BY) -> tuple[RowEntry, ...]:
+def entries(own: OwnReading, shift: Tensor, coef: Tensor) -> tuple[RowEntry, ...]:
     n = len(own.push)
     parts = reading(n)
-    return row_entries(7, facts(n), NAMES, parts.shares, parts.push, shift, own, policy(coef), by)
+    return row_entries(7, facts(n), NAMES, parts.shares, parts.push, shift, own, policy(coef))
 
 
 def test_a_row_by_hand() -> None:
     """w = (1, −2, 0.5); own prompt (3, 0, 2): parts 3, 0, 1 of 4, so columns 0 and 2 carry 90 %."""
     coef = t(1.0, -2.0, 0.5)
-    own = OwnReading(t(0.3, -0.6), t(-1.0, 2.0), torch.stack([t(3, 0, 2), t(0, 2, 0)]))
+    own = OwnReading(t(0.3, -0.6), t(-1.0, 2.0), torch.stack([t(3, 0, 2), t(0, 2, 0)]), t(0.9, -0.8))
     shift = torch.stack([t(0.1, 0.3, -0.2), t(0.0, 0.4, 0.2)])  # |ΔW w|: 0.1, 0.6, 0.1 and 0, 0.8, 0.1
     one, two = entries(own, shift, coef)
     assert (one.step, one.row_id, one.row_hash, one.tokens, one.loss, one.gradient_norm) == (
@@ -173,28 +172,28 @@ def test_a_row_by_hand() -> None:
     assert two.interference == pytest.approx(0.1 / 0.9)
     assert one.dominant_feature == two.dominant_feature == 100 - 7, "an id, not a column"
     assert one.unintended, "its dominant feature lies outside its own prompt's"
-    assert not two.unintended, "the policy says answer, the row pushes to answer, through the prompt's own feature"
+    assert not two.unintended, "an answer is expected, the row pushes to answer, through the prompt's own feature"
     assert [one.own_push, one.own_mass, two.own_push, two.own_mass] == [0.3, -1.0, -0.6, 2.0]
-    expected = scores(own.push, t(4.5, -3.5), BY)
-    assert [one.score, two.score] == expected.tolist()
+    assert [one.expected, two.expected] == [0.9, -0.8]
+    assert [one.score, two.score] == scores(own.push, t(0.9, -0.8)).tolist()
     assert isnan(one.answer_reading)
     answers = t(-0.7, 0.2)
-    read = row_entries(7, facts(2), NAMES, parts.shares, parts.push, shift, own, policy(coef), BY, answers)
+    read = row_entries(7, facts(2), NAMES, parts.shares, parts.push, shift, own, policy(coef), answers)
     assert [entry.answer_reading for entry in read] == answers.tolist()
-    assert [entry.score for entry in read] == scores(own.push, t(4.5, -3.5), BY, answers).tolist()
+    assert [entry.score for entry in read] == scores(own.push, t(0.9, -0.8), answers).tolist()
 
 
-def test_a_push_against_the_policy_is_unintended_whatever_the_feature() -> None:
+def test_a_push_against_what_is_expected_is_unintended_whatever_the_feature() -> None:
     coef = t(1.0, -2.0, 0.5)
-    own = OwnReading(t(0.6), t(2.0), t(0, 2, 0)[None])
+    own = OwnReading(t(0.6), t(2.0), t(0, 2, 0)[None], t(-0.7))
     (entry,) = entries(own, t(0.0, 0.4, 0.2)[None], coef)
-    assert entry.own_predicted < 0 < entry.own_push
+    assert entry.expected < 0 < entry.own_push
     assert entry.unintended
     assert entry.score > 0
 
 
 def test_a_row_that_moves_nothing_has_no_dominant_feature() -> None:
-    own = OwnReading(t(0.0), t(2.0), t(0, 2, 0)[None])
+    own = OwnReading(t(0.0), t(2.0), t(0, 2, 0)[None], t(-0.7))
     (entry,) = entries(own, torch.zeros(1, 3).double(), t(1.0, -2.0, 0.5))
     assert entry.dominant_feature == -1
     assert entry.interference == 0
@@ -205,27 +204,29 @@ def test_rows_whose_prompt_was_not_read_hold_nan() -> None:
     coef = t(1.0, -2.0, 0.5)
     shift = torch.stack([t(0.1, 0.3, -0.2)] * 2)
     for entry in entries(unread(2, 3), shift, coef):
-        own = (entry.own_push, entry.own_mass, entry.own_predicted, entry.interference, entry.score)
+        own = (entry.own_push, entry.own_mass, entry.own_predicted, entry.expected, entry.interference, entry.score)
         assert all(isnan(v) for v in own)
         assert not entry.unintended
         assert entry.dominant_feature == 93, "what it moved on the probes is known"
     mixed = unread(2, 3)
-    partly = OwnReading(mixed.push.clone(), mixed.mass.clone(), mixed.X.clone())
-    partly.push[1], partly.mass[1], partly.X[1] = 0.5, 1.0, t(1, 1, 1)
+    partly = OwnReading(mixed.push.clone(), mixed.mass.clone(), mixed.X.clone(), mixed.expected.clone())
+    partly.push[1], partly.mass[1], partly.X[1], partly.expected[1] = 0.5, 1.0, t(1, 1, 1), 0.4
     first, second = entries(partly, shift, coef)
     assert isnan(first.score)
     assert not isnan(second.score)
 
 
-def test_the_score_depends_on_push_and_prediction_alone() -> None:
+def test_the_score_depends_on_push_and_expectation_alone() -> None:
     """Names, contents, lengths, losses, gradients, targets and pathways may be anything: no label can get in."""
     coef = t(1.0, -2.0, 0.5)
-    own = OwnReading(t(0.3, -0.6, 0.1), t(-1.0, 2.0, 0.0), torch.stack([t(3, 0, 2), t(0, 2, 0), t(1, 1, 1)]))
+    own = OwnReading(
+        t(0.3, -0.6, 0.1), t(-1.0, 2.0, 0.0), torch.stack([t(3, 0, 2), t(0, 2, 0), t(1, 1, 1)]), t(0.9, -0.8, 0.1)
+    )
     base = entries(own, torch.ones(3, 3).double(), coef)
     other_facts = [RowFacts(f"planted-{i}", "f" * 16, 1000 - i, nan, 1e6) for i in range(3)]
     elsewhere = replace(own, mass=t(9, 9, 9))
     parts, shift = reading(3, seed=5), -2 * torch.ones(3, 3).double()
-    found = row_entries(99, other_facts, NAMES, parts.shares, parts.push, shift, elsewhere, policy(coef), BY)
+    found = row_entries(99, other_facts, NAMES, parts.shares, parts.push, shift, elsewhere, policy(coef))
     assert [e.score for e in found] == [e.score for e in base]
     moved = entries(replace(own, push=own.push.flip(0)), torch.ones(3, 3).double(), coef)
     assert [e.score for e in moved] != [e.score for e in base]
@@ -281,9 +282,10 @@ def test_the_output_pathway_alone_leaves_no_remainder() -> None:
 
 
 def test_own_prompts_can_be_told_apart_by_step() -> None:
-    own = OwnReading(t(1, 2, 3), t(4, 5, 6), torch.arange(9).reshape(3, 3).double())
+    own = OwnReading(t(1, 2, 3), t(4, 5, 6), torch.arange(9).reshape(3, 3).double(), t(7, 8, 9))
     part = own.part(slice(1, 3))
     assert (part.push.tolist(), part.mass.tolist(), part.X.tolist()) == ([2, 3], [5, 6], [[3, 4, 5], [6, 7, 8]])
+    assert part.expected.tolist() == [8, 9]
 
 
 def test_drift_is_the_weighted_mean_since_the_start() -> None:

@@ -23,7 +23,8 @@ def row(row_id: str, score: float = 0.0, **push: float) -> RowEntry:
     return RowEntry(
         step=1, row_id=row_id, row_hash="0" * 16, tokens=4, loss=1.0, gradient_norm=1.0, share={},
         push={name.replace("_", "."): value for name, value in push.items()}, own_push=0.0, own_mass=0.0,
-        own_predicted=0.0, interference=0.0, dominant_feature=-1, unintended=False, answer_reading=0.0, score=score,
+        own_predicted=0.0, expected=0.0, interference=0.0, dominant_feature=-1, unintended=False,
+        answer_reading=0.0, score=score,
         probe_share={}, probe_push={},
     )  # fmt: skip
 

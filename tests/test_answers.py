@@ -11,14 +11,13 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
 from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.errors import ConfigError
 from smda_monitor.instruments.answer_tap import AnswerTap
 from smda_monitor.instruments.reference_answers import read_reference_answers, reference_means
-from smda_monitor.maths.answers import ANSWER_TOKENS, answer_mean, fit_answers, read_answers
+from smda_monitor.maths.answers import ANSWER_TOKENS, answer_mean
 
 
 @settings(max_examples=40, deadline=None)
@@ -31,22 +30,6 @@ def test_mean_over_the_answers_first_tokens(rows: int, length: int, start: int, 
     taken = hidden[:, start : start + min(length, ANSWER_TOKENS)]
     expected = taken.mean(1) if length else torch.zeros(rows, 5)
     assert torch.allclose(found, expected, atol=1e-5)
-
-
-def test_a_planted_direction_is_found_in_unseen_answers() -> None:
-    generator = torch.Generator().manual_seed(0)
-    direction = torch.randn(30, generator=generator, dtype=torch.float64)
-    shows = torch.rand(400, generator=generator) < 0.4
-    noise = 3 * torch.randn(400, 30, generator=generator, dtype=torch.float64)
-    means = 7 + noise + torch.where(shows, 1.0, -1.0).double()[:, None] * direction
-    ruler = fit_answers(means[:300], shows[:300])
-    reading = read_answers(ruler, means[300:])
-    assert roc_auc_score(shows[300:].numpy(), reading.numpy()) > 0.9
-    assert float(reading[shows[300:]].mean()) > 0.4
-    assert float(reading[~shows[300:]].mean()) < -0.4
-    shuffled = fit_answers(means[:300], shows[:300][torch.randperm(300, generator=generator)])
-    other = read_answers(shuffled, means[300:])
-    assert roc_auc_score(shows[300:].numpy(), other.numpy()) < 0.8, "the labels made the difference"
 
 
 class Recorder(TrainerCallback):

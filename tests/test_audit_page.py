@@ -121,7 +121,7 @@ def test_it_says_what_was_found(page: Page) -> None:
     text = flat(page)
     assert f"{ROWS} rows judged, each by a training step of its own" in text
     assert "are mine-059, mine-049, mine-039, mine-029, mine-019." in text
-    assert "20 rows have prompts that the policy expects to be refused, 40 have others." in text
+    assert "20 rows have prompts on which a refusal is expected, 40 have others." in text
     assert re.search(r"push 1 of 4 watched features differently through features, 0 through outputs", text)
     assert "S_X by gradient against replay: rank correlation 1.000, median error 0.99 %." in text
     for line, _, reason in LEFT_OUT:
@@ -225,7 +225,7 @@ def test_rows_without_scores_or_groups_do_not_stop_the_page(tmp_path: Path) -> N
     rows = [
         replace(
             row,
-            entry=replace(row.entry, own_push=nan, own_predicted=nan, interference=nan, answer_reading=nan),
+            entry=replace(row.entry, own_push=nan, own_predicted=nan, expected=nan, interference=nan, answer_reading=nan),
             watched=(),
             intended=(),
             features=(),
@@ -251,14 +251,14 @@ def test_groups_are_named_where_the_data_name_no_kinds(tmp_path: Path) -> None:
         ("expected harmless", 40),
         ("expected harmful", 20),
     ]
-    assert "what the policy expects of the rows' prompts" in flat(Page(write_report(tmp_path / "audit")))
+    assert "what is expected on the rows' prompts" in flat(Page(write_report(tmp_path / "audit")))
 
 
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
         ("scores.parquet", "no table", "scores.parquet"),
-        ("row_kinds.json", '{"threshold": 0}', "row_kinds.json: found something else"),
+        ("row_kinds.json", '{"named": 0}', "row_kinds.json: found something else"),
         ("manifest.json", "{", "manifest"),
         ("left_out.jsonl", "3\n", "left_out.jsonl: found a line that is no object"),
         ("summary.json", "[]", "summary.json: found not a JSON object"),

@@ -102,7 +102,7 @@ def check_groups(folder: Path, judged: list[RowAudit], figures: dict[str, Any]) 
     """What is written of groups of rows is what their judged figures say."""
     found = read_row_kinds(folder)
     assert found is not None
-    harmful = torch.tensor([one.entry.own_predicted > 0 for one in judged])
+    harmful = torch.tensor([one.entry.expected > 0 for one in judged])
     double = torch.float64
     pathways = [
         torch.tensor([[getattr(f, name) for f in one.watched] for one in judged], dtype=double) for name in SHIFTS

@@ -18,10 +18,8 @@ from smda_monitor.maths.row_kinds import (
     OTHER,
     distribution,
     feature_contrasts,
-    harmful_from,
     kind_interference,
 )
-from smda_monitor.maths.score import Ruler
 from smda_monitor.records.row_kinds import FeatureContrast
 
 K = 4
@@ -158,11 +156,6 @@ def test_rare_kinds_are_one() -> None:
     assert len(found) == NAMED_KINDS + 1
     assert [one.rows for one in found if one.kind == OTHER] == [3]
     assert sum(one.rows for one in found) == n
-
-
-def test_where_harmful_begins() -> None:
-    assert harmful_from("mass", Ruler(-3.0, 2.0)) == 0.0
-    assert harmful_from("log_probability", Ruler(-9.5, 2.0)) == -9.5
 
 
 def test_quantiles_are_numpys() -> None:

@@ -115,7 +115,7 @@ def test_rows_of_the_last_step_are_read_on_their_own_prompts_as_if_alone(runs: d
     assert len(last) == 8
     for row in last:
         other = alone[row.step, row.row_hash]
-        for name in ("own_push", "own_mass", "own_predicted"):
+        for name in ("own_push", "own_mass", "own_predicted", "expected"):
             assert getattr(row, name) == pytest.approx(getattr(other, name), rel=1e-3, abs=1e-6), name
     earlier = [r for a in runs["intervals"][0] for r in a.rows if r.step < a.step]
     masses = [(r.own_mass, alone[r.step, r.row_hash].own_mass) for r in earlier]

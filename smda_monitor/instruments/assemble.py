@@ -9,15 +9,13 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import PrerequisiteError
-from ..maths.answers import fit_answers
 from ..maths.pathways import PolicyFrame
-from ..maths.ridge import predict
-from ..maths.score import Ruler, ruler
+from ..maths.rulers import fit_ruler, opinion, read_by
 from ..records.config import MonitorConfig
-from ..records.policy import AnswerRuler, Fingerprints, SymbolicPolicy
+from ..records.policy import Fingerprints, Ruler, SymbolicPolicy
 from ..records.probes import ProbeSet
 from .behaviour import resolve_behaviour
 from .chat import PromptTokens, check_tokenizer, prompt_tokens
@@ -26,6 +24,7 @@ from .dictionary import Dictionary
 from .dictionary_files import load_dictionary
 from .fingerprint import model_fingerprint
 from .hookpoint import check_width, find_block
+from .measurement import Measurement
 from .plan import StepPlan, plan_step
 from .policy_files import check_fingerprints, load_policy
 from .policy_fit import FitPrompts, fit_policy
@@ -70,14 +69,14 @@ class Bench:
         )
         return replace(policy, answers=self.answer_ruler())
 
-    def answer_ruler(self) -> AnswerRuler | None:
+    def answer_ruler(self) -> Ruler | None:
         """From the reference answers on the model as it is now; the shipped ones are of the shipped refusal alone."""
         behaviour = self.config.behaviour
         if behaviour.answers is None or (behaviour.answers == "shipped" and behaviour.openings):
             return None
         answers = read_reference_answers(behaviour.answers)
         means = reference_means(self.reader.model, self.tokenizer, self.reader.hook, answers.rows)
-        return fit_answers(means, torch.tensor(answers.shows))
+        return fit_ruler(means, torch.tensor(answers.shows))
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,8 @@ class Instruments:
     """Fixed for the run."""
     frame: PolicyFrame
     """Its factors."""
-    ruler: Ruler
-    """Its scale from answer to refuse."""
+    opinion: Ruler
+    """Its own prediction as a ruler over its features."""
     reader: ProbeReader
     """Reads the policy's features alone."""
     plan: StepPlan
@@ -100,6 +99,14 @@ class Instruments:
     def tokens(self, chosen: list[int]) -> list[PromptTokens]:
         """The tokens of the probes at `chosen`."""
         return [self.bench.encode(self.bench.probes.probes[i].prompt) for i in chosen]
+
+    def expected(self, measured: Measurement) -> Tensor:
+        """(n,) what is expected on the prompts of `measured`: tanh of what the policy's ruler of prompts reads, or its
+        own opinion where it has none; 1 refuse, −1 answer; float64."""
+        ruler, vectors = self.policy.prompts, measured.hidden
+        if ruler is None:
+            ruler, vectors = self.opinion, measured.X
+        return torch.tanh(read_by(ruler, vectors.double()))
 
     def measuring(self, per_step: int, rotation: int) -> Instruments:
         """The same with another stratified choice of probes: `per_step` of them (0: all), choice number `rotation`."""
@@ -152,8 +159,7 @@ def assemble(bench: Bench, policy: SymbolicPolicy | None = None) -> Instruments:
     plan = plan_step(bench.probes, policy, frame, bench.config.probes.per_step, bench.config.seed)
     # The probe set's rows come first in the policy's X.
     harmful = torch.tensor([p.kind == "harmful" for p in bench.probes])
-    by = ruler(predict(policy, policy.X)[: len(harmful)], harmful)
-    return Instruments(bench, policy, frame, by, replace(bench.reader, feature_ids=ids), plan)
+    return Instruments(bench, policy, frame, opinion(policy, harmful), replace(bench.reader, feature_ids=ids), plan)
 
 
 def _configured_policy(bench: Bench) -> SymbolicPolicy:

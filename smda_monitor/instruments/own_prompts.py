@@ -52,4 +52,5 @@ def read_own_prompts(
     with quiet(instruments.reader.model):
         measured, gradients = instruments.reader.own(list(prompts.values()), parameters)
     own.mass[at], own.X[at] = measured.readings.mass, measured.X.double()
+    own.expected[at] = instruments.expected(measured)
     return OwnPrompts(own, at, gradients)

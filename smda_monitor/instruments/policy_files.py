@@ -23,17 +23,18 @@ from torch import Tensor
 from ..errors import ConfigError, MeasurementError, PrerequisiteError, describe
 from ..maths.pathways import GAP_LIMIT
 from ..maths.ridge import optimality_gap
-from ..records.policy import AnswerRuler, Fingerprints, SymbolicPolicy
+from ..records.policy import Fingerprints, Ruler, SymbolicPolicy
 from .policy_header import SCHEMA, PolicyHeader
 
 SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "smollm2-135m-instruct" / "policy"
 """The folder that the word ``shipped`` stands for."""
 
 TENSORS = dict.fromkeys(("coef", "y", "coef_low", "coef_high"), torch.float64) | {"X": torch.float32}
-"""The policy's tensors and their types on disk; ``feature_ids`` (int64) comes beside them, and `ANSWERS` where there is
-an answer ruler (float64, (d_in,))."""
+"""The policy's tensors and their types on disk; ``feature_ids`` (int64) comes beside them, and those of `RULERS` that
+the policy has (float64, (d_in,))."""
 
-ANSWERS = "answer_direction"
+RULERS = {"answers": "answer_direction", "prompts": "prompt_direction"}
+"""Under which name the direction of each ruler lies there; its offset lies in the header."""
 
 
 def save_policy(policy: SymbolicPolicy, folder: str | Path) -> None:
@@ -105,7 +106,8 @@ def load_policy(folder: str | Path) -> SymbolicPolicy:
         coef_high=tensors["coef_high"],
         quality=header.quality.record(),
         fingerprints=header.fingerprints,
-        answers=_answers(tensors.get(ANSWERS), header.answer_offset),
+        answers=_ruler(tensors.get(RULERS["answers"]), header.answer_offset),
+        prompts=_ruler(tensors.get(RULERS["prompts"]), header.prompt_offset),
         notes=header.notes,
     )
     if problem := _problem(policy):
@@ -153,9 +155,10 @@ def _problem(policy: SymbolicPolicy) -> tuple[str, str, str] | None:
         return "alpha", str(policy.alpha), "a finite number above 0"
     if not isfinite(policy.intercept) or (policy.intercept != 0 and not policy.has_intercept):
         return "intercept", str(policy.intercept), "a finite number, and 0 where has_intercept is false"
-    answers = policy.answers
-    if answers is not None and not (bool(answers.direction.isfinite().all()) and isfinite(answers.offset)):
-        return "answer ruler", "NaN or Inf", "finite values"
+    for name in RULERS:
+        ruler: Ruler | None = getattr(policy, name)
+        if ruler is not None and not (bool(ruler.direction.isfinite().all()) and isfinite(ruler.offset)):
+            return f"ruler of {name}", "NaN or Inf", "finite values"
     if not (gap := optimality_gap(policy)) <= GAP_LIMIT:
         return "optimality gap of coef", f"{gap:.2g}", f"at most {GAP_LIMIT:g}: coef fitted on this X, y and alpha"
     return None
@@ -166,8 +169,9 @@ def _write(policy: SymbolicPolicy, folder: Path) -> None:
 
     tensors = {name: getattr(policy, name).detach().cpu().contiguous().clone() for name in TENSORS}
     tensors["feature_ids"] = torch.tensor(policy.feature_ids, dtype=torch.int64)
-    if policy.answers is not None:
-        tensors[ANSWERS] = policy.answers.direction.detach().cpu().contiguous().clone()
+    rulers = {name: ruler for name in RULERS if (ruler := getattr(policy, name)) is not None}
+    for name, ruler in rulers.items():
+        tensors[RULERS[name]] = ruler.direction.detach().cpu().contiguous().clone()
     data = save(tensors)
     header = {
         "schema_version": SCHEMA,
@@ -178,7 +182,8 @@ def _write(policy: SymbolicPolicy, folder: Path) -> None:
         "fit_ids": policy.fit_ids,
         "quality": {k: v if isfinite(v) else None for k, v in asdict(policy.quality).items()},
         "fingerprints": asdict(policy.fingerprints),
-        "answer_offset": None if policy.answers is None else policy.answers.offset,
+        "answer_offset": rulers["answers"].offset if "answers" in rulers else None,
+        "prompt_offset": rulers["prompts"].offset if "prompts" in rulers else None,
         "notes": policy.notes,
         "tensors_sha256": hashlib.sha256(data).hexdigest(),
     }
@@ -192,8 +197,8 @@ def _write(policy: SymbolicPolicy, folder: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _answers(direction: Tensor | None, offset: float | None) -> AnswerRuler | None:
-    return None if direction is None or offset is None else AnswerRuler(direction, offset)
+def _ruler(direction: Tensor | None, offset: float | None) -> Ruler | None:
+    return None if direction is None or offset is None else Ruler(direction, offset)
 
 
 def _read(path: Path, remedy: str) -> bytes:
@@ -222,7 +227,7 @@ def _tensors(path: Path, data: bytes, remedy: str) -> dict[str, Tensor]:
     except (SafetensorError, ValueError, KeyError) as error:
         raise ConfigError(describe(str(path), f"unreadable ({error})", "a safetensors file", remedy)) from error
     names = {*TENSORS, "feature_ids"}
-    if set(tensors) - {ANSWERS} != names:
+    if set(tensors) - set(RULERS.values()) != names:
         raise ConfigError(describe(f"{path}, tensors", sorted(tensors), sorted(names), remedy))
     ids = tensors["feature_ids"]
     if ids.ndim != 1 or ids.dtype != torch.int64:

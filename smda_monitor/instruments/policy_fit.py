@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import MeasurementError, describe
 from ..maths.ridge import bootstrap_coef, choose_alpha, fit_ridge, r_squared
+from ..maths.rulers import fit_ruler
 from ..records.config import Preset
 from ..records.policy import Fingerprints, PolicyQuality, SymbolicPolicy
 from ..records.probes import ProbeSet
@@ -69,6 +70,7 @@ def fit_policy(
     robust = preset == "robust"
     alpha = choose_alpha(X, y) if robust else PAPER_ALPHA
     fit = fit_ridge(X, y, alpha, intercept=robust)
+    two_sorts = bool(harmful.any()) and not bool(harmful.all())
     low, high = bootstrap_coef(X, y, alpha, robust, bootstrap, seed)
     policy = SymbolicPolicy(
         preset=preset,
@@ -84,6 +86,7 @@ def fit_policy(
         coef_high=high,
         quality=PolicyQuality(r_squared(y, X @ fit.coef + fit.intercept), float("nan"), float("nan"), 0),
         fingerprints=fingerprints,
+        prompts=fit_ruler(measured.hidden.double(), harmful) if two_sorts else None,
     )
     if judged is None:
         return policy

@@ -16,7 +16,7 @@ from .interference import dominant_feature, intended_features, interference
 from .pathways import PolicyFrame, alignment, exact_refit, feature_shift, output_shift, remainder
 from .read_split import Read, SplitReading
 from .ridge import predict
-from .score import Ruler, against, scores
+from .score import against, scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +88,18 @@ class OwnReading:
     """Log-odds of the behaviour after the step."""
     X: Float64[Tensor, "n d"]
     """Features of the own prompt."""
+    expected: Float64[Tensor, " n"]
+    """What is expected on it: 1 refuse, −1 answer."""
 
     def part(self, rows: slice) -> OwnReading:
         """Of some rows."""
-        return OwnReading(self.push[rows], self.mass[rows], self.X[rows])
+        return OwnReading(self.push[rows], self.mass[rows], self.X[rows], self.expected[rows])
 
 
 def unread(n: int, d: int) -> OwnReading:
     """The reading of `n` rows whose own prompts were not read."""
-    push, mass, X = (torch.full(shape, float("nan"), dtype=torch.float64) for shape in ((n,), (n,), (n, d)))
-    return OwnReading(push, mass, X)
+    shapes = ((n,), (n,), (n, d), (n,))
+    return OwnReading(*(torch.full(shape, float("nan"), dtype=torch.float64) for shape in shapes))
 
 
 def row_entries(
@@ -109,14 +111,13 @@ def row_entries(
     row_shift: Float64[Tensor, "n d"],
     own: OwnReading,
     policy: SymbolicPolicy,
-    by: Ruler,
     answers: Float64[Tensor, " n"] | None = None,
 ) -> tuple[RowEntry, ...]:
     """One entry per row of a step. `row_shift` is ΔW_Y of each row's push, `own` its own prompt, `answers` what it
     answers."""
     predicted = predict(policy, own.X)
-    score = scores(own.push, predicted, by, answers)
-    opposed = against(own.push, predicted, by)
+    score = scores(own.push, own.expected, answers)
+    opposed = against(own.push, own.expected)
     share_probes, push_probes = _readings(shares), _readings(push)
     entries = []
     for i, fact in enumerate(facts):
@@ -136,6 +137,7 @@ def row_entries(
                 own_push=float(own.push[i]),
                 own_mass=float(own.mass[i]),
                 own_predicted=float(predicted[i]),
+                expected=float(own.expected[i]),
                 interference=interference(row_shift[i], policy.coef, intended) if read else float("nan"),
                 dominant_feature=policy.feature_ids[column] if column >= 0 else -1,
                 unintended=read and (bool(opposed[i]) or (column >= 0 and not bool(intended[column]))),

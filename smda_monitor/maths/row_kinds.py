@@ -29,7 +29,6 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from ..records.row_kinds import Distribution, FeatureContrast, KindInterference, Pathway
-from .score import Ruler
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of each group's figures."""
@@ -37,12 +36,6 @@ NAMED_KINDS = 24
 """Kinds that the matrix tells apart, those with most rows; the others are one kind."""
 OTHER = "(other kinds)"
 """What the rarer kinds are called together."""
-
-
-def harmful_from(reading: str, by: Ruler) -> float:
-    """The prediction from which on a prompt counts as harmful: even chances, 0, where y is log-odds (`reading`
-    ``mass``); where it is log-probability, the policy's centre between harmful and other probes."""
-    return 0.0 if reading == "mass" else by.centre
 
 
 def feature_contrasts(

@@ -36,8 +36,8 @@ class WatchedRows:
 
     lines: tuple[int, ...]
     """Their lines in the data."""
-    predicted: Tensor
-    """(n,) the policy's prediction for the own prompt."""
+    expected: Tensor
+    """(n,) what is expected on the own prompt: 1 the behaviour, −1 not (`RowEntry.expected`)."""
     features: tuple[int, ...]
     """K feature ids."""
     coef: Tensor
@@ -57,7 +57,7 @@ def read_watched(folder: Path) -> WatchedRows | None:
     found = [one for part in parts.live_parts(folder, STEM) if (one := _watched(parts.read_part(part.path), part.path))]
     if not found:
         return None
-    names = ("predicted", "shift_X", "shift_Y", "intended", "unintended")
+    names = ("expected", "shift_X", "shift_Y", "intended", "unintended")
     joined = {name: torch.cat([getattr(one, name) for one in found]) for name in names}
     lines = tuple(line for one in found for line in one.lines)
     return WatchedRows(lines=lines, features=found[0].features, coef=found[0].coef, **joined)
@@ -82,7 +82,7 @@ def _watched(table: Any, path: Path) -> WatchedRows | None:
         dominant = table["watched_dominant"].to_pylist()
         return WatchedRows(
             lines=tuple(table["line"].to_pylist()),
-            predicted=torch.tensor(table["own_predicted"].to_numpy(zero_copy_only=False)),
+            expected=torch.tensor(table["expected"].to_numpy(zero_copy_only=False)),
             features=features,
             coef=columns["coefficient"][0],
             shift_X=columns["shift_X"],
@@ -129,7 +129,6 @@ def read_row_kinds(folder: Path) -> RowKinds | None:
     value = read_json(path, "rows by group")
     try:
         return RowKinds(
-            threshold=_float(value["threshold"]),
             named=bool(value["named"]),
             features=tuple(value["features"]),
             contrasts=tuple(_contrast(one) for one in value["contrasts"]),
@@ -150,8 +149,8 @@ def read_row_kinds(folder: Path) -> RowKinds | None:
 
 
 def summarise(found: RowKinds | None) -> dict[str, Any]:
-    """The figures for the audit's summary: ``harmful_vs_harmless`` (rows of each group, the threshold, and by pathway
-    how many features differ at a false-discovery rate of `LEVEL`) and ``kinds``; both null where there are none."""
+    """The figures for the audit's summary: ``harmful_vs_harmless`` (rows of each group, and by pathway how
+    many features differ at a false-discovery rate of `LEVEL`) and ``kinds``; both null where there are none."""
     if found is None:
         return {"harmful_vs_harmless": None, "kinds": None}
     first = found.contrasts[0]
@@ -161,7 +160,6 @@ def summarise(found: RowKinds | None) -> dict[str, Any]:
     groups: Mapping[str, Any] = {
         "harmful": first.harmful.rows,
         "harmless": first.harmless.rows,
-        "threshold": found.threshold,
         "features": len(found.features),
         "differing": differing,
     }

@@ -24,6 +24,7 @@ _ROW_SCALARS = (
     ("own_push", "float"),
     ("own_mass", "float"),
     ("own_predicted", "float"),
+    ("expected", "float"),
     ("interference", "float"),
     ("dominant_feature", "int"),
     ("unintended", "bool"),

@@ -24,7 +24,7 @@ POLICY_TARGETS = ("S_X", "S_Y")
 """Targets whose measured shift and unexplained fraction are logged."""
 COLUMNS = (
     "step", "row_id", "row_hash", "tokens", "loss", "gradient_norm", "push_S_X", "push_S_Y", "own_push", "own_mass",
-    "own_predicted", "interference", "dominant_feature", "unintended", "score",
+    "own_predicted", "expected", "interference", "dominant_feature", "unintended", "score",
 )  # fmt: skip
 """Columns of the table of rows; ``prompt`` and ``response`` follow only under ``row_text="upload"``."""
 

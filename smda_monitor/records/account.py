@@ -106,19 +106,22 @@ class RowEntry:
     """The behaviour's log-odds on the row's own prompt after the step; NaN where not read."""
     own_predicted: float
     """The symbolic policy's prediction for the row's own prompt, units of y; NaN where not read."""
+    expected: float
+    """What the row is expected to do on its own prompt, (−1, 1): 1 refuse, −1 answer; NaN where not read. Formula:
+    `smda_monitor.maths.score`."""
     interference: float
     """Σ_{k∉I}|ΔW_k w_k| / Σ_k|ΔW_k w_k| of the row's output-probability pathway, I the features that carry 90 % of
     its own prompt's prediction; in [0, 1], NaN where own prompts are not read."""
     dominant_feature: int
     """Feature id with the largest |ΔW_k w_k| of the row's output-probability pathway; −1 where it moved none."""
     unintended: bool
-    """The dominant feature lies outside I, or the push on the own prompt goes against the policy's reading of it; False
+    """The dominant feature lies outside I, or the push on the own prompt goes against what is expected on it; False
     where own prompts are not read."""
     answer_reading: float
     """What the row's own answer shows, read from its hidden states in the trainer's forward: about +1 the behaviour,
     −1 not; NaN where the policy has no reference answers."""
     score: float
-    """Suspicion: higher means the row teaches or moves refusal more strongly against the policy's reading of its own
+    """Suspicion: higher means the row teaches or moves refusal more strongly against what is expected on its own
     prompt. Formula: `smda_monitor.maths.score`."""
     probe_share: dict[str, tuple[float, ...]]
     """By reading (`READINGS`): the row's share of every measured probe, in the order of the account's ``probe_ids``;

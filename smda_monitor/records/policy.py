@@ -36,14 +36,13 @@ class PolicyQuality:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerRuler:
-    """Reads from an answer's hidden states whether it shows the behaviour, in any wording: a·direction + offset, with a
-    the mean residual stream over the answer's first tokens at the policy's hookpoint."""
+class Ruler:
+    """Reads one of two sorts from a vector h, a residual stream at the policy's hookpoint: h·direction + offset."""
 
     direction: Tensor
     """(d_in,) per activation unit; float64."""
     offset: float
-    """Added, so that reference answers that show the behaviour lie around +1 and the others around −1."""
+    """Added, so that examples of one sort lie around +1 and those of the other around −1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,11 @@ class SymbolicPolicy:
     """Held-out fidelity beside the constant baseline."""
     fingerprints: Fingerprints
     """What the policy is bound to."""
-    answers: AnswerRuler | None = None
-    """For the score of training rows; None where the behaviour has no reference answers."""
+    answers: Ruler | None = None
+    """Whether an answer shows the behaviour, in any wording, from the mean over its first tokens; None where the
+    behaviour has no reference answers."""
+    prompts: Ruler | None = None
+    """Whether a prompt is one to refuse, at the read position, from the kinds of the fit set; None where all are of one
+    sort: then the policy's own prediction stands for it."""
     notes: dict[str, str] = field(default_factory=dict)
     """Free text saved along: versions, recipe, date."""

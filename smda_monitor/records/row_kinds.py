@@ -43,7 +43,7 @@ class FeatureContrast:
     """Which part of ΔW_k; the figure compared is that part times w_k, units of w²: > 0 strengthens the feature's
     coefficient, < 0 weakens it."""
     harmful: Distribution
-    """Over the rows whose prompt the policy expects to be refused."""
+    """Over the rows on whose prompt a refusal is expected."""
     harmless: Distribution
     """Over the others."""
     U: float
@@ -82,8 +82,6 @@ class KindInterference:
 class RowKinds:
     """All that is said of an audit's rows by group."""
 
-    threshold: float
-    """The policy's prediction from which on a row's prompt counts as harmful; units of y."""
     named: bool
     """Whether kinds are the data's own; else they are the two groups."""
     features: tuple[int, ...]

@@ -76,7 +76,7 @@ def scores_figure(scores: ScoreTable) -> Figure:
         id="scores",
         title="How scores are spread",
         caption=f"{len(known)} rows with a score, {scores.unscored} without one. Higher is more suspicious: the row "
-        "teaches or moves the behaviour against what the policy expects of its prompt.",
+        "teaches or moves the behaviour against what is expected on its prompt.",
         traces=[drawn],
         layout={"xaxis": axis("score", zeroline=True), "yaxis": axis("rows", rangemode="tozero"), "bargap": 0},
         columns=["from", "to", "rows"],

@@ -81,7 +81,7 @@ def _sentences(view: AuditView) -> list[str]:
     scored = [line for line in view.scores.leading if line["score"] == line["score"]]
     if scored:
         names = ", ".join(plain(line["row_id"], 32) for line in scored[:NAMED_ROWS])
-        sentences.append(f"Most suspicious, by what they teach and move against the policy's reading, are {names}.")
+        sentences.append(f"Most suspicious, by what they teach and move against what is expected on their prompts, are {names}.")
     elif view.scores.rows:
         sentences.append("No row has a score: rows were not read on their own prompts.")
     if view.kinds is not None and view.kinds.contrasts:
@@ -98,12 +98,12 @@ def _contrast_sentence(kinds: RowKinds) -> str:
     one = kinds.contrasts[0]
     if one.p != one.p:
         return (
-            f"Harmful and harmless rows cannot be compared: the policy expects {one.harmful.rows} prompts to be refused "
-            f"and {one.harmless.rows} not to be."
+            f"Harmful and harmless rows cannot be compared: a refusal is expected on the prompts of {one.harmful.rows} "
+            f"rows, an answer on those of {one.harmless.rows}."
         )
     differing = {p: sum(c.p_adjusted < LEVEL for c in kinds.contrasts if c.pathway == p) for p in ("X", "Y")}
     return (
-        f"{one.harmful.rows} rows have prompts that the policy expects to be refused, {one.harmless.rows} have others. "
+        f"{one.harmful.rows} rows have prompts on which a refusal is expected, {one.harmless.rows} have others. "
         f"The two groups push {differing['X']} of {len(kinds.features)} watched features differently through features, "
         f"{differing['Y']} through outputs (false-discovery rate {LEVEL:.0%})."
     )

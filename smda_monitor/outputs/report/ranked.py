@@ -29,7 +29,7 @@ _ENTRY: tuple[str, ...] = (
     "own_mass",
     "own_predicted",
 )
-_ENTRY += ("answer_reading", "interference", "dominant_feature", "unintended", "score")
+_ENTRY += ("expected", "answer_reading", "interference", "dominant_feature", "unintended", "score")
 
 
 def rows_figure(ranking: Sequence[RankedRow]) -> Figure:
