@@ -129,7 +129,7 @@ def test_it_says_what_was_found(page: Page) -> None:
         assert reason in text
     assert "Row text is not kept with this audit" in text
     assert "Curation" not in text
-    assert "Proof" not in text
+    assert "Proof by retraining" not in text
 
 
 def test_nothing_is_loaded_and_nothing_runs_but_ours(page: Page) -> None:
@@ -197,6 +197,8 @@ def test_curation_and_proof_are_on_the_page(tmp_path: Path) -> None:
     shown = Page(write_report(tmp_path / "audit"))
     text = flat(shown)
     assert "score 2.3 above 1.25 · pushes against the policy" in text
+    assert "Curation: 6 rows to remove, 4 to review." in text
+    assert "0.91 [0.83, 0.99] of the planted rows' effect is recovered; without as many random rows 0.04" in text
     assert f"threshold{CURATION['threshold']}" in text.replace(" ", "")
     check_tables(shown)
     recovered = {line["name"]: line for line in numbers(shown, "recovered")}

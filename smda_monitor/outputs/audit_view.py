@@ -90,7 +90,8 @@ def _judged_at(folder: Path, lines: Sequence[int]) -> list[RowAudit]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    wanted, found = pa.array(lines, pa.int64()), {}
+    wanted = pa.array(lines, pa.int64())
+    found: dict[int, RowAudit] = {}
     for part in parts.live_parts(folder, STEM) if lines else ():
         table = parts.read_part(part.path)
         try:

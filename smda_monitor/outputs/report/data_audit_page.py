@@ -15,6 +15,7 @@ from ..text import percent, plain
 from .data_audit_figures import leading_figure, pathways_figure, replay_figures, scores_figure
 from .figure import Figure
 from .proof import listed, proof_figures
+from .proof import sentences as later_sentences
 from .rendering import render_page
 from .row_kinds_figures import contrast_figures, interference_figure, kinds_figure
 
@@ -91,7 +92,7 @@ def _sentences(view: AuditView) -> list[str]:
         sentences.append(f"{name} by gradient against replay: rank correlation {rank:.3f}, median error {error}.")
     if view.omitted:
         sentences.append(f"{view.omitted} row{'' if view.omitted == 1 else 's'} left out, with reasons, below.")
-    return sentences
+    return [*sentences, *later_sentences(view.curation.figures if view.curation else None, view.proof)]
 
 
 def _contrast_sentence(kinds: RowKinds) -> str:

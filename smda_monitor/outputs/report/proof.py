@@ -59,6 +59,26 @@ def _estimate(value: Any, path: Sequence[str]) -> Estimate | None:
     return Estimate(*(float("nan") if one is None else float(one) for one in value))
 
 
+def sentences(curation: Mapping[str, Any] | None, proof: Mapping[str, Any] | None) -> list[str]:
+    """What was curated and what was proved, in a sentence each, as far as the files say."""
+    found = []
+    buckets = (curation or {}).get("rows")
+    if isinstance(buckets, Mapping) and {"remove", "review"} <= set(buckets):
+        found.append(f"Curation: {buckets['remove']} rows to remove, {buckets['review']} to review.")
+    estimates = dict(_estimates(proof or {}, ()))
+    flagged, random = (estimates.get(("recovered", name)) for name in ("flagged", "random"))
+    if flagged is not None and random is not None:
+        found.append(
+            f"Trained again without the flagged rows: {_said(flagged)} of the planted rows' effect is recovered; without as "
+            f"many random rows {_said(random)}."
+        )
+    return found
+
+
+def _said(one: Estimate) -> str:
+    return f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]"
+
+
 def proof_figures(proof: Mapping[str, Any]) -> list[Figure]:
     """How much of the planted rows' effect is undone, and what taking rows out changed, by arm and kind of prompt."""
     estimates = dict(_estimates(proof, ()))
