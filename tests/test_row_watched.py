@@ -17,7 +17,7 @@ from smda_monitor.records.account import FeatureShift
 POLICY = made_policy(torch.tensor([2.0, -1.0, 0.5, 4.0], dtype=torch.float64))
 """Column k is feature 10·k + 3."""
 COLUMNS = [3, 0, 1]
-X, Y = torch.tensor([[0.1, 0.2, 0.3]]).double(), torch.tensor([[-0.05, 0.3, -1.3]]).double()
+X, Y = (torch.tensor([row], dtype=torch.float64) for row in ([0.1, 0.2, 0.3], [-0.05, 0.3, -1.3]))
 NONE = torch.full((1, 3), math.nan, dtype=torch.float64)
 
 
