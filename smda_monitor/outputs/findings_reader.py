@@ -21,6 +21,8 @@ from ..records.policy_findings import (
 from .files import read_json
 from .findings_folder import FINDINGS
 
+_CARD = ("feature", "coefficient", "density", "top_probes", "top_tokens")
+
 
 def read_findings(folder: str | Path) -> PolicyFindings:
     """The findings in `folder`. Raises `ConfigError` naming the file where it is missing or holds something else."""
@@ -60,7 +62,7 @@ def _findings(value: Mapping[str, Any]) -> PolicyFindings:
             for one in value["coefficients"]
         ),
         gaps=tuple(_gap(one) for one in value["gaps"]),
-        cards=tuple(dict(card) for card in value["cards"]),
+        cards=tuple({name: card[name] for name in _CARD} for card in value["cards"]),
     )
 
 

@@ -39,10 +39,14 @@ def policy_page(folder: str | Path) -> str:
 
 def _card(card: dict[str, Any]) -> FeatureCard:
     probes = (TopProbe(str(p["id"]), str(p.get("prompt", "")), float(p["activation"])) for p in card["top_probes"])
-    figures = (float(card[name]) for name in ("coefficient", "density"))
-    coefficient, density = figures
-    tokens = tuple(map(str, card["top_tokens"]))
-    return FeatureCard(int(card["feature"]), coefficient, float("nan"), density, tuple(probes), tokens)
+    return FeatureCard(
+        feature=int(card["feature"]),
+        coefficient=float(card["coefficient"]),
+        drift=float("nan"),
+        density=float(card["density"]),
+        top_probes=tuple(probes),
+        top_tokens=tuple(map(str, card["top_tokens"])),
+    )
 
 
 def _headline(findings: PolicyFindings) -> str:
