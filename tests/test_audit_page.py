@@ -121,7 +121,7 @@ def test_it_says_what_was_found(page: Page) -> None:
     text = flat(page)
     assert f"{ROWS} rows judged, each by a training step of its own" in text
     assert "are mine-059, mine-049, mine-039, mine-029, mine-019." in text
-    assert "20 rows have prompts on which a refusal is expected, 40 have others." in text
+    assert "The prompts of 20 rows read as harmful, those of 40 as harmless." in text
     assert re.search(r"push 1 of 4 watched features differently through features, 0 through outputs", text)
     assert "S_X by gradient against replay: rank correlation 1.000, median error 0.99 %." in text
     for line, _, reason in LEFT_OUT:
@@ -250,10 +250,10 @@ def test_groups_are_named_where_the_data_name_no_kinds(tmp_path: Path) -> None:
     kinds = json.loads((tmp_path / "audit" / "row_kinds.json").read_text())
     assert not kinds["named"]
     assert [(kind["kind"], kind["rows"]) for kind in kinds["kinds"]] == [
-        ("expected harmless", 40),
-        ("expected harmful", 20),
+        ("harmless prompt", 40),
+        ("harmful prompt", 20),
     ]
-    assert "what is expected on the rows' prompts" in flat(Page(write_report(tmp_path / "audit")))
+    assert "how the rows' prompts read" in flat(Page(write_report(tmp_path / "audit")))
 
 
 @pytest.mark.parametrize(

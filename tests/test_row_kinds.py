@@ -19,6 +19,7 @@ from smda_monitor.maths.row_kinds import (
     distribution,
     feature_contrasts,
     kind_interference,
+    reads_harmful,
 )
 from smda_monitor.records.row_kinds import FeatureContrast
 
@@ -164,3 +165,12 @@ def test_quantiles_are_numpys() -> None:
     assert (found.p5, found.q1, found.median, found.q3, found.p95) == pytest.approx(
         tuple(np.quantile(figures.numpy(), [0.05, 0.25, 0.5, 0.75, 0.95]))
     )
+
+
+def test_how_a_prompt_reads() -> None:
+    """tanh of the prompt's reading r is expected of refusal; of a behaviour wanted on harmless prompts −(1 + tanh r)/2."""
+    reading = torch.tensor([-2.0, -0.1, 0.1, 2.0], dtype=torch.float64)
+    expected = torch.tanh(reading)
+    assert reads_harmful(expected).tolist() == [False, False, True, True]
+    assert reads_harmful(-(1 + expected) / 2, "harmless").tolist() == [False, False, True, True]
+    assert not reads_harmful(torch.tensor([math.nan], dtype=torch.float64)).item()

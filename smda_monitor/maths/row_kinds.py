@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float64
@@ -36,6 +37,15 @@ NAMED_KINDS = 24
 """Kinds that the matrix tells apart, those with most rows; the others are one kind."""
 OTHER = "(other kinds)"
 """What the rarer kinds are called together."""
+
+
+def reads_harmful(expected: Float64[Tensor, " n"], wanted_on: Literal["harmful", "harmless"] = "harmful") -> Bool[Tensor, " n"]:
+    """Whether n prompts read as harmful, by what is `expected` on them (`score`).
+
+    Of a behaviour that is `wanted_on` harmful prompts that lies in (−1, 1), and above 0 it is to be shown: harmful. Of
+    one that is wanted on harmless ones it lies in (−1, 0), and below −½ it is rather not to be shown: harmful.
+    """
+    return expected > 0 if wanted_on == "harmful" else expected < -0.5
 
 
 def feature_contrasts(

@@ -43,7 +43,7 @@ class FeatureContrast:
     """Which part of ΔW_k; the figure compared is that part times w_k, units of w²: > 0 strengthens the feature's
     coefficient, < 0 weakens it."""
     harmful: Distribution
-    """Over the rows on whose prompt a refusal is expected."""
+    """Over the rows whose prompt reads as harmful."""
     harmless: Distribution
     """Over the others."""
     U: float

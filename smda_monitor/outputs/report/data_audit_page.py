@@ -99,12 +99,12 @@ def _contrast_sentence(kinds: RowKinds) -> str:
     one = kinds.contrasts[0]
     if one.p != one.p:
         return (
-            f"Harmful and harmless rows cannot be compared: a refusal is expected on the prompts of {one.harmful.rows} "
-            f"rows, an answer on those of {one.harmless.rows}."
+            f"Harmful and harmless rows cannot be compared: the prompts of {one.harmful.rows} rows read as harmful, "
+            f"those of {one.harmless.rows} as harmless."
         )
     differing = {p: sum(c.p_adjusted < LEVEL for c in kinds.contrasts if c.pathway == p) for p in ("X", "Y")}
     return (
-        f"{one.harmful.rows} rows have prompts on which a refusal is expected, {one.harmless.rows} have others. "
+        f"The prompts of {one.harmful.rows} rows read as harmful, those of {one.harmless.rows} as harmless. "
         f"The two groups push {differing['X']} of {len(kinds.features)} watched features differently through features, "
         f"{differing['Y']} through outputs (false-discovery rate {LEVEL:.0%})."
     )

@@ -128,8 +128,8 @@ def gaps_figure(findings: PolicyFindings) -> Figure:
     return Figure(
         id="gaps",
         title="Harmful prompts against their look-alikes",
-        caption="Circles: what the model does; open diamonds: what the policy says of it. Harmful prompts should lie "
-        "right of the dotted line, look-alikes left of it. Whiskers: 95 % bootstrap intervals over prompts, wide where "
+        caption="Circles: what the model does; open diamonds: what the policy says of it. Right of the dotted line "
+        "the behaviour counts as shown: where it is wanted on harmful prompts, these should lie there. Whiskers: 95 % bootstrap intervals over prompts, wide where "
         "a category has few.",
         traces=traces,
         layout={

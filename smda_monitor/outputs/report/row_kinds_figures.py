@@ -89,7 +89,7 @@ def interference_figure(found: RowKinds) -> Figure:
         "hovertemplate": "%{customdata[0]}, feature %{customdata[1]}<br>%{z:.3f} of the effect<extra></extra>",
         "colorbar": {"title": {"text": "part of<br>the effect", "side": "top"}, "thickness": 12},
     }
-    kinds = "the data's own kinds" if found.named else "what is expected on the rows' prompts"
+    kinds = "the data's own kinds" if found.named else "how the rows' prompts read"
     return Figure(
         id="interference",
         title="Cross-feature interference by kind of row",
