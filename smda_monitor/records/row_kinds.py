@@ -1,7 +1,7 @@
-"""Rows of an audit by group: expected harmful against expected harmless, and by the kinds that the data name.
+"""Rows of an audit by group: those whose prompts read as harmful against the others, and by the kinds that data name.
 
-Two groups of rows by what the policy says of a row's own prompt: ŷ above the threshold is *harmful* (the behaviour is
-expected), else *harmless*. No label of the data is needed for that; its ``kind`` column only gives kinds their names.
+How a prompt reads follows from what is expected on it (`RowEntry.expected`, `maths.row_kinds.reads_harmful`). No label of
+the data is needed for that; its ``kind`` column only gives kinds their names.
 """
 
 from __future__ import annotations
