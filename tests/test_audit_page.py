@@ -292,3 +292,14 @@ def test_a_page_of_many_rows_stays_small(tmp_path: Path) -> None:
     assert drawn == len(numbers(page, "pathways")) <= 2000
     assert sum(int(line["rows"]) for line in numbers(page, "scores")) == 2599
     assert "one in 2 of the others" in page.text
+
+
+def test_other_folders_are_refused_by_name(tmp_path: Path) -> None:
+    write_audit(tmp_path / "both" / "refusal")
+    with pytest.raises(ConfigError, match=r"no manifest\.json; .*name one in it: refusal"):
+        write_report(tmp_path / "both")
+    (tmp_path / "proof").mkdir()
+    (tmp_path / "proof" / "manifest.json").write_text(json.dumps({"kind": "proof"}))
+    with pytest.raises(ConfigError, match="one of kind 'proof'"):
+        write_report(tmp_path / "proof")
+    assert not (tmp_path / "proof" / "report.html").exists()

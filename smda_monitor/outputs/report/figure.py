@@ -140,26 +140,31 @@ def bars(x: Sequence[float], colour: str | list[str], hover: str) -> Plot:
     }
 
 
+def whiskers(values: Sequence[float], lows: Sequence[float], highs: Sequence[float], colour: str = "@ink") -> Plot:
+    """Error bars from `lows` to `highs` around `values`; none where one of them is NaN."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - value for value, high in zip(values, highs, strict=True)],
+        "arrayminus": [value - low for value, low in zip(values, lows, strict=True)],
+        "color": colour,
+        "thickness": 1.2,
+        "width": 3,
+    }
+
+
 def interval_points(
     name: str, colour: str, found: Sequence[Estimate], y: Sequence[float], hover: str, symbol: str = "circle"
 ) -> Plot:
     """Figures with their intervals as points with whiskers, at heights `y`; none where a figure is NaN."""
-    whiskers: Plot = {
-        "type": "data",
-        "symmetric": False,
-        "array": [one.high - one.value for one in found],
-        "arrayminus": [one.value - one.low for one in found],
-        "color": colour,
-        "thickness": 1.4,
-        "width": 3,
-    }
+    ends = ([getattr(one, end) for one in found] for end in ("value", "low", "high"))
     return {
         "type": "scatter",
         "mode": "markers",
         "name": name,
         "x": [one.value for one in found],
         "y": list(y),
-        "error_x": whiskers,
+        "error_x": whiskers(*ends, colour),
         "marker": {"color": colour, "size": 8, "symbol": symbol},
         "customdata": [[one.low, one.high] for one in found],
         "hovertemplate": f"{hover}<extra></extra>",

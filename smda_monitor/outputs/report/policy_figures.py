@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...records.policy_findings import CategoryGap, Estimate, HeldoutFidelity, PolicyFindings, RankedCoefficient
-from .figure import Cell, Figure, Plot, axis, bars, interval_points, label, ticks
+from .figure import Cell, Figure, Plot, axis, bars, interval_points, label, ticks, whiskers
 
 DRAWN_FEATURES = 24
 """Features in the picture of coefficients."""
@@ -20,15 +20,7 @@ def coefficients_figure(coefficients: Sequence[RankedCoefficient], behaviour: st
     """The leading coefficients by |w|·std(X) with their bootstrap intervals."""
     leading = coefficients[:DRAWN_FEATURES]
     colours = [HARMFUL if c.coef > 0 else "#2f9e8f" for c in leading]
-    whiskers: Plot = {
-        "type": "data",
-        "symmetric": False,
-        "array": [c.high - c.coef for c in leading],
-        "arrayminus": [c.coef - c.low for c in leading],
-        "color": "@ink",
-        "thickness": 1.2,
-        "width": 3,
-    }
+    error = whiskers(*([getattr(c, name) for c in leading] for name in ("coef", "low", "high")))
     drawn = bars([c.coef for c in leading], colours, "w %{x:.3f}<br>|w|·std(X) %{customdata:.3g}")
     return Figure(
         id="coefficients",
@@ -36,7 +28,7 @@ def coefficients_figure(coefficients: Sequence[RankedCoefficient], behaviour: st
         caption=f"The {len(leading)} features by which the policy's predictions vary most, |w|·std(X), largest on top. "
         f"Right, red: towards {behaviour}; left, green: away from it. Whiskers: 95 % bootstrap intervals over the "
         f"prompts it was fitted on. The numbers behind hold up to {KEPT_FEATURES} features.",
-        traces=[drawn | {"error_x": whiskers, "customdata": [c.effect for c in leading]}],
+        traces=[drawn | {"error_x": error, "customdata": [c.effect for c in leading]}],
         layout={
             "xaxis": axis("coefficient w (units of y per activation unit)", zeroline=True),
             "yaxis": ticks([str(c.feature) for c in leading]) | {"title": {"text": "feature", "standoff": 10}},

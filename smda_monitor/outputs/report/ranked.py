@@ -9,7 +9,7 @@ from ...records.account import StepAccount
 from ..ledger_reader import Coefficient
 from ..ranking import RankedRow
 from .by_step import PART_COLOURS
-from .figure import Cell, Figure, Plot, axis, bars, label, step_axis, ticks
+from .figure import Cell, Figure, Plot, axis, bars, label, step_axis, ticks, whiskers
 
 DRAWN_ROWS = 15
 """Rows in the picture."""
@@ -118,21 +118,13 @@ def coefficients_figure(coefficients: Sequence[Coefficient]) -> Figure:
     """The policy's largest coefficients with their bootstrap intervals."""
     leading = sorted(coefficients, key=lambda c: -abs(c.coef))[:DRAWN_FEATURES]
     colours = ["#c94f5d" if c.coef > 0 else "#2f9e8f" for c in leading]
-    whiskers: Plot = {
-        "type": "data",
-        "symmetric": False,
-        "array": [c.high - c.coef for c in leading],
-        "arrayminus": [c.coef - c.low for c in leading],
-        "color": "@ink",
-        "thickness": 1.2,
-        "width": 3,
-    }
+    error = whiskers(*([getattr(c, name) for c in leading] for name in ("coef", "low", "high")))
     return Figure(
         id="coefficients",
         title="Leading features of the policy",
         caption="Features that make the policy predict refusal (right, red) or compliance (left, green); whiskers are "
         "the 95 % bootstrap interval over the prompts it was fitted on.",
-        traces=[bars([c.coef for c in leading], colours, "w %{x:.3f}") | {"error_x": whiskers}],
+        traces=[bars([c.coef for c in leading], colours, "w %{x:.3f}") | {"error_x": error}],
         layout={
             "xaxis": axis("coefficient w (units of y per activation unit)", zeroline=True),
             "yaxis": ticks([str(c.feature) for c in leading]) | {"title": {"text": "feature", "standoff": 10}},

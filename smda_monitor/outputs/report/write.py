@@ -14,6 +14,7 @@ from .rendering import save_page
 
 _PAGES: Mapping[str | None, Callable[[Path], str]] = {None: run_page, "audit": audit_page, "policy": policy_page}
 """By the manifest's ``kind``; a run's has none."""
+_EXPECTED = "the folder of a run, an audit or a policy"
 
 
 def write_report(folder: str | Path) -> Path:
@@ -24,17 +25,22 @@ def write_report(folder: str | Path) -> Path:
     be written.
     """
     path = Path(folder)
-    kind = folder_kind(path)
+    kind = _kind(path)
     if kind not in _PAGES:
-        expected, remedy = "a run, an audit or a policy", "name such a folder; an audit's page shows what belongs to it"
-        raise ConfigError(describe(f"folder {path}", f"one of kind {kind!r}", expected, remedy))
+        remedy = "name such a folder; what belongs to an audit is on the audit's page"
+        raise ConfigError(describe(f"folder {path}", f"one of kind {kind!r}", _EXPECTED, remedy))
     return save_page(path, _PAGES[kind](path))
 
 
-def folder_kind(folder: Path) -> str | None:
-    """What its manifest says of `folder`; None for a run, whose manifest says nothing, and where there is none. Raises
-    `ConfigError` for a manifest that cannot be read."""
+def _kind(folder: Path) -> str | None:
+    """What its manifest says of `folder`; None for a run, whose manifest says nothing, and for no folder at all."""
     manifest = folder / "manifest.json"
-    found = read_json(manifest, "manifest") if manifest.is_file() else {}
+    if not manifest.is_file():
+        inside = sorted(path.parent.name for path in folder.glob("*/manifest.json"))
+        if inside:
+            remedy = f"name one in it: {', '.join(inside[:5])}"
+            raise ConfigError(describe(f"folder {folder}", "no manifest.json", _EXPECTED, remedy))
+        return None
+    found = read_json(manifest, "manifest")
     kind = found.get("kind") if isinstance(found, dict) else None
     return None if kind is None else str(kind)
