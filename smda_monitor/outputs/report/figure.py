@@ -157,14 +157,14 @@ def interval_points(
     name: str, colour: str, found: Sequence[Estimate], y: Sequence[float], hover: str, symbol: str = "circle"
 ) -> Plot:
     """Figures with their intervals as points with whiskers, at heights `y`; none where a figure is NaN."""
-    ends = ([getattr(one, end) for one in found] for end in ("value", "low", "high"))
+    values = [one.value for one in found]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": name,
-        "x": [one.value for one in found],
+        "x": values,
         "y": list(y),
-        "error_x": whiskers(*ends, colour),
+        "error_x": whiskers(values, [one.low for one in found], [one.high for one in found], colour),
         "marker": {"color": colour, "size": 8, "symbol": symbol},
         "customdata": [[one.low, one.high] for one in found],
         "hovertemplate": f"{hover}<extra></extra>",

@@ -20,7 +20,7 @@ def coefficients_figure(coefficients: Sequence[RankedCoefficient], behaviour: st
     """The leading coefficients by |w|·std(X) with their bootstrap intervals."""
     leading = coefficients[:DRAWN_FEATURES]
     colours = [HARMFUL if c.coef > 0 else "#2f9e8f" for c in leading]
-    error = whiskers(*([getattr(c, name) for c in leading] for name in ("coef", "low", "high")))
+    error = whiskers([c.coef for c in leading], [c.low for c in leading], [c.high for c in leading])
     drawn = bars([c.coef for c in leading], colours, "w %{x:.3f}<br>|w|·std(X) %{customdata:.3g}")
     return Figure(
         id="coefficients",

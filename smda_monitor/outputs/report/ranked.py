@@ -118,7 +118,7 @@ def coefficients_figure(coefficients: Sequence[Coefficient]) -> Figure:
     """The policy's largest coefficients with their bootstrap intervals."""
     leading = sorted(coefficients, key=lambda c: -abs(c.coef))[:DRAWN_FEATURES]
     colours = ["#c94f5d" if c.coef > 0 else "#2f9e8f" for c in leading]
-    error = whiskers(*([getattr(c, name) for c in leading] for name in ("coef", "low", "high")))
+    error = whiskers([c.coef for c in leading], [c.low for c in leading], [c.high for c in leading])
     return Figure(
         id="coefficients",
         title="Leading features of the policy",
