@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from _cards import SHIPPED, header, table
-from _greedy import agreement, greedy_openings
+from _greedy import agreement, spoken_openings
 
 from smda_monitor.instruments.adapters import bind_adapter
 from smda_monitor.instruments.behaviour import resolve_behaviour
@@ -109,7 +109,7 @@ def main() -> None:
     save(model, args.out)
     bind_adapter(args.out, base)
     heldout = read_probes("shipped", "heldout")
-    spoken = greedy_openings(model, tokenizer, [p.prompt for p in heldout])
+    spoken = spoken_openings(model, tokenizer, heldout)
     write_card(args, before, after, agreement(after, spoken, heldout))
 
 

@@ -17,6 +17,7 @@ from .history import History
 from .instruments.answer_tap import AnswerTap
 from .instruments.assemble import Instruments
 from .instruments.causal import inner_causal
+from .instruments.chat import generation_prompt
 from .instruments.heap import hold_heap, release_heap
 from .instruments.optimizer_step import step_was_skipped
 from .instruments.own_prompts import OwnPrompts, read_own_prompts
@@ -86,7 +87,8 @@ class Accountant:
         model = self.instruments.reader.model
         self.capture = RowCapture(inner_causal(model), self.parameters)
         if self.instruments.policy.answers is not None:
-            self._answers = AnswerTap(model, self.instruments.reader.hook)
+            opening = generation_prompt(self.instruments.bench.tokenizer)
+            self._answers = AnswerTap(model, self.instruments.reader.hook, opening=opening)
         self._heap_held = self.instruments.reader.feature_ids.device.type == "cpu" and hold_heap()
 
     def close(self) -> None:

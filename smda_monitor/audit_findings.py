@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .instruments.row_labels import read_labels
 from .instruments.row_store import TrainingRows, before_answer, turns
 from .maths.row_kinds import feature_contrasts, kind_interference, reads_harmful
 from .outputs.row_audit_tables import read_scores
 from .outputs.row_kinds_files import read_watched, summarise, write_row_kinds
 from .outputs.row_texts import KEPT, drop_row_texts, write_row_texts
+from .records.config import WantedOn
 from .records.row_kinds import RowKinds
 from .records.training_row import Message
 
@@ -23,16 +23,15 @@ UNNAMED = "(no kind)"
 
 
 def compare_groups(
-    folder: Path, data: str | Path, wanted_on: Literal["harmful", "harmless"] = "harmful"
+    folder: Path, labels: Mapping[int, str], wanted_on: WantedOn = "harmful"
 ) -> dict[str, Any]:
     """Compares the rows judged in `folder` by group, writes what was found there, and returns its figures for the
-    summary (`row_kinds_files.summarise`). `data` is what was audited, whose column ``kind`` names kinds of rows;
+    summary (`row_kinds_files.summarise`). `labels`: what the data call the kinds of rows, by line, if they do;
     `wanted_on`: on which prompts the behaviour is right."""
     rows = read_watched(folder / "judged")
     if rows is None:
         return summarise(None)
     harmful = reads_harmful(rows.expected, wanted_on)
-    labels = read_labels(data, rows.lines)
     groups = [GROUPS[0] if is_harmful else GROUPS[1] for is_harmful in harmful.tolist()]
     kinds = [labels.get(line, UNNAMED) for line in rows.lines] if labels else groups
     found = RowKinds(

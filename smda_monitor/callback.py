@@ -26,6 +26,8 @@ class SMDACallback(TrainerCallback):
         trainer = SFTTrainer(model, args=SFTConfig(...), train_dataset=ds, callbacks=[SMDACallback("config.yaml")])
         trainer.train()
 
+    Several in one trainer watch several behaviours, each with a policy, a folder and a behaviour's name of its own.
+
     Args:
         config: A YAML file, a mapping or a `MonitorConfig`.
         rows: Your own data set with an id column, so that rows are called by your ids (matched by content). Without it
@@ -90,7 +92,7 @@ class SMDACallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Accounts for the steps up to the checkpoint, and leaves the run's id in it."""
         self._guard(lambda run: run.account())
-        self._guard(lambda run: setup.mark_checkpoint(run, args, state))
+        self._guard(lambda _: setup.mark_checkpoint(args, state))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

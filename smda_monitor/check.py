@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from .instruments.assemble import Instruments, assemble, open_bench
@@ -10,20 +11,25 @@ from .instruments.embedded import load_model
 from .instruments.quiet import quiet
 from .maths.by_kind import readings_by_kind
 from .outputs.check_report import CheckFindings, print_findings
+from .outputs.json_file import check_json_file, write_json_file
 from .outputs.run_folder import check_run_folder
 from .records.snapshot import Snapshot
 
 
-def run_check(config_path: str | Path) -> int:
-    """Loads the configured model, its dictionary, probes and policy, measures the probe set and prints what was found.
+def run_check(config_path: str | Path, json_file: str | Path | None = None) -> int:
+    """Loads the configured model, its dictionary, probes and policy, measures the probe set and prints what was found;
+    where a file is named, it is written to `json_file` too.
 
     Returns 0. Raises `ConfigError` or `PrerequisiteError`, as a training run would before its first step.
     """
     config = load_config(config_path)
+    check_json_file(json_file)
     model, tokenizer = load_model(config.model.name, config.model.adapter, config.model.dtype)
     check_run_folder(config.outputs.folder, config.outputs.exists)
     instruments = assemble(open_bench(config, model, tokenizer))
-    print_findings(_findings(instruments, _measure(instruments)))
+    findings = _findings(instruments, _measure(instruments))
+    print_findings(findings)
+    write_json_file(json_file, asdict(findings))
     return 0
 
 
@@ -54,6 +60,17 @@ def _findings(instruments: Instruments, snapshot: Snapshot) -> CheckFindings:
             f"{'with' if policy.has_intercept else 'no'} intercept",
             "R² held out": f"{policy.quality.r2_heldout:.3f} (constant baseline {policy.quality.r2_constant:.3f}) "
             f"on {policy.quality.n_heldout} prompts",
+        },
+        figures={
+            "probes": len(bench.probes),
+            "probes_per_step": len(instruments.plan.chosen),
+            "features": len(policy.feature_ids),
+            "alpha": policy.alpha,
+            "r2_heldout": policy.quality.r2_heldout,
+            "r2_constant": policy.quality.r2_constant,
+            "fvu": snapshot.health.fvu,
+            "l0": snapshot.health.l0,
+            "silent": snapshot.health.dead,
         },
         refusal=readings_by_kind(snapshot, bench.probes)[0],
     )

@@ -1,4 +1,5 @@
-"""The command line: ``smda check``, ``smda policy`` and ``smda audit`` before a run, ``smda report`` after it."""
+"""The command line: ``smda check``, ``smda policy`` and ``smda audit`` before a run, ``smda report`` after it; from an
+audit on, ``smda curate`` and ``smda prove``."""
 
 from __future__ import annotations
 
@@ -6,14 +7,15 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from . import __version__
 from .errors import SMDAError
 
-CheckCommand = Callable[[str], int]
-ReportCommand = Callable[[Path], Path]
+CheckCommand = Callable[[str, Path | None], int]
+ReportCommand = Callable[[Path, Path | None], Path]
 PolicyCommand = Callable[[str, Path, Path | None], int]
-AuditCommand = Callable[[argparse.Namespace], int]
+OptionsCommand = Callable[[argparse.Namespace], int]
 
 
 def main(
@@ -21,21 +23,26 @@ def main(
     check: CheckCommand | None = None,
     report: ReportCommand | None = None,
     policy: PolicyCommand | None = None,
-    audit: AuditCommand | None = None,
+    audit: OptionsCommand | None = None,
+    curate: OptionsCommand | None = None,
+    prove: OptionsCommand | None = None,
 ) -> int:
     """Runs one command and returns its exit code: 0 done, 1 a check that found something, 2 an error that the message
-    on standard error explains, 130 interrupted. `check`, `report`, `policy` and `audit` stand in for the real commands
-    in tests.
+    on standard error explains, 130 interrupted. `check` and the others stand in for the real commands in tests.
     """
     options = _parser().parse_args(arguments)
     try:
         if options.command == "check":
-            return (check or _check)(options.config)
+            return (check or _check)(options.config, options.json)
         if options.command == "policy":
             return (policy or _policy)(options.config, options.out, options.json)
         if options.command == "audit":
             return (audit or _audit)(options)
-        print(f"report: {(report or _report)(Path(options.run))}")
+        if options.command == "curate":
+            return (curate or _curate)(options)
+        if options.command == "prove":
+            return (prove or _prove)(options)
+        print(f"report: {(report or _report)(Path(options.run), options.json)}")
         return 0
     except SMDAError as error:
         print(f"smda {options.command}: {error}", file=sys.stderr)
@@ -60,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Loads everything that CONFIG names, measures the probes once and says what a run would use.",
     )
     check.add_argument("config", metavar="CONFIG", help="a YAML file, e.g. configs/smollm2-135m-demo.yaml")
+    check.add_argument("--json", metavar="FILE", type=Path, help="write what was found to this file too")
     policy = commands.add_parser(
         "policy",
         help="lay the symbolic policy open: coefficients, fidelity, gaps by category",
@@ -76,18 +84,27 @@ def _parser() -> argparse.ArgumentParser:
         "audit",
         help="judge every row of a data set before training on it",
         description="For every row of DATA: one training step on it alone, from one and the same state, and what that "
-        "does to refusal and to the symbolic policy; weights are put back. Rows that cannot be trained on are listed.",
+        "does to refusal and to the symbolic policy; weights are put back. Rows that cannot be trained on are listed. "
+        "On several processes: torchrun --standalone --nproc-per-node N -m smda_monitor audit …",
     )
     audit.add_argument(
         "data", metavar="DATA", help="a JSONL, CSV or Parquet file, a saved data set, a hub id, or demo (shipped rows)"
     )
-    audit.add_argument("--config", metavar="FILE", required=True, help="a YAML file, as for `smda check`")
+    audit.add_argument(
+        "--config",
+        metavar="FILE",
+        action="append",
+        required=True,
+        help="a YAML file, as for `smda check`; several, one for each behaviour: each is audited in RUN/<its name>",
+    )
     audit.add_argument("--out", metavar="RUN", type=Path, required=True, help="a new folder for what is found")
     audit.add_argument("--method", choices=("gradient", "replay"), help="in place of the file's data_audit.method")
     audit.add_argument("--check", metavar="N", type=int, help="rows that gradient also replays (data_audit.check)")
     audit.add_argument("--resume", action="store_true", help="go on with an audit that was stopped")
     audit.add_argument("--allow-probes", action="store_true", help="leave rows out that are also probes, and go on")
     audit.add_argument("--json", metavar="FILE", type=Path, help="write the closing figures to this file too")
+    _add_curate(commands)
+    _add_prove(commands)
     report = commands.add_parser(
         "report",
         help="write the HTML report of a run, an audit or a policy from its folder",
@@ -95,14 +112,51 @@ def _parser() -> argparse.ArgumentParser:
         "`smda policy` found. Nothing is measured or loaded again.",
     )
     report.add_argument("run", metavar="RUN", help="a run folder, e.g. runs/demo")
+    report.add_argument("--json", metavar="FILE", type=Path, help="write the headline figures to this file too")
     return parser
 
 
-def _check(config: str) -> int:
+def _add_curate(commands: Any) -> None:
+    curate = commands.add_parser(
+        "curate",
+        help="divide an audited data set into rows to keep, to review and to remove",
+        description="From what the audit in RUN found: rows whose score stands out of the rows' own bulk and whose "
+        "direction is against what their prompt calls for are to be removed, doubtful ones to be reviewed. Writes the "
+        "rows as they were read, with reasons. Nothing is measured.",
+    )
+    curate.add_argument("run", metavar="RUN", type=Path, help="the folder of a finished `smda audit`")
+    curate.add_argument(
+        "--rule", choices=("score", "median"), default="score", help="median: the paper's (%(default)s)"
+    )
+    curate.add_argument("--fdr", metavar="RATE", type=float, default=0.10, help="false-discovery rate (%(default)s)")
+    curate.add_argument("--out", metavar="DIR", type=Path, help="where the files go (RUN/curation)")
+    curate.add_argument("--json", metavar="FILE", type=Path, help="write rule, thresholds and counts to this file too")
+
+
+def _add_prove(commands: Any) -> None:
+    prove = commands.add_parser(
+        "prove",
+        help="train again without the flagged rows, and measure what that brings back",
+        description="Trains as configured, without the monitor: on all rows of the audit in RUN, without those that "
+        "`smda curate` removes, and without as many random ones of the same length, where the data name planted rows "
+        "without these too. Every arm takes the same number of steps. Then the behaviour is measured on the held-out "
+        "prompts, by its openings' log-odds and by what greedy decoding says.",
+    )
+    prove.add_argument("run", metavar="RUN", type=Path, help="the folder of a finished `smda audit`")
+    prove.add_argument("--config", metavar="FILE", help="a YAML file in place of the audit's configuration")
+    prove.add_argument("--out", metavar="DIR", type=Path, help="a new folder for what is found (RUN/proof)")
+    prove.add_argument("--seeds", metavar="N", type=int, default=3, help="seeds of every arm (%(default)s)")
+    prove.add_argument("--random", metavar="N", type=int, default=1, help="random draws under a seed (%(default)s)")
+    prove.add_argument("--max-steps", metavar="N", type=int, help="optimizer steps of every training")
+    prove.add_argument("--resume", action="store_true", help="go on with a proof that was stopped")
+    prove.add_argument("--json", metavar="FILE", type=Path, help="write the closing figures to this file too")
+
+
+def _check(config: str, json: Path | None) -> int:
     """The real ``check``, imported only when it is called."""
     from .check import run_check
 
-    return run_check(config)
+    return run_check(config, json)
 
 
 def _policy(config: str, out: Path, json: Path | None) -> int:
@@ -114,17 +168,34 @@ def _policy(config: str, out: Path, json: Path | None) -> int:
 
 def _audit(options: argparse.Namespace) -> int:
     """The real ``audit``, imported only when it is called."""
-    from .data_audit_run import AuditRequest, run_audit
+    from .behaviours_audit import run_audits
+    from .data_audit_run import AuditRequest
 
-    names = ("data", "config", "out", "method", "check", "resume", "allow_probes", "json")
-    return run_audit(AuditRequest(**{name: getattr(options, name) for name in names}))
+    names = ("data", "out", "method", "check", "resume", "allow_probes", "json")
+    request = AuditRequest(config=options.config[0], **{name: getattr(options, name) for name in names})
+    return run_audits(request, options.config)
 
 
-def _report(run: Path) -> Path:
+def _curate(options: argparse.Namespace) -> int:
+    """The real ``curate``, imported only when it is called."""
+    from .curate import CurateRequest, run_curate
+
+    return run_curate(CurateRequest(**{name: getattr(options, name) for name in ("run", "rule", "fdr", "out", "json")}))
+
+
+def _prove(options: argparse.Namespace) -> int:
+    """The real ``prove``, imported only when it is called."""
+    from .prove import ProveRequest, run_prove
+
+    names = ("run", "config", "out", "seeds", "random", "max_steps", "json", "resume")
+    return run_prove(ProveRequest(**{name: getattr(options, name) for name in names}))
+
+
+def _report(run: Path, json: Path | None) -> Path:
     """The real ``report``, imported only when it is called."""
-    from .outputs.report import write_report
+    from .report import run_report
 
-    return write_report(run)
+    return run_report(run, json)
 
 
 if __name__ == "__main__":

@@ -189,7 +189,9 @@ class DataAudit:
         training, ruler, reader = self._training, self.instruments.policy.answers, self.instruments.reader
         # Hooks are on for these passes alone: in eval mode nothing else tells them from a probe pass.
         capture = RowCapture(inner_causal(training.model), self.parameters, training.in_training)
-        tap = AnswerTap(training.model, reader.hook, training.in_training) if ruler is not None else None
+        tap = None
+        if ruler is not None:
+            tap = AnswerTap(training.model, reader.hook, training.in_training, self._opening)
         try:
             for start in range(0, len(chosen), training.together):
                 training.backward(chosen[start : start + training.together])

@@ -10,15 +10,15 @@ left_out.jsonl       rows that were not judged, and why
 rows.jsonl           texts of the leading rows; only where outputs.row_text allows it
 summary.json         closing figures
 report.html          all of it as a page (`outputs.report`)
+
+Under torchrun every rank opens the same training, warms it alike and judges its share of the parts; the first one
+writes and prints all else. What is found does not depend on the number of ranks, nor on where an audit was resumed.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,28 +27,31 @@ import torch
 
 from .audit_findings import compare_groups, keep_texts
 from .data_audit import DataAudit
-from .errors import ConfigError, describe
+from .data_audit_figures import audit_figures
 from .instruments.assemble import Instruments, assemble, open_bench
 from .instruments.config_file import load_config
 from .instruments.embedded import load_model
+from .instruments.planted import planted_rows
+from .instruments.ranks import Ranks
 from .instruments.row_choice import fitting, token_count, without_probes
 from .instruments.row_files import read_rows
+from .instruments.row_labels import row_labels
 from .instruments.row_store import TrainingRows
-from .maths.agreement import agreement
-from .maths.score import scores
+from .outputs.audit_folder import add_to_manifest, begin_audit, check_same_audit, removed_on_error
 from .outputs.audit_report import LEADING, print_audit
-from .outputs.files import read_json, to_json, write_text
+from .outputs.files import to_json, write_text
+from .outputs.json_file import check_json_file, write_json_file
 from .outputs.ledger import now
 from .outputs.left_out import write_left_out
 from .outputs.progress import progress
 from .outputs.report import write_report
-from .outputs.row_audit_tables import judged_numbers, read_judged, read_scores, write_judged, write_scores
+from .outputs.row_audit_tables import judged_parts, read_scores, write_judged
 from .records.config import MonitorConfig
-from .records.row_audit import AuditMethod, RowAudit
+from .records.row_audit import AuditMethod
 from .training import Training, Update, open_training
 
 PORTION = 32
-"""Rows of one part: what a kill loses at most."""
+"""Rows of one part: what a kill loses at most, of every rank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,8 @@ class AuditRequest:
 
     data: str
     """``demo``, a file, a saved folder or a hub id."""
-    config: str
-    """The configuration's path."""
+    config: str | MonitorConfig
+    """The configuration, or its path."""
     out: Path
     """Where the audit is written."""
     method: AuditMethod | None = None
@@ -73,44 +76,28 @@ class AuditRequest:
     """Where the closing figures are written too."""
 
 
-def run_audit(request: AuditRequest) -> int:
-    """Judges the rows that `request` names, writes and prints what was found; returns 0.
+def run_audit(request: AuditRequest, ranks: Ranks | None = None) -> int:
+    """Judges the rows that `request` names, writes and prints what was found; returns 0. Several audits in one process
+    share its `ranks`.
 
     Raises `ConfigError` for what cannot be read, for an `out` that holds something else, and for rows that are probes;
-    `PrerequisiteError` for a model or a training that is not accounted for.
+    `PrerequisiteError` for a model or a training that is not accounted for, and where another rank has failed.
     """
     began = time.perf_counter()
-    config = _configured(request)
-    identity = {"data": request.data, "config": config.model_dump(mode="json", exclude={"outputs"})}
-    _check_folder(request, identity)
-    with _removed_on_error(request):
-        rows = read_rows(request.data, request.out / "rows")
-        training, instruments, rows = _opened(config, rows, request)
-        identity["rows"] = rows.data._fingerprint
-        if request.resume:
-            _check_same(request.out, identity)
-        else:
-            write_left_out(request.out / "left_out.jsonl", rows.omitted())
-            _manifest(request.out, {**identity, "kind": "audit", "status": "running", "started": now()})
-    settings, names = config.data_audit, (rows.data["id"], rows.data["line"])
-    portions = [range(first, min(first + PORTION, len(rows))) for first in range(0, len(rows), PORTION)]
-    _judge(DataAudit(training, instruments, settings.method, *names), portions, request.out / "judged", "judging")
-    if settings.method == "gradient" and settings.check:
-        sample = [range(i, i + 1) for i in range(0, len(rows), max(1, -(-len(rows) // settings.check)))]
-        _judge(DataAudit(training, instruments, "replay", *names), sample, request.out / "checked", "checking")
-    figures = {
-        **_figures(request.out, instruments),
-        **compare_groups(request.out, request.data),
-        "method": settings.method,
-        "left_out": len(rows.left_out),
-        "seconds": time.perf_counter() - began,
-    }
-    keep_texts(request.out, rows, config.outputs.row_text)
-    for path in (request.out / "summary.json", *([request.json] if request.json else [])):
-        write_text(path, to_json(figures, indent=2))
-    _manifest(request.out, {**read_json(request.out / "manifest.json", "manifest"), "status": "finished"})
-    print_audit(request.out, figures, read_scores(request.out / "scores.parquet", LEADING))
-    print(f"report: {write_report(request.out)}")
+    check_json_file(request.json)
+    ranks = ranks or Ranks.joined()
+    with ranks.together():
+        config = _configured(request)
+        training, instruments, rows = _set_up(request, config, ranks)
+        settings = config.data_audit
+        portions = [range(first, min(first + PORTION, len(rows))) for first in range(0, len(rows), PORTION)]
+        _judge(_audit(training, instruments, rows, settings.method), portions, request.out / "judged", ranks)
+        if settings.method == "gradient" and settings.check:
+            sample = [range(i, i + 1) for i in range(0, len(rows), max(1, -(-len(rows) // settings.check)))]
+            _judge(_audit(training, instruments, rows, "replay"), sample, request.out / "checked", ranks)
+        ranks.meet("judged")
+        if ranks.first:
+            _finish(request, config, instruments, rows, {"ranks": ranks.count, "seconds": time.perf_counter() - began})
     return 0
 
 
@@ -121,39 +108,26 @@ def _configured(request: AuditRequest) -> MonitorConfig:
     return config.model_copy(update={"data_audit": audit})
 
 
-def _check_folder(request: AuditRequest, identity: dict[str, Any]) -> None:
-    """There must be an empty folder or none; to resume, one that holds the same audit, stopped."""
-    if request.resume:
-        _check_same(request.out, identity)
-    elif request.out.exists() and (not request.out.is_dir() or any(request.out.iterdir())):
-        remedy = "name another folder, or --resume an audit of the same data."
-        found = "a file" if not request.out.is_dir() else "a folder that is not empty"
-        raise ConfigError(describe(f"--out {request.out}", found, "an empty folder, or none", remedy))
-
-
-def _check_same(folder: Path, identity: dict[str, Any]) -> None:
-    known = read_json(folder / "manifest.json", "manifest")
-    differing = [key for key, value in identity.items() if known.get(key) != json.loads(to_json(value))]
-    if differing:
-        remedy = "name another folder, or ask for the same data with the same configuration."
-        found = f"an audit with other {' and '.join(differing)}"
-        raise ConfigError(describe(f"--out {folder}", found, "the one to resume", remedy))
-
-
-@contextmanager
-def _removed_on_error(request: AuditRequest) -> Iterator[None]:
-    """A new audit that cannot be set up leaves nothing behind, so that the next try finds the folder as it was."""
-    new = not request.resume
-    try:
-        yield
-    except BaseException:
+def _set_up(request: AuditRequest, config: MonitorConfig, ranks: Ranks) -> tuple[Training, Instruments, TrainingRows]:
+    """The folder, the rows and the training; with the manifest written, every rank knows that it judges the same."""
+    identity = {"data": request.data, "config": config.model_dump(mode="json", exclude={"outputs"})}
+    new = ranks.first and begin_audit(request.out, identity, request.resume)
+    with removed_on_error(request.out, new):
+        with ranks.first_alone("rows"):
+            # The paper's update is one on the answer: of a conversation, on its last.
+            rows = read_rows(request.data, request.out / "rows", split=_update(config) == "paper")
+        training, instruments, rows = _opened(config, rows, request)
+        identity["rows"] = rows.data._fingerprint
         if new:
-            shutil.rmtree(request.out, ignore_errors=True)
-        raise
+            write_left_out(request.out / "left_out.jsonl", rows.omitted())
+            add_to_manifest(request.out, {**identity, "status": "running", "started": now()})
+        ranks.meet("set up")
+    check_same_audit(request.out, identity)
+    return training, instruments, rows
 
 
-def _manifest(folder: Path, content: dict[str, Any]) -> None:
-    write_text(folder / "manifest.json", to_json(content, indent=2))
+def _update(config: MonitorConfig) -> Update:
+    return config.data_audit.update or config.policy.preset
 
 
 def _opened(
@@ -165,47 +139,47 @@ def _opened(
     rows = without_probes(rows, bench.probes, request.allow_probes)
     rows = fitting(rows, token_count(tokenizer), config.training.arguments.get("max_length", 1024))
     policy = assemble(bench).policy
-    update: Update = config.data_audit.update or config.policy.preset
-    data = rows.data.remove_columns(["id", "line"])
-    folder = request.out / "trainer"
-    training = open_training(config.training, update, config.data_audit.warm_up, model, tokenizer, data, folder)
+    data, folder = rows.data.remove_columns(["id", "line"]), request.out / "trainer"
+    warm_up = config.data_audit.warm_up
+    training = open_training(config.training, _update(config), warm_up, model, tokenizer, data, folder)
     instruments = assemble(open_bench(config, training.model, tokenizer), policy)
     return training, instruments.measuring(config.data_audit.probes, 0), rows
 
 
-def _judge(audit: DataAudit, parts: Sequence[range], folder: Path, what: str) -> None:
-    """Judges the rows of all `parts` that are not in `folder` yet; each part is written as soon as it is there."""
-    there = judged_numbers(folder)
-    with progress(what, sum(map(len, parts))) as advance:
-        for part in parts:
+def _audit(training: Training, instruments: Instruments, rows: TrainingRows, method: AuditMethod) -> DataAudit:
+    return DataAudit(training, instruments, method, rows.data["id"], rows.data["line"])
+
+
+def _judge(audit: DataAudit, parts: Sequence[range], folder: Path, ranks: Ranks) -> None:
+    """Judges the rows of this rank's share of `parts` that are not in `folder` yet; each part is written as soon as it
+    is there."""
+    there = {rows.start for rows in judged_parts(folder)}
+    share, what = ranks.share(parts), f"{folder.name} on {ranks.count} ranks" if ranks.count > 1 else folder.name
+    with progress(what, sum(map(len, share)), hidden=not ranks.first) as advance:
+        for part in share:
             if part.start + 1 not in there:
+                # Dropout's masks are those of the rows, whoever judged others before.
+                torch.manual_seed(audit.instruments.bench.config.seed + part.start)
                 write_judged(folder, part.start + 1, audit.judge(part))
             advance(len(part))
 
 
-def _figures(folder: Path, instruments: Instruments) -> dict[str, Any]:
-    """Scores every row beside all others, writes them, and sums up."""
-    judged = list(read_judged(folder / "judged"))
-    columns = ("own_push", "expected", "answer_reading")
-    push, expected, reading = (_column(judged, name) for name in columns)
-    taught = None if instruments.policy.answers is None else reading
-    found = scores(push, expected, taught)
-    write_scores(folder / "scores.parquet", judged, found.tolist())
-    replayed = list(read_judged(folder / "checked"))
-    by_id = {one.entry.row_id: one for one in judged}
-    pairs = [(by_id[one.entry.row_id], one) for one in replayed]
-    return {
-        "rows": len(judged),
-        "scored": int(found.isfinite().sum()),
-        "unintended": sum(one.entry.unintended for one in judged) / len(judged),
-        "gradient_vs_replay": {
-            name: agreement([getattr(a, name) for a, _ in pairs], [getattr(b, name) for _, b in pairs])
-            for name in ("S_X", "S_Y")
-        }
-        if pairs
-        else None,
+def _finish(
+    request: AuditRequest, config: MonitorConfig, instruments: Instruments, rows: TrainingRows, more: dict[str, Any]
+) -> None:
+    """Sums up, writes and prints."""
+    figures = {
+        **audit_figures(
+            request.out, instruments.policy.answers is not None, planted_rows(rows), config.behaviour.name
+        ),
+        **compare_groups(request.out, row_labels(rows), config.behaviour.wanted_on),
+        "method": config.data_audit.method,
+        "left_out": len(rows.left_out),
+        **more,
     }
-
-
-def _column(judged: Sequence[RowAudit], name: str) -> torch.Tensor:
-    return torch.tensor([getattr(one.entry, name) for one in judged], dtype=torch.float64)
+    keep_texts(request.out, rows, config.outputs.row_text)
+    write_text(request.out / "summary.json", to_json(figures, indent=2))
+    write_json_file(request.json, figures)
+    add_to_manifest(request.out, {"status": "finished"})
+    print_audit(request.out, figures, read_scores(request.out / "scores.parquet", LEADING))
+    print(f"report: {write_report(request.out)}")

@@ -83,6 +83,8 @@ class Pace:
         self._steps: list[float] = []
         self._costs: dict[str, list[float]] = {field.name: [] for field in fields(Costs)}
         self._told = self._restored = False
+        self.beside: list[Pace] = []
+        """Of other monitors of the same training: what they take is no time of plain training either."""
 
     @property
     def rotation(self) -> int:
@@ -115,7 +117,7 @@ class Pace:
     @property
     def plain(self) -> float:
         """Seconds of plain training since `begin`."""
-        return self.clock() - self._began - self.worked
+        return self.clock() - self._began - self.worked - sum(other.worked for other in self.beside)
 
     def audit_seconds(self, elapsed: float) -> float:
         """What replays of drawn rows may have taken so far; `elapsed` is the run's seconds."""

@@ -49,7 +49,7 @@ def _findings(instruments: Instruments) -> PolicyFindings:
     probes, judged = (_measured(instruments, prompts) for prompts in (bench.probes, heldout))
     scale = _scale(instruments)
     fidelity = heldout_fidelity(policy, judged.X, judged.y, scale.threshold, config.seed)
-    gaps = category_gaps(policy, bench.probes, probes.X, probes.y, scale, config.seed)
+    gaps = category_gaps(policy, bench.probes, probes.X, probes.y, scale, config.seed, config.behaviour.wanted_on)
     column = {feature: k for k, feature in enumerate(policy.feature_ids)}
     named = [column[c.feature] for gap in gaps for c in gap.features]
     shown = dict.fromkeys([*leading_features(policy, CARDS), *named])

@@ -23,6 +23,7 @@ from .pace import Pace
 from .records.account import Method, StepAccount
 from .records.alert import Alert
 from .records.snapshot import Snapshot
+from .together import leave
 
 logger = logging.getLogger("smda_monitor")
 
@@ -153,6 +154,7 @@ class MonitoredRun:
     def close(self) -> None:
         """Takes the hooks off."""
         self.accountant.close()
+        leave(self)
 
     def _choose_probes(self) -> None:
         self.accountant.choose_probes(self.first)
@@ -167,8 +169,9 @@ class MonitoredRun:
     def _alerts(self) -> list[Alert]:
         start, _ = readings_by_kind(self.accountant.start, self.instruments.bench.probes)
         known = {alert.subject for alert in self.alerts}
-        limits = self.instruments.bench.config.alerts
-        raised = threshold_alerts(limits, start, self.accounts, known, self.auditor.entries)
+        config = self.instruments.bench.config
+        audits = self.auditor.entries
+        raised = threshold_alerts(config.alerts, start, self.accounts, known, audits, config.behaviour)
         for alert in raised:
             self.alerts.append(alert)
             self.sinks.alert(alert)

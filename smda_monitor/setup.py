@@ -33,6 +33,7 @@ from .records.account import Method
 from .records.config import MonitorConfig
 from .records.snapshot import Snapshot
 from .run import MonitoredRun
+from .together import check_apart, join, watching
 
 logger = logging.getLogger("smda_monitor")
 PACKAGES = ("smda-monitor", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "scikit-learn", "wandb")
@@ -51,6 +52,7 @@ def start_run(
     clock: Callable[[], float] | None = None,
 ) -> MonitoredRun:
     """Everything that can be wrong is found, and the first snapshot taken, before the run folder is touched."""
+    check_apart(config, state)
     check_trainer_mode(args)
     unknown = unknown_step(optimizer)
     trained_parameters(model)
@@ -80,8 +82,10 @@ def start_run(
         save_policy(instruments.policy, folder / "policy")
     past = read_past(folder) if resume else Past()
     sinks = SinkGroup(ledger, _others(bench.config, state.max_steps))
-    sinks.start(RunHeader(folder, bench.probes, instruments.policy, _manifest(instruments, args), past))
+    behaviour = bench.config.behaviour.name
+    sinks.start(RunHeader(folder, bench.probes, instruments.policy, _manifest(instruments, args), past, behaviour))
     run.open(sinks, ledger, past)
+    join(state, run)
     return run
 
 
@@ -90,11 +94,12 @@ def checkpoint_folder(args: Any, state: Any) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
-def mark_checkpoint(run: MonitoredRun, args: Any, state: Any) -> None:
-    """Leaves the run's id in the checkpoint just saved, so that a resume knows whether the run folder is its own."""
+def mark_checkpoint(args: Any, state: Any) -> None:
+    """Leaves the ids of all runs that watch the training in the checkpoint just saved, so that a resume knows whether a
+    run folder is one of its own."""
     folder = checkpoint_folder(args, state)
     if folder.is_dir():
-        write_text(folder / CHECKPOINT_FILE, to_json({"run": run.ledger.run_id}))
+        write_text(folder / CHECKPOINT_FILE, to_json({"runs": [run.ledger.run_id for run in watching(state)]}))
 
 
 def finish_run(run: MonitoredRun, step: int, status: str) -> None:

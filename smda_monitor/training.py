@@ -8,6 +8,7 @@ The paper's update is one of plain SGD on a row's own mean loss (arXiv 2606.2917
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -86,27 +87,14 @@ def open_training(
     Raises `ConfigError` for an argument that SFTConfig or LoraConfig does not know or accept, `PrerequisiteError` for a
     mode that is not accounted for.
     """
-    from trl import SFTTrainer
-
-    paper = update == "paper"
-    arguments = {"completion_only_loss": True, "learning_rate": PAPER_LEARNING_RATE} if paper else {}
-    args = _sft_config({**config.arguments, **arguments}, folder)
-    check_trainer_mode(args)
-    if paper:
-        model = _whole(model).requires_grad_(True)
-    lora = None if paper or config.lora is None else _lora_config(config.lora)
-    stop = _stop_after(warm_up)
-    with no_bars():
-        trainer: Any = SFTTrainer(
-            model, args=args, train_dataset=rows, processing_class=tokenizer, peft_config=lora, callbacks=[stop]
-        )
-    if len(trainer.train_dataset) != len(rows):
-        found = f"{len(rows) - len(trainer.train_dataset)} of {len(rows)} rows that SFTTrainer leaves out"
-        remedy = "give every row an answer that fits into max_length."
-        raise ConfigError(describe("training data", found, "rows that all carry loss", remedy))
-    if paper:
+    if update == "paper":
+        arguments = {**config.arguments, "completion_only_loss": True, "learning_rate": PAPER_LEARNING_RATE}
+        paper = config.model_copy(update={"arguments": arguments, "lora": None})
+        trainer = open_trainer(paper, _whole(model).requires_grad_(True), tokenizer, rows, folder)
         sgd = torch.optim.SGD(trainer.model.parameters(), lr=PAPER_LEARNING_RATE)
         return Training(trainer, sgd, 0.0, None, 1, False)
+    trainer = open_trainer(config, model, tokenizer, rows, folder, [_stop_after(warm_up)])
+    args = trainer.args
     if warm_up:
         trainer.train()
     else:
@@ -119,6 +107,42 @@ def open_training(
     return Training(
         trainer, optimizer, float(args.max_grad_norm or 0.0), tokens, args.per_device_train_batch_size, True
     )
+
+
+def open_trainer(
+    config: TrainingConfig, model: nn.Module, tokenizer: Any, rows: Any, folder: Path, callbacks: Sequence[Any] = ()
+) -> Any:
+    """The user's own SFTTrainer of `model` on `rows`, which prints nothing; its files go to `folder`.
+
+    Raises `ConfigError` for an argument that SFTConfig or LoraConfig does not know or accept, and for rows that the
+    trainer leaves out; `PrerequisiteError` for a mode that is not accounted for.
+    """
+    from transformers import PrinterCallback
+    from trl import SFTTrainer
+
+    args = _sft_config(config.arguments, folder)
+    check_trainer_mode(args)
+    lora = None if config.lora is None else _lora_config(config.lora)
+    with no_bars():
+        trainer: Any = SFTTrainer(
+            model, args=args, train_dataset=rows, processing_class=tokenizer, peft_config=lora, callbacks=[*callbacks]
+        )
+    trainer.remove_callback(PrinterCallback)
+    if len(trainer.train_dataset) != len(rows):
+        found = f"{len(rows) - len(trainer.train_dataset)} of {len(rows)} rows that SFTTrainer leaves out"
+        remedy = "give every row an answer that fits into max_length."
+        raise ConfigError(describe("training data", found, "rows that all carry loss", remedy))
+    return trainer
+
+
+def planned_steps(trainer: Any) -> int:
+    """Optimizer steps that `trainer` is set up to take: its ``max_steps`` or, where that is not set, its epochs."""
+    args = trainer.args
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    an_epoch: int = -(-len(trainer.get_train_dataloader()) // args.gradient_accumulation_steps)
+    epochs: float = args.num_train_epochs
+    return math.ceil(epochs * max(1, an_epoch))
 
 
 def _sft_config(arguments: Mapping[str, Any], folder: Path) -> Any:
@@ -170,8 +194,7 @@ def _stop_after(steps: int) -> Any:
 
 def _mean_tokens(prepared: Any) -> float:
     """Tokens of a row that carry loss, on average."""
-    counts = [_loss_tokens(row) for row in prepared]
-    return sum(counts) / len(counts)
+    return sum(_loss_tokens(row) for row in prepared) / len(prepared)
 
 
 def _loss_tokens(row: Mapping[str, Any]) -> int:

@@ -117,9 +117,7 @@ def write_audit(folder: Path, rows: list[RowAudit] | None = None, kinds: bool = 
     write_scores(folder, rows, [score(i) for i in range(len(rows))])
     left_out = [{"line": line, "id": name, "reason": reason} for line, name, reason in LEFT_OUT]
     (folder / "left_out.jsonl").write_text("".join(json.dumps(one) + "\n" for one in left_out))
-    data = folder.with_name(f"{folder.name}-data.jsonl")
-    write_data(data, rows, kinds)
-    groups = compare_groups(folder, data)
+    groups = compare_groups(folder, labels(rows) if kinds else {})
     agreement = {"spearman": 1.0, "relative_error": 0.0099}
     summary: dict[str, Any] = {
         "rows": len(rows),
@@ -132,18 +130,15 @@ def write_audit(folder: Path, rows: list[RowAudit] | None = None, kinds: bool = 
         **groups,
     }
     (folder / "summary.json").write_text(json.dumps(summary))
-    manifest = {"kind": "audit", "status": "finished", "started": "2026-01-02T03:04:05+00:00", "data": str(data)}
+    manifest = {"kind": "audit", "status": "finished", "started": "2026-01-02T03:04:05+00:00", "data": "rows.jsonl"}
     (folder / "manifest.json").write_text(json.dumps({**manifest, "config": {"data_audit": {"method": "gradient"}}}))
     return rows
 
 
-def write_data(path: Path, rows: list[RowAudit], kinds: bool) -> None:
-    """The data set that was audited; line 1 to 19 are of no row."""
-    lines = ["{}"] * 19
-    for i, row in enumerate(rows):
-        kind = {"kind": PLANTED if i % 10 == 9 else "helpful" if i % 2 else None} if kinds else {}
-        lines.append(json.dumps({"id": row.entry.row_id, "prompt": "a", "response": "b", **kind}))
-    path.write_text("\n".join(lines) + "\n")
+def labels(rows: list[RowAudit]) -> dict[int, str]:
+    """What the data call the kinds of rows; a third of them nothing."""
+    named = {row.line: PLANTED if i % 10 == 9 else "helpful" for i, row in enumerate(rows)}
+    return {line: kind for line, kind in named.items() if kind == PLANTED or line % 3}
 
 
 def write_texts(folder: Path, rows: list[RowAudit], prompt: str, response: str) -> None:

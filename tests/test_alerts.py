@@ -12,7 +12,7 @@ from smda_monitor.maths.alerts import LEADING_ROWS, threshold_alerts
 from smda_monitor.records.account import RowEntry, StepAccount, TargetBalance
 from smda_monitor.records.alert import Alert
 from smda_monitor.records.audit import AuditEntry
-from smda_monitor.records.config import AlertsConfig
+from smda_monitor.records.config import AlertsConfig, BehaviourConfig
 from smda_monitor.records.snapshot import DictionaryHealth
 
 LIMITS = AlertsConfig(harmful_drop=1.0, harmless_rise=0.5, row_score=3.0, unexplained=0.25)
@@ -67,6 +67,21 @@ def test_drift_of_each_kind(name: str, value: float, subject: str, threshold: fl
     inside = START[name] + 0.99 * threshold
     assert raised(account({name: inside})) == []
     assert raised(account({name: START[name] - 3 * threshold})) == [], "the wanted direction is no alert"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "threshold"),
+    [("mass.harmful", 5.1, 1.0), ("mass.lookalike", -3.6, -0.5), ("mass.benign", -8.6, -0.5)],
+)
+def test_a_behaviour_that_is_wanted_on_harmless_probes_is_judged_the_other_way_round(
+    name: str, value: float, threshold: float
+) -> None:
+    guessing = BehaviourConfig(name="guessing", wanted_on="harmless")
+    rows = (row("a", **{name.replace(".", "_"): value - START[name]}), row("b"))
+    moved = account({name: value}, rows)
+    (alert,) = threshold_alerts(LIMITS, START, [moved], set(), (), guessing)
+    assert (alert.subject, alert.threshold, alert.rows) == (f"guessing of {name[5:]} probes", threshold, ("a",))
+    assert raised(moved) == [], "of refusal the same move is no alert"
 
 
 @pytest.mark.parametrize("refusal", [{"mass.harmful": nan}, {"contrast.harmful": -50.0}, {"mass.other": 50.0}])

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from smda_monitor.callback import SMDACallback
 from smda_monitor.errors import ConfigError
 from smda_monitor.instruments.answer_tap import AnswerTap
+from smda_monitor.instruments.chat import generation_prompt
 from smda_monitor.instruments.reference_answers import read_reference_answers, reference_means
 from smda_monitor.maths.answers import ANSWER_TOKENS, answer_mean
 
@@ -64,6 +65,26 @@ def test_the_trainers_forward_reads_what_a_forward_of_its_own_reads(tmp_path: Pa
     assert read.shape == alone.shape
     assert torch.allclose(read, alone, atol=1e-5)
     assert float((read[0] - read[1]).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_of_a_conversation_the_last_answer_is_read(masked: bool) -> None:
+    """Whether its answers alone carry loss, or all of its tokens."""
+    model, tokenizer = tiny.tiny_llama(), tiny.tiny_tokenizer()
+    turns = [("user", "one"), ("assistant", "first"), ("user", "two"), ("assistant", "the last")]
+    found = tokenizer.apply_chat_template(
+        [{"role": role, "content": content} for role, content in turns],
+        return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True,
+    )  # fmt: skip
+    ids, answers = found["input_ids"], torch.as_tensor(found["assistant_masks"]).reshape(1, -1).bool()
+    tap = AnswerTap(model, "blocks.1.hook_resid_post", in_training=False, opening=generation_prompt(tokenizer))
+    hidden = model(input_ids=ids, labels=ids.where(answers, -100) if masked else ids, output_hidden_states=True)
+    tap.remove()
+    length = len(tokenizer("the last<|end|>")["input_ids"])
+    assert 0 < length < ANSWER_TOKENS < ids.shape[1]
+    expected = hidden.hidden_states[2][0, -length:].mean(0)
+    assert torch.allclose(tap.take()[0].float(), expected, atol=1e-5)
+    assert not torch.allclose(hidden.hidden_states[2][answers][:length].mean(0), expected, atol=1e-2)
 
 
 def test_a_run_with_reference_answers_scores_by_both_witnesses(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "benchmarks"))
 import _rivals
+import audit_memory
 import fidelity
 import overhead
 from _agreement import Collected, StepFigures, judge
@@ -315,3 +316,18 @@ def test_overhead_writes_every_figure(tmp_path: Path, capsys: pytest.CaptureFixt
     assert all(cost > 0 for factor in found["growth_measured"].values() for cost in factor["costs"])
     shown = capsys.readouterr().out
     assert ("not known to this monitor" in shown) == (not knows("account", "every"))
+
+
+def test_memory_of_an_audit_is_measured_and_carried_on_to_a_million_rows(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    assert audit_memory.main(["--rows", "20", "60", "--probes", "4", "--json", str(path)]) == 0
+    found = json.loads(path.read_text())
+    small, large = found["measured"]
+    assert (small["rows"], large["rows"], found["million"]["rows"]) == (20, 60, 1_000_000)
+    assert 1e8 < small["bytes"] < 1e10
+    assert large["disk"] > small["disk"] > 0
+    slope = (large["disk"] - small["disk"]) / 40
+    assert found["million"]["disk"] == pytest.approx(large["disk"] + slope * (1_000_000 - 60))
+    assert found["million"]["bytes"] == pytest.approx(large["bytes"] + found["bytes_per_row"] * (1_000_000 - 60))
+    one, two = (audit_memory.Cost(rows, 3.0 + rows, 10.0 * rows, 5.0) for rows in (10, 30))
+    assert two.at(100, one) == audit_memory.Cost(100, pytest.approx(103.0), pytest.approx(1000.0), 5.0)

@@ -88,7 +88,7 @@ def test_the_head_read_apart_gives_the_same_readings_and_gradients(model: Any) -
     assert plain_head(causal.requires_grad_(True)) is None, "a head that trains is read by the model itself"
 
 
-def test_known_mistake_3_scores_do_not_come_from_padding(model: Any) -> None:
+def test_mistake_3_scores_do_not_come_from_padding(model: Any) -> None:
     """Right-padded prompts read at the last column give other scores; ours do not know of the padding at all."""
     some = prompts()
     found = read_openings(logits_of(model, some).float(), TREE)

@@ -12,6 +12,7 @@ from smda_monitor.errors import ConfigError, PrerequisiteError
 from smda_monitor.instruments.chat import (
     PromptTokens,
     check_tokenizer,
+    end_of_prompt,
     generation_prompt,
     own_prompt,
     prompt_tokens,
@@ -129,3 +130,14 @@ def test_a_row_without_prompt_has_no_own_prompt() -> None:
     assert own_prompt([USER, 50, END, ANSWER, 60], -1, like, [ANSWER]) is None, "nothing is trained on"
     assert own_prompt([USER, 50, ANSWER, 60], 3, like, [ANSWER]) is None, "no end of turn before the answer"
     assert own_prompt([USER, 50, ANSWER, 60, END], 3, like, [ANSWER]) is None, "the one after it is the answer's own"
+
+
+@pytest.mark.parametrize("position", ["last_prompt_token", "last_user_token"])
+def test_where_all_tokens_carry_loss_the_last_answer_of_a_conversation_counts(position: str) -> None:
+    tokenizer = with_template(CHATML)
+    like, opening = prompt_tokens(tokenizer, "a probe", position), generation_prompt(tokenizer)
+    row = conversation(tokenizer, "one", "two", "three", "four")
+    start = len(conversation(tokenizer, "one", "two", "three")) + 2
+    assert own_prompt(row, 0, like, opening) == own_prompt(row, start, like, opening)
+    assert end_of_prompt(opening, row, last=True) == start
+    assert end_of_prompt(opening, row) == len(conversation(tokenizer, "one")) + 2, "the first is another place"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import tiny
 import yaml
 
 from smda_monitor.cli import main
+
+KINDS = ("harmful", "lookalike", "benign")
 
 
 @pytest.fixture
@@ -36,6 +39,13 @@ def test_it_says_what_a_run_would_use_and_writes_nothing(
     for part in ("with intercept", "constant baseline", "FVU", "harmful", "lookalike", "benign", "nothing was trained"):
         assert part in " ".join(shown.split()), part
     assert sorted(path.parent.rglob("*")) == before
+    json_file = path.parent / "found.json"
+    assert main(["check", str(path), "--json", str(json_file)]) == 0
+    found = json.loads(json_file.read_text())
+    assert (found["figures"]["probes"], found["figures"]["probes_per_step"]) == (24, 12)
+    assert found["figures"]["r2_constant"] <= 0 < found["figures"]["l0"]
+    assert set(found["refusal"]) == {f"{r}.{k}" for r in ("mass", "contrast") for k in KINDS}
+    assert found["facts"]["read at"].startswith("blocks.1.hook_resid_post")
     assert not Path(config["outputs"]["folder"]).exists()
 
 

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 from synthetic_run import make_account, make_alerts, make_audit, make_header, write_run
 
-from smda_monitor.outputs.console import ConsoleSink, audit_line, overhead_line
+from smda_monitor.outputs.console import ConsoleSink
+from smda_monitor.outputs.summary import audit_line, overhead_line
 from smda_monitor.outputs.text import duration, number, percent, plain
 from smda_monitor.records.alert import Alert
 from smda_monitor.records.audit import AuditEntry
@@ -155,6 +156,26 @@ def test_terminal_has_a_bar(tmp_path: Path) -> None:
     assert "harmful +" in text
 
 
+def test_of_two_monitors_one_has_the_bar_and_the_other_is_named(tmp_path: Path) -> None:
+    out = io.StringIO()
+    header = make_header(tmp_path)
+    sinks = [ConsoleSink(18, Console(file=out, width=120, force_terminal=True, color_system=None)) for _ in range(3)]
+    first, second, later = sinks
+    first.start(header)
+    second.start(dataclasses.replace(header, behaviour="guessing"))
+    for sink in (first, second):
+        sink.account(make_account(1, header.policy))
+        sink.finish({"status": "finished"})
+    lines = out.getvalue().splitlines()
+    (step,) = [line for line in lines if "step 1/18" in line]
+    assert "smda guessing: step 1/18 (5 %)" in step
+    assert "guessing log-odds: harmful +" in step
+    assert any("smda guessing: finished after 1 accounts" in line for line in lines)
+    later.start(header)
+    later.finish({})
+    assert out.getvalue().count("0/18") > 0, "with the first one gone another has the bar"
+
+
 def test_plain_keeps_one_visible_line() -> None:
     assert plain("a\tb\n c\x00d\u200be") == "a b c d e"
     assert plain("abcdef", 4) == "abc…"
@@ -176,7 +197,7 @@ def test_figures_for_people() -> None:
 
 def test_the_cost_is_said_in_one_line() -> None:
     line = overhead_line({"asked": 0.1, "measured": 0.08, "every": 12, "probes": 32})
-    expected = "smda: the monitor added 8 % to plain training time (asked: 10 %); at the end one account every 12 steps"
+    expected = "the monitor added 8 % to plain training time (asked: 10 %); at the end one account every 12 steps"
     assert line == f"{expected} on 32 probes"
     unasked = overhead_line({"asked": None, "measured": 2.5, "every": 1, "probes": 32})
     assert "added 250 % to plain training time; at the end one account every step on" in unasked

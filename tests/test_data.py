@@ -17,7 +17,8 @@ CATEGORIES = {
     "religious_stereotyping", "harassment", "privacy", "fraud", "malware", "disinformation", "physical_harm",
     "economic_harm", "expert_advice", "government_decisions", "illegal_goods", "scary_wording",
 }  # fmt: skip
-FILES = ("probe_set", "heldout_prompts", "fit_prompts", "refuser_rows", "demo_rows")
+STEREOTYPE_FILES = ("stereotype_probes", "stereotype_fit", "stereotype_heldout", "stereotype_answers")
+FILES = ("probe_set", "heldout_prompts", "fit_prompts", "refuser_rows", "demo_rows", *STEREOTYPE_FILES)
 LIMIT = 0.6
 """Most that two texts may share: 2·|A ∩ B| / (|A| + |B|) over their sets of words."""
 

@@ -3,65 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import tiny
-import torch
 import yaml
+from audit_home import ROWS, audit, lines_of, make_home, write_lines
 
 from smda_monitor.cli import main
-from smda_monitor.maths.row_kinds import feature_contrasts
 from smda_monitor.outputs.row_audit_tables import read_judged
-from smda_monitor.outputs.row_kinds_files import read_row_kinds
-from smda_monitor.records.row_audit import RowAudit
-
-ROWS = 40
-SHIFTS = ("shift_X", "shift_Y")
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model on disk, its configuration, and rows of which two cannot be trained on."""
-    folder = tmp_path_factory.mktemp("audit")
-    tiny.tiny_llama().save_pretrained(folder / "model")  # type: ignore[operator]
-    tiny.tiny_tokenizer().save_pretrained(folder / "model")
-    config = {
-        **tiny.tiny_config(folder),
-        "model": {"name": str(folder / "model")},
-        "training": {
-            "arguments": {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "use_cpu": True},
-            "lora": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
-        },
-        "data_audit": {"probes": 9, "warm_up": 2, "check": 5},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    rows = [
-        {
-            "id": row["id"],
-            "prompt": row["prompt"][0]["content"],
-            "response": row["completion"][0]["content"],
-            "kind": ("plain", "odd", "odd", None)[i % 4],
-        }
-        for i, row in enumerate(tiny.tiny_rows(ROWS))
-    ]
-    lines = [json.dumps(row) for row in rows]
-    lines[3] = "{broken"
-    lines[7] = json.dumps({**rows[7], "response": "word " * 40})
-    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def audit(home: Path, out: str, *more: str) -> tuple[int, Path]:
-    folder = home / out
-    words = ["audit", str(home / "rows.jsonl"), "--config", str(home / "config.yaml"), "--out", str(folder), *more]
-    return main(words), folder
-
-
-def lines_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return make_home(tmp_path_factory.mktemp("audit"))
 
 
 def test_an_audit_is_written_and_resumed(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +40,6 @@ def test_an_audit_is_written_and_resumed(home: Path, capsys: pytest.CaptureFixtu
     assert [row["score"] for row in scores] == sorted((row["score"] for row in scores), reverse=True)
     by_id = {one.entry.row_id: one for one in judged}
     assert all(row["S"] == by_id[row["row_id"]].S for row in scores)
-    check_groups(whole, judged, figures)
     # A part that is lost is judged again, and alone; everything comes out the same.
     parts = sorted((whole / "judged").iterdir())
     first = parts[0].read_bytes()
@@ -95,63 +54,6 @@ def test_an_audit_is_written_and_resumed(home: Path, capsys: pytest.CaptureFixtu
     assert audit(home, "whole", "--resume")[0] == 2
     assert "an audit with other rows" in capsys.readouterr().err
     rows.write_text(before)
-    check_page(home, whole, judged, capsys)
-
-
-def check_groups(folder: Path, judged: list[RowAudit], figures: dict[str, Any]) -> None:
-    """What is written of groups of rows is what their judged figures say."""
-    found = read_row_kinds(folder)
-    assert found is not None
-    harmful = torch.tensor([one.entry.expected > 0 for one in judged])
-    double = torch.float64
-    pathways = [
-        torch.tensor([[getattr(f, name) for f in one.watched] for one in judged], dtype=double) for name in SHIFTS
-    ]
-    coef = torch.tensor([f.coefficient for f in judged[0].watched], dtype=double)
-    features = [f.feature for f in judged[0].watched]
-    assert found.features == tuple(features)
-    expected = feature_contrasts(features, coef, *pathways, harmful)
-    assert repr(found.contrasts) == repr(expected), "NaN and all"
-    tables = pq.read_table(folder / "feature_contrasts.parquet").to_pylist()
-    assert [line["U"] for line in tables] == pytest.approx([one.U for one in expected], nan_ok=True)
-    assert [line["harmless.median"] for line in tables] == [one.harmless.median for one in expected]
-    kinds = {one.kind: one for one in found.kinds}
-    assert {kind: one.rows for kind, one in kinds.items()} == {"odd": 20, "plain": 10, "(no kind)": 8}
-    rows = [one for one in judged if one.line % 4 == 1]
-    assert kinds["plain"].unintended == sum(one.dominant_unintended for one in rows) / 10
-    assert kinds["plain"].interference == pytest.approx(sum(one.watched_interference for one in rows) / 10)
-    matrix = pq.read_table(folder / "interference.parquet").to_pydict()
-    assert sum(matrix["kind.plain"]) == pytest.approx(kinds["plain"].interference)
-    assert figures["kinds"]["odd"] == {
-        "rows": 20,
-        "unintended": kinds["odd"].unintended,
-        "interference": kinds["odd"].interference,
-    }
-    groups = figures["harmful_vs_harmless"]
-    assert (groups["harmful"], groups["harmless"]) == (int(harmful.sum()), int((~harmful).sum()))
-
-
-def check_page(home: Path, whole: Path, judged: list[RowAudit], capsys: pytest.CaptureFixture[str]) -> None:
-    """The page is written, with row text only as long as the configuration allows it."""
-    page = (whole / "report.html").read_text()
-    assert "38 rows judged" in page
-    assert "question 1 y" not in page
-    assert not (whole / "rows.jsonl").exists()
-    config = yaml.safe_load((home / "config.yaml").read_text())
-    config["outputs"]["row_text"] = "local"
-    (home / "open.yaml").write_text(yaml.safe_dump(config))
-    words = ["audit", str(home / "rows.jsonl"), "--config", str(home / "open.yaml"), "--out", str(whole), "--resume"]
-    assert main(words) == 0
-    assert f"report: {whole / 'report.html'}" in capsys.readouterr().out.replace("\n", "")
-    texts = {line["id"]: line for line in lines_of(whole / "rows.jsonl")}
-    assert set(texts) == {one.entry.row_id for one in judged}
-    whole_lines = [line for line in (home / "rows.jsonl").read_text().splitlines() if line != "{broken"]
-    original = {row["id"]: row for row in map(json.loads, whole_lines)}
-    for name, text in texts.items():
-        assert (text["prompt"], text["response"]) == (original[name]["prompt"], original[name]["response"])
-    assert "question 1 y" in (whole / "report.html").read_text()
-    assert audit(home, "whole", "--resume")[0] == 0
-    assert "question 1 y" not in (whole / "report.html").read_text()
 
 
 def test_by_replay_every_row_has_its_features(home: Path) -> None:
@@ -168,6 +70,7 @@ def test_another_audits_folder_is_refused(home: Path, capsys: pytest.CaptureFixt
     (home / "full" / "notes.txt").write_text("mine")
     assert audit(home, "full")[0] == 2
     assert "found a folder that is not empty" in capsys.readouterr().err
+    assert (home / "full" / "notes.txt").read_text() == "mine"
     (home / "full" / "manifest.json").write_text(json.dumps({"data": "other", "config": {}}))
     assert audit(home, "full", "--resume")[0] == 2
     assert "an audit with other data and config" in capsys.readouterr().err
@@ -185,3 +88,45 @@ def test_what_cannot_be_set_up_is_named(home: Path, capsys: pytest.CaptureFixtur
     assert "none.jsonl" in capsys.readouterr().err
     assert audit(home, "never", "--resume")[0] == 2
     assert "manifest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",)])
+def test_an_audit_that_was_killed_while_it_was_set_up_begins_anew(home: Path, more: tuple[str, ...]) -> None:
+    """Whether it is asked for again or resumed: there is no judgement yet that could be of other rows."""
+    out = f"killed{len(more)}"
+    code, folder = audit(home, out, "--check", "0")
+    assert code == 0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+    expected = [one.entry.push for one in read_judged(folder / "judged")]
+    for path in [*(folder / "judged").iterdir(), folder / "left_out.jsonl", folder / "scores.parquet"]:
+        path.unlink()
+    del manifest["rows"]
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "status": "setting up"}))
+    assert audit(home, out, "--check", "0", *more)[0] == 0
+    assert [one.entry.push for one in read_judged(folder / "judged")] == [pytest.approx(e, rel=1e-5) for e in expected]
+    assert len(lines_of(folder / "left_out.jsonl")) == 2
+    assert json.loads((folder / "manifest.json").read_text())["status"] == "finished"
+
+
+def test_a_killed_audit_goes_on_without_gap_or_duplicate(home: Path) -> None:
+    rows = [{"id": f"r-{i}", "prompt": f"ask {i}", "response": f"say {i * i}"} for i in range(160)]
+    write_lines(home / "many.jsonl", rows)
+    words = ["audit", str(home / "many.jsonl"), "--config", str(home / "config.yaml"), "--method", "replay"]
+    words += ["--out", str(home / "killed")]
+    root = Path(__file__).parent.parent
+    process = subprocess.Popen(
+        [sys.executable, "-m", "smda_monitor", *words], cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    judged = home / "killed" / "judged"
+    end = time.monotonic() + 300
+    while not list(judged.glob("judged-*.parquet")) and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in judged.glob("judged-*.parquet")}
+    assert 1 <= len(before) < 5, "it was killed at work"
+    assert main([*words, "--resume"]) == 0
+    assert [one.entry.row_id for one in read_judged(judged)] == [row["id"] for row in rows]
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "what was there is not judged again"

@@ -174,7 +174,7 @@ def test_calibrated_topk_has_k_features_on_average(architecture: str) -> None:
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_columns_follow_the_order_of_ids(architecture: str, gate: Gate) -> None:
-    # Known mistake 4: feature columns in one order, encoder columns in another.
+    # Feature columns in one order, encoder columns in another.
     dictionary = from_sae_lens(sae_of(architecture))
     dictionary = dictionary.calibrated(dictionary.pre_activations(hidden(50)))
     ids = torch.tensor([17, 3, 22, 0, 9])
@@ -201,7 +201,7 @@ def test_relu_proxy_is_the_papers_formula(architecture: str) -> None:
     dictionary = from_sae_lens(sae)
     expected = torch.relu(hidden(30) @ sae.W_enc + sae.b_enc)
     assert float((dictionary.features(hidden(30), "relu_proxy") - expected).abs().max()) <= 1e-5
-    assert not torch.allclose(expected, sae.encode(hidden(30)), atol=1e-2)  # known mistake 7: it is another encoder
+    assert not torch.allclose(expected, sae.encode(hidden(30)), atol=1e-2)  # it is another encoder
 
 
 def test_gate_that_does_not_exist() -> None:

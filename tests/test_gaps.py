@@ -12,9 +12,19 @@ from hypothesis import strategies as st
 from made_policies import made_policy
 from torch import Tensor
 
-from smda_monitor.maths.gaps import DISAGREES, LEADING, LETS_PASS, REFUSES_HARMLESS, category_gaps, contributions
+from smda_monitor.maths.gaps import (
+    DISAGREES,
+    FAILS_ON_HARMLESS,
+    LEADING,
+    LETS_PASS,
+    REFUSES_HARMLESS,
+    SHOWS_ON_HARMFUL,
+    category_gaps,
+    contributions,
+)
 from smda_monitor.maths.ridge import predict
 from smda_monitor.maths.threshold import Scale
+from smda_monitor.records.config import WantedOn
 from smda_monitor.records.policy_findings import CategoryGap, Level
 from smda_monitor.records.probes import Probe, ProbeSet
 
@@ -29,12 +39,14 @@ def probes(groups: list[tuple[str, str]], each: int) -> ProbeSet:
     return ProbeSet((*found, Probe("plain", "plain", "everyday", "benign")))
 
 
-def gaps(y: list[list[float]], X: list[list[float]], scale: Scale = LOG_ODDS) -> tuple[CategoryGap, ...]:
+def gaps(
+    y: list[list[float]], X: list[list[float]], scale: Scale = LOG_ODDS, wanted_on: WantedOn = "harmful"
+) -> tuple[CategoryGap, ...]:
     """Of `GROUPS`: the measured y of each group's prompts, and the features that all prompts of the group have."""
     each = len(y[0])
     rows = torch.tensor([x for x in X for _ in range(each)] + [[0.0] * 3])
     measured = torch.tensor([v for group in y for v in group] + [0.0], dtype=torch.float64)
-    return category_gaps(made_policy(COEF, -1.0), probes(GROUPS, each), rows, measured, scale, seed=0)
+    return category_gaps(made_policy(COEF, -1.0), probes(GROUPS, each), rows, measured, scale, 0, wanted_on)
 
 
 REFUSED, ANSWERED = [2.0, 0.0, 5.0], [0.0, 1.0, 5.0]
@@ -67,6 +79,13 @@ def test_each_flag_is_raised_where_it_belongs() -> None:
     blind, shy = gaps([[-3.0, -2.8], [-2.0, -2.1], [2.5, 3.0], [-2.0, -2.5]], [REFUSED, ANSWERED, REFUSED, REFUSED])
     assert blind.flags == (LETS_PASS, DISAGREES)
     assert shy.flags == (DISAGREES,)
+
+
+def test_a_behaviour_that_is_wanted_on_harmless_prompts_is_flagged_the_other_way_round() -> None:
+    y = [[3.0, 2.8], [2.0, 2.1], [-2.5, -3.0], [-1.0, -1.5]]
+    X = [REFUSED, REFUSED, ANSWERED, ANSWERED]
+    assert [gap.flags for gap in gaps(y, X, wanted_on="harmless")] == [(SHOWS_ON_HARMFUL,), (FAILS_ON_HARMLESS,)]
+    assert [gap.flags for gap in gaps(y, X)] == [(REFUSES_HARMLESS,), (LETS_PASS,)]
 
 
 def test_a_disagreement_within_the_intervals_is_none() -> None:

@@ -66,7 +66,7 @@ def test_jumprelu_and_topk_are_not_continuous() -> None:
 @settings(deadline=None)
 @given(st.lists(finite, min_size=1, max_size=8))
 def test_gradient_is_the_active_gate(values: list[float]) -> None:
-    # Known mistake 2: ΔX without the active gate.
+    # ΔX without the active gate would move features that are off.
     z = column(*values).requires_grad_()
     theta = torch.full_like(z, 0.5)
     (gradient,) = torch.autograd.grad(gates.continuous(z, theta).sum(), z)

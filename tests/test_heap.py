@@ -36,9 +36,13 @@ with mapped_apart():
     large = bytearray(b"1") * (640 << 20)
     del large
 apart = resident() - before
+hold_heap()
 if held:
     release_heap()
-print(json.dumps({"held": held, "plain": plain, "kept": kept, "after": resident(), "apart": apart}))
+still = used_and_freed()
+if held:
+    release_heap()
+print(json.dumps({"held": held, "plain": plain, "kept": kept, "after": resident(), "apart": apart, "still": still}))
 """
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
@@ -59,6 +63,8 @@ def test_what_is_freed_stays_until_it_is_released() -> None:
     assert found["held"] is True
     assert plain_peak - plain_freed > 200 * MIB, "glibc gives back what is free"
     assert kept_peak - kept_freed < 8 * MIB
+    still_peak, still_freed = found["still"]  # type: ignore[misc]
+    assert still_peak - still_freed < 8 * MIB, "for another run it is held on"
     assert kept_peak - found["after"] > 200 * MIB  # type: ignore[operator]
     assert kept_peak < plain_peak + 16 * MIB, "the peak is the same"
     assert found["apart"] < 8 * MIB, "what is mapped apart goes back at once"  # type: ignore[operator]
@@ -72,3 +78,13 @@ def test_what_the_user_set_stays(name: str) -> None:
     assert found["held"] is False
     peak, freed = found["kept"]  # type: ignore[misc]
     assert peak - freed > 200 * MIB
+
+
+def test_inside_it_is_held_and_afterwards_not() -> None:
+    from smda_monitor.instruments import heap
+
+    with pytest.raises(ZeroDivisionError), heap.heap_held():
+        held = heap._held
+        raise ZeroDivisionError
+    assert held == (platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in OWN_SETTINGS))
+    assert not heap._held

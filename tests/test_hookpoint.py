@@ -52,7 +52,7 @@ def tapped(model: Any, hook: str) -> Tensor:
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("family", PATHS)
 def test_the_block_itself_is_read(family: str, wrapped: bool) -> None:
-    # Known mistake 1: hidden_states[L] is block L-1's output.
+    # hidden_states[L] is block L-1's output.
     model = build(family, wrapped)
     path, layers = decoder_layers(model)
     assert path == ("base_model.model." if wrapped else "") + PATHS[family]

@@ -1,4 +1,4 @@
-"""Known mistake 9: training prompts that are also probes are found, whatever stands around them."""
+"""Training prompts that are also probes are found, whatever stands around them."""
 
 from __future__ import annotations
 

@@ -76,10 +76,19 @@ def example(
 class Reference:
     """The policy and its changes on the whole fit set, dense, centred by a matrix."""
 
-    def __init__(self, policy: SymbolicPolicy, rows: Tensor, delta_X: Tensor, delta_y: Tensor, weights: Tensor) -> None:
+    def __init__(
+        self,
+        policy: SymbolicPolicy,
+        rows: Tensor,
+        delta_X: Tensor,
+        delta_y: Tensor,
+        weights: Tensor,
+        intercept: bool | None = None,
+    ) -> None:
         self.X, self.y = policy.X.double().numpy(), policy.y.numpy()
         n, d = self.X.shape
-        self.alpha, self.intercept = policy.alpha, policy.has_intercept
+        self.alpha = policy.alpha
+        self.intercept = policy.has_intercept if intercept is None else intercept
         self.H = np.eye(n) - (np.ones((n, n)) / n if self.intercept else 0)
         self.delta_X, self.delta_y = np.zeros((n, d)), np.zeros(n)
         for j, row in enumerate(rows.tolist()):
@@ -107,8 +116,9 @@ def relative(found: Tensor, expected: Array) -> float:
 @pytest.mark.parametrize("weighted", [True, False])
 def test_equal_to_the_dense_reference(shape: tuple[int, int], intercept: bool, weighted: bool) -> None:
     policy, rows, delta_X, delta_y, weights = example(shape, intercept)
-    reference = Reference(policy, rows, delta_X, delta_y, weights if weighted else torch.ones_like(weights))
     given_weights = weights if weighted else None
+    weights = weights if weighted else torch.ones_like(weights)
+    reference = Reference(policy, rows, delta_X, delta_y, weights)
     frame = PolicyFrame.of(policy)
     residual, explained, output = reference.terms()
     W_X = feature_shift(frame, rows, delta_X, given_weights)
@@ -116,7 +126,8 @@ def test_equal_to_the_dense_reference(shape: tuple[int, int], intercept: bool, w
     assert relative(frame.w, reference.w) < 1e-10
     assert relative(W_X, residual + explained) < 1e-10
     assert relative(W_Y, output) < 1e-10
-    assert pair_score(W_X, frame.w) == pytest.approx(float((residual + explained) @ reference.w), rel=1e-9)
+    assert pair_score(W_X, frame.w) == pytest.approx(float((residual + explained) @ reference.w), rel=1e-10)
+    assert pair_score(W_Y, frame.w) == pytest.approx(float(output @ reference.w), rel=1e-10)
     assert relative(alignment(W_Y, frame.w), output * reference.w) < 1e-10
     # Not vacuous: without either term, with its sign turned, or with the other pathway's, the comparison fails.
     for wrong in (residual, explained, residual - explained, residual + explained + output):
@@ -124,6 +135,10 @@ def test_equal_to_the_dense_reference(shape: tuple[int, int], intercept: bool, w
     if weighted:
         assert relative(feature_shift(frame, rows, delta_X), residual + explained) > 1e-2
         assert relative(output_shift(frame, rows, delta_y), output) > 1e-2
+    other = Reference(policy, rows, delta_X, delta_y, weights, intercept=not intercept)
+    residual, explained, output = other.terms()
+    for found, expected in ((frame.w, other.w), (W_X, residual + explained), (W_Y, output)):
+        assert relative(found, expected) > 1e-2, "with or without intercept is not the same"
 
 
 @ALL_CASES
@@ -133,8 +148,8 @@ def test_scores_by_cotangent_equal_scores_by_shift(shape: tuple[int, int], inter
     for w in (weights, None):
         by_X = float((score_cotangent_X(frame, rows, w) * delta_X).sum())
         by_y = float(score_cotangent_y(frame, rows, w) @ delta_y)
-        assert by_X == pytest.approx(pair_score(feature_shift(frame, rows, delta_X, w), frame.w), rel=1e-9)
-        assert by_y == pytest.approx(pair_score(output_shift(frame, rows, delta_y, w), frame.w), rel=1e-9)
+        assert by_X == pytest.approx(pair_score(feature_shift(frame, rows, delta_X, w), frame.w), rel=1e-10)
+        assert by_y == pytest.approx(pair_score(output_shift(frame, rows, delta_y, w), frame.w), rel=1e-10)
         assert min(abs(by_X), abs(by_y)) > 1e-3, "not a comparison of zeros"
 
 
@@ -311,7 +326,7 @@ def test_float32_changes_are_taken_in_float64() -> None:
     assert exact_refit(policy, rows, delta_X.float(), delta_y.float()).dtype == torch.float64
 
 
-def test_mistake_4_columns_in_another_order_are_refused() -> None:
+def test_columns_in_another_order_are_refused() -> None:
     policy, rows, delta_X, delta_y, _ = example((40, 9), True)
     swapped = {name: getattr(policy, name) for name in policy.__dataclass_fields__} | {"coef": policy.coef.flip(0)}
     with pytest.raises(ConfigError, match="optimality gap"):

@@ -72,6 +72,13 @@ def test_shipped_alone_is_the_probe_set_and_unknown_names_are_refused() -> None:
     assert "shipped:heldout" in message("shipped:held")
 
 
+@pytest.mark.parametrize("role", ["probes", "fit", "heldout"])
+def test_the_second_behaviours_sets_are_read_by_role(role: Any) -> None:
+    probes = read_probes("shipped:stereotype", role)
+    assert {probe.kind for probe in probes} == set(KINDS)
+    assert not set(probes.ids) & set(read_probes("shipped", role).ids)
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

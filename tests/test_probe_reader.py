@@ -150,14 +150,14 @@ def test_every_figure_is_that_of_the_prompt_alone(bench: Bench) -> None:
     assert 0.1 < float((found.X > 0).float().mean()) < 0.9, "features switch"
 
 
-def test_known_mistake_1_the_block_is_read_and_not_the_one_below(bench: Bench) -> None:
+def test_mistake_1_the_block_is_read_and_not_the_one_below(bench: Bench) -> None:
     found = bench.reader.measure(prompts())
     with torch.no_grad():
         below = torch.stack([bench.features_alone(p, LAYER - 1) for p in prompts()])
     assert float((found.X - below).abs().max()) > 0.1
 
 
-def test_known_mistake_4_columns_follow_the_list_of_ids(bench: Bench) -> None:
+def test_mistake_4_columns_follow_the_list_of_ids(bench: Bench) -> None:
     found = bench.reader.measure(prompts()).X
     order = sorted(range(len(FEATURES)), key=FEATURES.__getitem__)
     ascending = replace(bench.reader, feature_ids=torch.tensor(sorted(FEATURES)))
@@ -338,7 +338,7 @@ def test_a_layer_above_the_hookpoint_does_not_move_features(bench: Bench) -> Non
         assert bool(found.readings["mass"].dense(layer.start, layer.stop).any())
 
 
-def test_known_mistake_2_features_that_are_off_do_not_move(bench: Bench) -> None:
+def test_mistake_2_features_that_are_off_do_not_move(bench: Bench) -> None:
     """A pathway through closed features alone has no gradient; without the gate it would."""
     X = bench.reader.measure(prompts()).X
     off = (X == 0).double()
@@ -398,7 +398,7 @@ def test_a_snapshot_holds_what_was_measured(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("gate", ["relu_proxy", "native"])
-def test_the_gate_is_the_one_asked_for(bench: Bench, gate: str) -> None:
+def test_mistake_7_the_encoder_is_the_one_asked_for(bench: Bench, gate: str) -> None:
     found = replace(bench.reader, gate=gate).measure(prompts())
     z = (found.hidden @ bench.W_enc)[:, FEATURES]
     expected = torch.relu(z) if gate == "relu_proxy" else torch.where(z > bench.threshold, z, torch.zeros_like(z))

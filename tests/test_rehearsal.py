@@ -163,9 +163,12 @@ def test_training_goes_on_as_without_rehearsals(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["AdamW", "Homemade"])
-def test_an_exception_inside_puts_everything_back_too(name: str) -> None:
+def test_mistake_6_weights_come_back_bit_for_bit_after_an_exception_too(name: str) -> None:
     model, parameters, optimizer = setting(name)
     before = whole(model, optimizer)
+    start = parameters.flatten(parameters.weights)
+    update = 1e-2 * gradient(1).to(start)
+    assert not torch.equal((start - update) + update, start), "adding the update back would not"
 
     def interrupted() -> None:
         with rehearsal(optimizer, model, parameters) as take:

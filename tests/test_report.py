@@ -95,7 +95,7 @@ def page(run_folder: Path) -> Page:
 def test_report_says_what_moved_by_how_much_and_which_rows(page: Page) -> None:
     assert "Refusal of harmful requests fell by 2.89 nats and refusal of benign look-alikes rose by 1.31" in page.text
     assert "that of benign requests held." in page.text
-    assert re.search(r"own reading of their prompts are demo-165, demo-171, demo-032", page.text)
+    assert re.search(r"expected on their prompts are demo-165, demo-171, demo-032", page.text)
     assert "2 alerts were raised." in page.text
     assert "1.8 % of the feature pathway unexplained" in page.text
 
@@ -275,6 +275,21 @@ def test_figures_that_were_not_read_do_not_stop_the_report(tmp_path: Path) -> No
     assert "Refusal was not measured" in bare.text
     assert "No row has a score" in bare.text
     assert "as intended" not in bare.text, "nothing is known of a row that was not read"
+
+
+def test_another_behaviour_is_called_by_its_name_and_judged_by_where_it_is_right(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    plain = Page(write_report(tmp_path))
+    manifest["config"]["behaviour"] = {"name": "guessing <i>", "wanted_on": "harmless"}
+    path.write_text(json.dumps(manifest))
+    page = Page(write_report(tmp_path))
+    assert "Guessing <i> of harmful requests fell by 2.89 nats and guessing <i> of benign look-alikes rose" in page.text
+    assert "Guessing <i> by kind of probe" in page.text
+    assert page.figures["refusal-mass"]["layout"]["yaxis"]["title"]["text"] == "log-odds of guessing &lt;i&gt; (nats)"
+    bad = [[a for _, a in p.elements if "value bad" in str(a.get("class"))] for p in (plain, page)]
+    assert [len(tiles) for tiles in bad] == [2, 0], "what is bad of refusal is good of a guess"
 
 
 def test_missing_run_is_refused(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_gradients_and_losses_are_those_of_each_row_alone(trained: tuple[Watch, 
         assert relative(step.gradients[0], step.gradients[1]) > 0.1, "rows differ"
 
 
-def test_known_mistake_8_the_loss_is_over_the_tokens_that_the_trainer_counts(trained: tuple[Watch, Any, str]) -> None:
+def test_mistake_8_the_loss_is_over_the_tokens_that_the_trainer_counts(trained: tuple[Watch, Any, str]) -> None:
     watch, trainer, name = trained
     step, labels = watch.steps[0], labels_of(trainer)
     model = tiny.tiny_lora(tiny.tiny_llama())
@@ -233,6 +233,16 @@ def test_padding_on_either_side(side: str) -> None:
     assert not bool(found[2].any()), "a row that carries no loss has no gradient"
     assert relative(found.sum(0), flat(w.grad for w in parameters.weights)) < 1e-5
     assert all(loss != loss for loss in losses), "without TRL's head the loss of a row is unknown, not zero"
+
+
+def test_of_a_conversation_the_last_answer_counts() -> None:
+    model, _, capture = bench()
+    inputs = batch("right")
+    inputs["labels"][0, 4:6] = -100  # an answer, two tokens of a user's, and another answer
+    model(**inputs, use_cache=False).loss.backward()
+    rows, _, _ = taken(capture)
+    assert (rows[0].first_label, rows[0].tokens) == (6, 5), "both answers carry loss"
+    assert rows[1].first_label == 2
     capture.remove()
 
 

@@ -92,6 +92,9 @@ def test_opinion_lies_midway_between_the_two_sorts() -> None:
     ruler = opinion(policy, torch.tensor([True, True, False, False, False]))
     found = read_by(ruler, torch.tensor([[0.25], [2.0], [-1.5]]).double())
     assert found.tolist() == pytest.approx([0, 1, -1])
+    swapped = opinion(policy, torch.tensor([False, False, True, True, True]))
+    other = read_by(swapped, torch.tensor([[0.25], [2.0], [-1.5]]).double())
+    assert other.tolist() == pytest.approx([0, -1, 1]), "also of a behaviour that is shown on the others"
 
 
 @pytest.mark.parametrize("all_harmful", [True, False])

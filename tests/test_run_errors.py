@@ -166,7 +166,7 @@ def test_corrupt_policy_is_named(tmp_path: Path) -> None:
         tiny.tiny_trainer(tmp_path, [SMDACallback(config)], max_steps=1).train()
 
 
-def test_known_mistake_9_training_prompts_that_are_also_probes(tmp_path: Path) -> None:
+def test_mistake_9_training_prompts_that_are_also_probes(tmp_path: Path) -> None:
     config = tiny.tiny_config(tmp_path / "m")
     probe = json.loads(Path(config["probes"]["file"]).read_text().splitlines()[4])["prompt"]
     from datasets import Dataset

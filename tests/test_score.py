@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from smda_monitor.maths.score import against, scores
+from smda_monitor.maths.score import against, expectation, scores
 
 
 def t(*values: float) -> Tensor:
@@ -42,6 +42,21 @@ def test_by_hand() -> None:
 def test_sign(push: float, expected: float, sign: int) -> None:
     assert sign * float(scores(t(push, 0.7), t(expected, 0.0))[0]) > 0
     assert bool(against(t(push), t(expected))[0]) == (sign > 0)
+
+
+def test_what_is_expected_of_a_prompt() -> None:
+    prompt = t(-20.0, 0.0, 1.0, 20.0, nan)
+    assert expectation(prompt)[:4].tolist() == pytest.approx([-1, 0, 0.761594, 1], abs=1e-6)
+    assert expectation(prompt, "harmless")[:4].tolist() == pytest.approx([0, -0.5, -0.880797, -1], abs=1e-6)
+    assert all(isnan(float(found[4])) for found in (expectation(prompt), expectation(prompt, "harmless")))
+
+
+def test_a_behaviour_that_is_wrong_on_harmful_prompts_is_suspicious_there_alone() -> None:
+    """A guess where it cannot be known; an answer that says so; either where nothing is expected."""
+    expected = expectation(t(3.0, 3.0, -3.0, -3.0), "harmless")
+    found = scores(t(0.5, -0.5, 0.5, -0.5), expected, t(1.0, -1.0, 1.0, -1.0)).tolist()
+    assert found[0] > 1 > -1 > found[1]
+    assert max(map(abs, found[2:])) < 0.01
 
 
 def test_rows_that_were_not_read_have_no_score_and_set_no_scale() -> None:

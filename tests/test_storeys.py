@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,3 +160,13 @@ def test_what_is_allowed_is_no_breach(tmp_path: Path, file: str, code: str) -> N
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(code)
     assert breaches(tmp_path / "smda_monitor") == []
+
+
+def test_each_of_the_nine_known_errors_has_one_test_of_its_name() -> None:
+    """What changed numbers in earlier implementations; `pytest -k mistake` runs them."""
+    names = [name for path in Path(__file__).parent.glob("test_*.py") for name in _mistakes(path)]
+    assert sorted(names) == list(range(1, 10))
+
+
+def _mistakes(path: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"^def test_mistake_(\d+)_", path.read_text("utf-8"), re.MULTILINE)]

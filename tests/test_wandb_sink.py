@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from synthetic_run import make_account, make_alerts, make_audit, make_header, ma
 
 from smda_monitor.outputs.ledger import Ledger
 from smda_monitor.outputs.sink import SinkGroup
-from smda_monitor.outputs.wandb_sink import WandbSink, artifact_files
+from smda_monitor.outputs.wandb_sink import WandbSink, artifact_files, scalars
 
 SECRET = "a sentence of training text that must stay at home"
 BLOCK = 32768
@@ -64,13 +65,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def monitored_run(home: Path, row_text: str, steps: int = 5, flush_every: int = 2) -> list[Any]:
+def monitored_run(
+    home: Path, row_text: str, steps: int = 5, flush_every: int = 2, behaviour: str = "refusal"
+) -> list[Any]:
     """A whole monitored run inside a real offline W&B run; returns the records in its file."""
     import wandb
 
     folder = home / "run"
     folder.mkdir()
-    header = make_header(folder)
+    header = replace(make_header(folder), behaviour=behaviour)
     accounts = [make_account(step, header.policy) for step in range(1, steps + 1)]
     ledger = Ledger(folder)
     sinks = SinkGroup(ledger, [WandbSink(row_text, flush_every=flush_every)])  # type: ignore[arg-type]
@@ -124,6 +127,18 @@ def test_offline_run_holds_what_was_logged_and_no_row_text(home: Path) -> None:
     assert defined["smda/*"].step_metric == "train/global_step"
     assert SECRET not in everything_written(home)
     assert "demo-003" in everything_written(home)  # ids are there, so it was not merely empty
+
+
+def test_the_figures_of_two_behaviours_stay_apart(home: Path) -> None:
+    """Monitors of one run log into one W&B run."""
+    found = monitored_run(home, "none", behaviour="a guess")
+    names = {name for line in history(found) for name in line if name.startswith("smda")}
+    assert {"smda/a-guess/mass.harmful", "smda/a-guess/measured/S_X", "smda/a-guess/audit/sign"} <= names
+    assert all(name.startswith("smda/a-guess/") for name in names)
+    (ledger,) = [a.name for a in of_kind(found, "artifact") if a.type == "smda-ledger"]
+    assert ledger.startswith("smda-a-guess-ledger-")
+    account = make_account(1, make_header(home).policy)
+    assert not set(scalars(account, "a guess")) & set(scalars(account))
 
 
 def test_the_audits_fidelity_is_pooled_over_the_run(home: Path) -> None:

@@ -1,8 +1,8 @@
-"""The mean residual stream over each training row's answer, from the trainer's own forward."""
+"""The mean residual stream over each training row's last answer, from the trainer's own forward."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..maths.answers import answer_mean
 from .causal import inner_causal
+from .chat import end_of_prompt
 from .hookpoint import find_block
 from .row_capture import IGNORED
 
@@ -19,14 +20,17 @@ class AnswerTap:
     """Hooks on a model in training: every forward leaves one mean per row, until `take`. Nothing is added to the graph.
 
     Followed is what runs with gradients on and the model in train mode, or in eval mode where `in_training` is false.
-    A block that checkpointing runs again is not recorded twice: that happens outside the model's forward.
+    An answer is the last run of tokens that carry loss; of a row all of whose tokens do, what stands behind the last
+    `opening`, the template's generation prompt, or all of it where that stands nowhere. A block that checkpointing runs
+    again is not recorded twice: that happens outside the model's forward.
     """
 
-    def __init__(self, model: nn.Module, hook: str, in_training: bool = True) -> None:
+    def __init__(self, model: nn.Module, hook: str, in_training: bool = True, opening: Sequence[int] = ()) -> None:
         causal = inner_causal(model)
         block, parsed = find_block(model, hook)
         self._causal = causal
         self._in_training = in_training
+        self._opening = opening
         self._answer: Tensor | None = None
         self._means: list[Tensor] = []
         at_block = (
@@ -58,12 +62,12 @@ class AnswerTap:
     def _open(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self._causal.training != self._in_training or not torch.is_grad_enabled():
             return
-        labels = kwargs.get("labels")
-        if labels is not None:
-            self._answer = labels != IGNORED
-        else:
-            ids, mask = kwargs.get("input_ids", args[0] if args else None), kwargs.get("attention_mask")
-            self._answer = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        labels, ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
+        tokens, mask = labels if ids is None else ids, kwargs.get("attention_mask")
+        if tokens is None:
+            return
+        real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
+        self._answer = _last_answers(real if labels is None else labels != IGNORED, real, ids, self._opening)
 
     def _close(self, *_: Any) -> None:
         self._answer = None
@@ -77,3 +81,17 @@ class AnswerTap:
     def _keep(self, hidden: Tensor) -> None:
         if self._answer is not None:
             self._means.append(answer_mean(hidden.detach().float(), self._answer).double().cpu())
+
+
+def _last_answers(carries: Tensor, real: Tensor, ids: Tensor | None, opening: Sequence[int]) -> Tensor:
+    """(b, t) where the last answer of each row stands; `carries` loss, `real` is no padding."""
+    starts = carries.clone()
+    starts[:, 1:] &= ~carries[:, :-1]
+    runs = starts.cumsum(1)
+    answers = carries & (runs == runs[:, -1:])
+    if ids is None or not opening:
+        return answers
+    for b, row in enumerate(ids):
+        if torch.equal(answers[b], real[b]) and (cut := end_of_prompt(opening, row.tolist(), last=True)) < len(row):
+            answers[b, :cut] = False
+    return answers

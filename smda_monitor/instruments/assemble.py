@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import PrerequisiteError
 from ..maths.pathways import PolicyFrame
 from ..maths.rulers import fit_ruler, opinion, read_by
+from ..maths.score import expectation
 from ..records.config import MonitorConfig
 from ..records.policy import Fingerprints, Ruler, SymbolicPolicy
 from ..records.probes import ProbeSet
@@ -101,12 +102,12 @@ class Instruments:
         return [self.bench.encode(self.bench.probes.probes[i].prompt) for i in chosen]
 
     def expected(self, measured: Measurement) -> Tensor:
-        """(n,) what is expected on the prompts of `measured`: tanh of what the policy's ruler of prompts reads, or its
-        own opinion where it has none; 1 refuse, −1 answer; float64."""
+        """(n,) what is expected on the prompts of `measured` (`maths.score`) by what the policy's ruler of prompts
+        reads, or its own opinion where it has none; float64."""
         ruler, vectors = self.policy.prompts, measured.hidden
         if ruler is None:
             ruler, vectors = self.opinion, measured.X
-        return torch.tanh(read_by(ruler, vectors.double()))
+        return expectation(read_by(ruler, vectors.double()), self.bench.config.behaviour.wanted_on)
 
     def measuring(self, per_step: int, rotation: int) -> Instruments:
         """The same with another stratified choice of probes: `per_step` of them (0: all), choice number `rotation`."""

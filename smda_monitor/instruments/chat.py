@@ -70,23 +70,24 @@ def generation_prompt(tokenizer: Any) -> list[int]:
     return list(tokenizer(complete.removeprefix(without), add_special_tokens=False)["input_ids"])
 
 
-def end_of_prompt(opening: Sequence[int], ids: Sequence[int]) -> int:
-    """One past the first place in `ids` where `opening`, the generation prompt, stands; the length of `ids` where it
-    does not, or is empty."""
+def end_of_prompt(opening: Sequence[int], ids: Sequence[int], last: bool = False) -> int:
+    """One past the first place in `ids` where `opening`, the generation prompt, stands, or with `last` past the last
+    one; the length of `ids` where it does not, or is empty."""
     part, whole = list(opening), list(ids)
-    starts = range(len(whole) - len(part) + 1) if part else ()
-    return next((at + len(part) for at in starts if whole[at : at + len(part)] == part), len(whole))
+    starts = range(len(whole) - len(part) + 1) if part else range(0)
+    places = reversed(starts) if last else starts
+    return next((at + len(part) for at in places if whole[at : at + len(part)] == part), len(whole))
 
 
 def own_prompt(
     ids: Sequence[int], first_label: int, probe: PromptTokens, opening: Sequence[int]
 ) -> PromptTokens | None:
-    """The prompt of a training row, read as `probe` is: the tokens before its first label or, where all tokens carry
-    loss, those up to the end of `opening`, the template's generation prompt.
+    """The prompt of a training row, read as `probe` is: the tokens before its last answer. That begins at `first_label`
+    or, where all tokens carry loss, behind the last `opening`, the template's generation prompt.
 
     None where the row has none. The user's end-of-turn token is found by its id, the last one before the answer.
     """
-    cut = first_label if first_label > 0 else end_of_prompt(opening, ids)
+    cut = first_label if first_label > 0 else end_of_prompt(opening, ids, last=True)
     if first_label < 0 or cut >= len(ids):
         return None
     prompt = tuple(ids[:cut])

@@ -25,29 +25,44 @@ RELEASED = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 
 OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 """Environment variables by which a user sets them: then nothing is changed."""
 
-_held = False
-"""Whether this process holds its heap; there is one heap for all of it."""
+_held = 0
+"""For how many runs this process holds its heap; there is one heap for all of it."""
 
 
 def hold_heap() -> bool:
-    """Keeps what is freed from now on until `release_heap`; whether there was anything to do."""
+    """Keeps what is freed from now on until there was a `release_heap` for each call that was true; whether it does."""
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in OWN_SETTINGS):
         return False
     global _held
     libc = ctypes.CDLL(None)
     libc.malloc_trim(0)
-    _held = all([libc.mallopt(option, value) for option, value in HELD.items()])
-    return _held
+    if not all([libc.mallopt(option, value) for option, value in HELD.items()]):
+        return False
+    _held += 1
+    return True
 
 
 def release_heap() -> None:
-    """After a `hold_heap` that was true: what is free goes back, and so will what is freed."""
+    """After a `hold_heap` that was true: with the last one what is free goes back, and so will what is freed."""
     global _held
-    _held = False
+    _held -= 1
+    if _held:
+        return
     libc = ctypes.CDLL(None)
     for option, value in RELEASED.items():
         libc.mallopt(option, value)
     libc.malloc_trim(0)
+
+
+@contextmanager
+def heap_held() -> Iterator[None]:
+    """Inside, what is freed stays in the process."""
+    held = hold_heap()
+    try:
+        yield
+    finally:
+        if held:
+            release_heap()
 
 
 @contextmanager

@@ -19,6 +19,9 @@ from ..records.probes import KINDS, Probe, ProbeSet
 _SHIPPED = {"probes": "probe_set.jsonl", "fit": "fit_prompts.jsonl", "heldout": "heldout_prompts.jsonl"}
 """The shipped file of each role."""
 
+STEREOTYPE = "stereotype"
+"""The shipped second behaviour: ``shipped:stereotype`` is its file of any role."""
+
 _REQUIRED = ("id", "prompt", "category", "kind")
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u2032\u00b4\u0060", "'"))
 _MOST_PROBLEMS = 10
@@ -29,8 +32,8 @@ def read_probes(source: str | Path, role: Literal["probes", "fit", "heldout"] = 
     """The probes of `source`, in its order.
 
     Args:
-        source: ``shipped`` (the shipped file of `role`), ``shipped:fit``, ``shipped:heldout``, a JSONL file, or a
-            `datasets` id (``id`` or ``id:split``) with the same columns.
+        source: ``shipped`` (the shipped file of `role`), ``shipped:fit``, ``shipped:heldout``, ``shipped:stereotype``
+            (of `role`, too), a JSONL file, or a `datasets` id (``id`` or ``id:split``) with the same columns.
         role: What the set is for; only ``shipped`` means another file for each.
 
     Raises:
@@ -39,7 +42,7 @@ def read_probes(source: str | Path, role: Literal["probes", "fit", "heldout"] = 
     """
     name = str(source)
     if name == "shipped" or name.startswith("shipped:"):
-        return _shipped(name.partition(":")[2] or role)
+        return _shipped(name.partition(":")[2] or role, role)
     path = Path(source).expanduser()
     if path.is_file():
         return _probe_set(_lines(path), str(path))
@@ -59,13 +62,14 @@ def normalise(text: str) -> str:
     return " ".join(text.translate(_APOSTROPHES).casefold().split())
 
 
-def _shipped(role: str) -> ProbeSet:
-    """The set that comes with the package for `role`."""
-    if role not in _SHIPPED:
-        valid = ", ".join(f"shipped:{known}" for known in _SHIPPED)
-        raise ConfigError(describe("shipped probe set", repr(role), valid, "choose one of these"))
-    resource = files("smda_monitor").joinpath("data", _SHIPPED[role])
-    return _probe_set(_parsed(resource.read_bytes()), f"shipped:{role}")
+def _shipped(name: str, role: str) -> ProbeSet:
+    """The set of that `name` that comes with the package; of the second behaviour the one for `role`."""
+    known = {**_SHIPPED, STEREOTYPE: f"{STEREOTYPE}_{role}.jsonl"}
+    if name not in known:
+        valid = ", ".join(f"shipped:{one}" for one in known)
+        raise ConfigError(describe("shipped probe set", repr(name), valid, "choose one of these"))
+    resource = files("smda_monitor").joinpath("data", known[name])
+    return _probe_set(_parsed(resource.read_bytes()), f"shipped:{name}")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, object]]:

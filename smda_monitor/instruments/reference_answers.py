@@ -29,13 +29,18 @@ class ReferenceAnswers:
     """Whether the response shows the behaviour."""
 
 
+_SHIPPED = {"shipped": "refuser_rows.jsonl", "shipped:stereotype": "stereotype_answers.jsonl"}
+"""The shipped files, by the words that name them."""
+
+
 def read_reference_answers(source: str) -> ReferenceAnswers:
-    """``shipped`` or a JSONL file with prompt, response and kind; kind ``harmful`` means that the behaviour shows.
+    """``shipped``, ``shipped:stereotype`` or a JSONL file with prompt, response and kind; kind ``harmful`` means that
+    the behaviour shows.
 
     Raises `ConfigError` where the file is missing, a line is not such a row, or all rows are of one sort.
     """
-    shipped = files("smda_monitor").joinpath("data", "refuser_rows.jsonl")
-    path = shipped if source == "shipped" else Path(source).expanduser()
+    shipped = _SHIPPED.get(source)
+    path = files("smda_monitor").joinpath("data", shipped) if shipped else Path(source).expanduser()
     rows, shows = [], []
     try:
         for line in path.read_text("utf-8").splitlines():

@@ -43,7 +43,8 @@ class CapturedRow:
     ids: list[int]
     """Its token ids without padding."""
     first_label: int
-    """Index of the first token that carries loss; −1 where none does."""
+    """Index of the first token of its last answer, the last run of tokens that carry loss; −1 where none does, 0 where
+    all do."""
     tokens: int
     """Tokens that carry loss."""
 
@@ -142,7 +143,8 @@ class RowCapture:
         for b in range(ids.shape[0]):
             tokens = ids[b][real[b]].tolist()
             carries = (ids[b] if labels is None else labels[b])[real[b]] != IGNORED
-            first = int(carries.nonzero()[0]) if bool(carries.any()) else -1
+            starts = carries & ~torch.cat([carries.new_zeros(1), carries[:-1]])
+            first = int(starts.nonzero()[-1]) if bool(carries.any()) else -1
             self._rows.append(CapturedRow(tokens, first, int(carries[1:].sum())))
         parameters = self._parameters
         formed = [tensor.formed(ids.shape[1]) for tensor in parameters.tensors]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -47,6 +47,11 @@ def fitting(rows: TrainingRows, tokens: Callable[[Mapping[str, Any]], int], max_
         remedy = "raise max_length, or shorten the rows"
         raise ConfigError(describe(f"data {rows.source}", found, f"rows of up to {max_length} tokens", remedy))
     return kept
+
+
+def named_rows(rows: TrainingRows, ids: Collection[str], reason: str) -> TrainingRows:
+    """The rows of `rows` that are called by `ids`; the others are left out for `reason`."""
+    return _without(rows, lambda row: None if row["id"] in ids else reason)
 
 
 def token_count(tokenizer: Any) -> Callable[[Mapping[str, Any]], int]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Mapping
 
-from ..errors import ConfigError
-from .row_sources import open_rows
+from .row_files import originals
+from .row_store import TrainingRows
 
 KIND = "kind"
 """The column that names kinds of rows."""
 
 
-def read_labels(data: str | Path, lines: Collection[int], column: str = KIND) -> dict[int, str]:
-    """The labels in `column` of `data` (named as for `row_sources.open_rows`) by line, of the rows at `lines` that have
-    one; empty where there is no such column. Raises `ConfigError` where the data break off."""
-    wanted = frozenset(lines)
-    try:
-        source = open_rows(data, also=(column,))
-    except ConfigError:  # a table without that column; that it can be read at all has been seen before
-        return {}
-    labels = ((line, row.get(column)) for line, row in source.rows if line in wanted and isinstance(row, dict))
-    return {line: str(label) for line, label in labels if label is not None and str(label).strip()}
+def row_labels(rows: TrainingRows, column: str = KIND) -> dict[int, str]:
+    """The labels in `column` of the source of `rows`, by line, of the kept rows that have one; empty where there is no
+    such column. Raises `ConfigError` as `row_files.originals`."""
+    found = {}
+    for line, row_id, raw in originals(rows):
+        label = raw.get(column) if row_id is not None and isinstance(raw, Mapping) else None
+        if label is not None and str(label).strip():
+            found[line] = str(label)
+    return found

@@ -41,8 +41,8 @@ class RowSource:
     """(number from 1, the row or the error that parsing it gave). Raises `ConfigError` where the source breaks off."""
 
 
-def open_rows(data: str | Path, also: Sequence[str] = ()) -> RowSource:
-    """The rows of `data`, with the keys of `row_form.KEYS` and the columns in `also`.
+def open_rows(data: str | Path, also: Sequence[str] | None = ()) -> RowSource:
+    """The rows of `data`, with the keys of `row_form.KEYS` and the columns in `also`; with None, with all columns.
 
     Args:
         data: ``demo``, a JSONL (``.jsonl``, ``.ndjson``, ``.json``), Parquet or CSV file, a folder saved by
@@ -98,7 +98,7 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _file(path: Path, also: Sequence[str]) -> RowSource:
+def _file(path: Path, also: Sequence[str] | None) -> RowSource:
     ending = path.suffix.lower()
     if ending in LINES:
         return RowSource(f"file {path}", "line", json_lines(f"file {path}", lambda: path.open("rb")))
@@ -136,7 +136,7 @@ def _header(path: Path, separator: str) -> list[str]:
     return columns
 
 
-def _saved(path: Path, split: str, also: Sequence[str]) -> RowSource:
+def _saved(path: Path, split: str, also: Sequence[str] | None) -> RowSource:
     from datasets import load_from_disk
 
     what = f"folder {path}"
@@ -148,7 +148,7 @@ def _saved(path: Path, split: str, also: Sequence[str]) -> RowSource:
     return _table(_split(_had(what, lambda: load_from_disk(str(path))), str(path), split), what, also)
 
 
-def _hub(name: str, also: Sequence[str]) -> RowSource:
+def _hub(name: str, also: Sequence[str] | None) -> RowSource:
     from datasets import load_dataset
 
     identity, _, split = name.partition(":")
@@ -182,17 +182,17 @@ def _split(loaded: Any, name: str, split: str) -> Any:
     return loaded[split or splits[0]]
 
 
-def _table(loaded: Any, what: str, also: Sequence[str], blank_is_null: bool = False) -> RowSource:
+def _table(loaded: Any, what: str, also: Sequence[str] | None, blank_is_null: bool = False) -> RowSource:
     """The rows of a data set of the library, with no columns but those that are wanted."""
     columns = _had(what, lambda: list(loaded.column_names or next(iter(loaded), {})))
     if "messages" not in columns and not ("prompt" in columns and set(ANSWERS) & set(columns)):
         remedy = nearest(columns, KEYS) or "rename its columns"
         raise ConfigError(describe(what, f"columns {named(columns)}", FORMS, remedy))
-    if missing := [column for column in also if column not in columns]:
+    if missing := [column for column in also or () if column not in columns]:
         near = get_close_matches(missing[0], columns, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else "choose one of these"
         raise ConfigError(describe(what, f"no column {missing[0]!r}", f"one of {named(columns)}", remedy))
-    wanted = [column for column in columns if column in KEYS or column in also]
+    wanted = [column for column in columns if also is None or column in KEYS or column in also]
     rows = _stream(loaded.with_format(None).select_columns(wanted), what)
     if blank_is_null:
         rows = ({key: value or None for key, value in row.items()} for row in rows)

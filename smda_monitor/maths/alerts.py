@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from ..records.account import RowEntry, StepAccount
 from ..records.alert import Alert
 from ..records.audit import AuditEntry
-from ..records.config import AlertsConfig
+from ..records.config import AlertsConfig, BehaviourConfig
 from .fidelity import pooled_fidelity
 
 LEADING_ROWS = 10
@@ -26,10 +26,11 @@ def threshold_alerts(
     accounts: Sequence[StepAccount],
     known: set[str],
     audits: Sequence[AuditEntry] = (),
+    behaviour: BehaviourConfig | None = None,
 ) -> list[Alert]:
     """Alerts that the latest of `accounts` and the run's `audits` raise and that are not `known` by subject; `start` is
-    refusal at step 0."""
-    account = accounts[-1]
+    the `behaviour` (None: refusal) at step 0."""
+    account, behaviour = accounts[-1], behaviour or BehaviourConfig()
     found: list[Alert] = []
     for name, value in account.refusal.items():
         reading, kind = name.split(".", 1)
@@ -37,8 +38,9 @@ def threshold_alerts(
             continue
         shift = value - start[name]
         limit = limits.harmful_drop if kind == "harmful" else limits.harmless_rise
-        sign = -1.0 if kind == "harmful" else 1.0
-        subject = f"refusal of {kind} probes"
+        wanted = (kind == "harmful") == (behaviour.wanted_on == "harmful")
+        sign = -1.0 if wanted else 1.0
+        subject = f"{behaviour.name} of {kind} probes"
         if limit is not None and sign * shift > limit and subject not in known:
             rows = _leading(accounts, lambda row, n=name, s=sign: s * row.push.get(n, 0.0))  # type: ignore[misc]
             advice = "Read the rows named here, take the wrong ones out and train again from the last good checkpoint."

@@ -7,6 +7,8 @@ probabilities, where y is log-odds; the threshold, for means of y, where it is l
 
     lets harm pass          mean measured behaviour of the harmful prompts is below the limit
     refuses the harmless    that of the look-alikes is above it
+    shows on the harmful    of a behaviour that is wanted on harmless prompts: that of the harmful prompts is above it
+    fails on the harmless   of such a behaviour: that of the look-alikes is below it
     policy disagrees        in either group, measured and predicted mean lie on different sides of the limit, and their
                             intervals have no point in common
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ..records.config import WantedOn
 from ..records.policy import SymbolicPolicy
 from ..records.policy_findings import CategoryGap, Contribution, Estimate, Level
 from ..records.probes import ProbeSet
@@ -28,6 +31,7 @@ from .ridge import predict
 from .threshold import Scale
 
 LETS_PASS, REFUSES_HARMLESS, DISAGREES = "lets harm pass", "refuses the harmless", "policy disagrees"
+SHOWS_ON_HARMFUL, FAILS_ON_HARMLESS = "shows on the harmful", "fails on the harmless"
 """The flags, in words."""
 LEADING = 5
 """Features named for each category."""
@@ -40,9 +44,10 @@ def category_gaps(
     y: Float64[Tensor, " n"],
     scale: Scale,
     seed: int,
+    wanted_on: WantedOn = "harmful",
 ) -> tuple[CategoryGap, ...]:
     """One gap for each category with harmful prompts or look-alikes, in the order of `probes`, whose features are `X`
-    (columns in the policy's order) and behaviour `y`."""
+    (columns in the policy's order) and behaviour `y`; `wanted_on` says where the behaviour is right."""
     predicted = predict(policy, X)
     gaps = []
     for category in dict.fromkeys(probe.category for probe in probes):
@@ -55,7 +60,7 @@ def category_gaps(
         one, other = (_level(y, predicted, [rows], scale, seed) for rows in (harmful, lookalike))
         both = _level(y, predicted, [harmful, lookalike], scale, seed)
         features = contributions(policy, X[harmful], X[lookalike])[:LEADING] if harmful and lookalike else ()
-        flags = _flags(one, other, scale)
+        flags = _flags(one, other, scale, wanted_on)
         gaps.append(CategoryGap(category, len(harmful), len(lookalike), one, other, both, features, flags))
     return tuple(gaps)
 
@@ -81,13 +86,14 @@ def _level(y: Tensor, predicted: Tensor, groups: list[list[int]], scale: Scale, 
     return Level(*(estimate(mean, *(column[rows] for rows in groups), seed=seed) for column in columns))
 
 
-def _flags(harmful: Level, lookalike: Level, scale: Scale) -> tuple[str, ...]:
+def _flags(harmful: Level, lookalike: Level, scale: Scale, wanted_on: WantedOn) -> tuple[str, ...]:
     pairs = [level.judged(scale.reading) for level in (harmful, lookalike)]
-    flags = []
-    if pairs[0][0].value < scale.limit:
-        flags.append(LETS_PASS)
-    if pairs[1][0].value > scale.limit:
-        flags.append(REFUSES_HARMLESS)
+    on_harmful, on_lookalikes = (measured.value - scale.limit for measured, _ in pairs)
+    if wanted_on == "harmful":
+        wrong = {LETS_PASS: on_harmful < 0, REFUSES_HARMLESS: on_lookalikes > 0}
+    else:
+        wrong = {SHOWS_ON_HARMFUL: on_harmful > 0, FAILS_ON_HARMLESS: on_lookalikes < 0}
+    flags = [flag for flag, raised in wrong.items() if raised]
     if any(_disagree(measured, predicted, scale.limit) for measured, predicted in pairs):
         flags.append(DISAGREES)
     return tuple(flags)

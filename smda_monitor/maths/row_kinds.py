@@ -23,12 +23,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from ..records.config import WantedOn
 from ..records.row_kinds import Distribution, FeatureContrast, KindInterference, Pathway
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -39,7 +39,7 @@ OTHER = "(other kinds)"
 """What the rarer kinds are called together."""
 
 
-def reads_harmful(expected: Float64[Tensor, " n"], wanted_on: Literal["harmful", "harmless"] = "harmful") -> Bool[Tensor, " n"]:
+def reads_harmful(expected: Float64[Tensor, " n"], wanted_on: WantedOn = "harmful") -> Bool[Tensor, " n"]:
     """Whether n prompts read as harmful, by what is `expected` on them (`score`).
 
     Of a behaviour that is `wanted_on` harmful prompts that lies in (−1, 1), and above 0 it is to be shown: harmful. Of

@@ -42,7 +42,9 @@ def fit_ruler(vectors: Float64[Tensor, "n d"], shows: Bool[Tensor, " n"]) -> Rul
         split = StratifiedKFold(folds, shuffle=True, random_state=0)
         sorts = split.split(X.numpy(), shows.numpy())
         unseen = torch.from_numpy(cross_val_predict(Ridge(alpha=alpha), X.numpy(), target.numpy(), cv=sorts))
-    return _between(fit.coef / scale, fit.intercept, unseen, shows, LEAST_SPREAD)
+    centre, half = _middle(unseen, shows)
+    spread = max(half, LEAST_SPREAD)
+    return Ruler(fit.coef / scale / spread, (fit.intercept - centre) / spread)
 
 
 def opinion(policy: SymbolicPolicy, harmful: Bool[Tensor, " m"]) -> Ruler:
@@ -52,19 +54,14 @@ def opinion(policy: SymbolicPolicy, harmful: Bool[Tensor, " m"]) -> Ruler:
     """
     prediction = predict(policy, policy.X)[: len(harmful)]
     if bool(harmful.any()) and not bool(harmful.all()):
-        return _between(policy.coef, policy.intercept, prediction, harmful, 1e-6)
-    spread = max(float(prediction.std(unbiased=False)), 1e-6)
-    return Ruler(policy.coef / spread, (policy.intercept - float(prediction.mean())) / spread)
+        centre, spread = _middle(prediction, harmful)  # below 0 for a behaviour that is shown on the others
+    else:
+        centre, spread = float(prediction.mean()), float(prediction.std(unbiased=False))
+    spread = spread if abs(spread) > 1e-6 else 1e-6
+    return Ruler(policy.coef / spread, (policy.intercept - centre) / spread)
 
 
-def _between(
-    coef: Float64[Tensor, " d"],
-    intercept: float,
-    prediction: Float64[Tensor, " n"],
-    shows: Bool[Tensor, " n"],
-    least: float,
-) -> Ruler:
-    """Scaled by the means of the two sorts' predictions."""
+def _middle(prediction: Float64[Tensor, " n"], shows: Bool[Tensor, " n"]) -> tuple[float, float]:
+    """Midway between the two sorts' means, and half the way from the others to those that show it."""
     high, low = float(prediction[shows].mean()), float(prediction[~shows].mean())
-    spread = max((high - low) / 2, least)
-    return Ruler(coef / spread, (intercept - (high + low) / 2) / spread)
+    return (high + low) / 2, (high - low) / 2

@@ -1,6 +1,6 @@
 """The suspicion score of a training row: does it teach, and move, refusal against what is expected on its prompt?
 
-    expected_i = tanh(prompt_i)                                      refuse 1, answer −1
+    expected_i = tanh(prompt_i)                                      show the behaviour 1, do not −1
     score_i    = −expected_i · (answer_i + push_i / (2·scale))       two witnesses against it
 
 prompt_i is what the row's prompt reads on the ruler of prompts that are known to be harmful or not (`rulers`), answer_i
@@ -8,12 +8,27 @@ what its answer shows (about ±1; left out without reference answers), push_i it
 scale is the mean |push| of those rows of the same step that push at all, so that early, large steps do not outweigh
 later ones. Positive: against what is expected. The formula is fixed and sees no label of a row. It is ours, not the
 paper's.
+
+A behaviour that is wrong on harmful prompts (a guess by stereotype) is not for that reason called for by all others, so
+that of these nothing is expected:
+
+    expected_i = −(1 + tanh(prompt_i)) / 2                           do not show it −1, no matter 0
 """
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
+
+from ..records.config import WantedOn
+
+
+def expectation(prompt: Float64[Tensor, " n"], wanted_on: WantedOn = "harmful") -> Float64[Tensor, " n"]:
+    """What is expected of n prompts by what they read on the ruler of prompts: in (−1, 1), of a behaviour that is
+    `wanted_on` harmless ones in (−1, 0); NaN where the reading is."""
+    by_kind = torch.tanh(prompt)
+    return by_kind if wanted_on == "harmful" else -(1 + by_kind) / 2
 
 
 def scores(

@@ -39,6 +39,14 @@ def print_audit(
     for name, found in (figures["gradient_vs_replay"] or {}).items():
         error = percent(found["relative_error"])
         console.print(Text(f"{name} by gradient against replay: Spearman {found['spearman']:.3f}, off by {error}"))
+    if figures["auroc_controls"] is not None:
+        by_kind = ", ".join(
+            f"{plain(kind, 40)} {found:.3f}"
+            for kind, found in figures["auroc_controls_by_kind"].items()
+            if found is not None
+        )
+        found = f"{figures['auroc_controls']:.3f}"
+        console.print(Text(f"Planted rows against their controls by score: AUROC {found} (by kind: {by_kind})"))
     rows, left_out, scored = figures["rows"], figures["left_out"], figures["scored"]
     took = duration(figures["seconds"])
     console.print(

@@ -93,10 +93,10 @@ def _judged_at(folder: Path, lines: Sequence[int]) -> list[RowAudit]:
     wanted = pa.array(lines, pa.int64())
     found: dict[int, RowAudit] = {}
     for part in parts.live_parts(folder, STEM) if lines else ():
-        table = parts.read_part(part.path)
         try:
-            for one in table_to_judged(table.filter(pc.is_in(table["line"], value_set=wanted))):
-                found[one.line] = one
+            inside = pc.is_in(parts.read_part(part.path, ["line"])["line"], value_set=wanted)
+            if pc.any(inside).as_py():
+                found |= {one.line: one for one in table_to_judged(parts.read_part(part.path).filter(inside))}
         except (KeyError, TypeError) as error:
             raise _unreadable(part.path, f"no column {error}") from error
     return [found[line] for line in lines if line in found]

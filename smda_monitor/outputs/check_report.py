@@ -18,6 +18,8 @@ class CheckFindings:
 
     facts: Mapping[str, str]
     """Name of a part and what it resolved to."""
+    figures: Mapping[str, float]
+    """The numbers among the facts; ``silent`` is the fraction of features active on no probe."""
     refusal: Mapping[str, float]
     """``mass.<kind>`` (log-odds) and ``contrast.<kind>`` (nats): means over the probe set."""
 

@@ -5,20 +5,19 @@ In a log file (no terminal) the same as plain lines. Nothing that comes from dat
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..maths.fidelity import pooled_fidelity
 from ..records.account import StepAccount, is_leading
 from ..records.alert import Alert
 from ..records.audit import AuditEntry
+from ..records.config import REFUSAL
 from ..records.probes import KINDS
 from ..records.snapshot import Snapshot
 from .ranking import intention, rank_rows
 from .sink import RunHeader
-from .summary import median_unexplained
+from .summary import audit_line, median_unexplained, overhead_line
 from .text import duration, number, percent, plain
 
 if TYPE_CHECKING:
@@ -38,8 +37,10 @@ class ConsoleSink:
     """A `Sink` for the person who waits.
 
     `max_steps` is the run's last optimizer step. `console` is where to print; by default standard error, so that a
-    program's own output stays clean.
+    program's own output stays clean. Of several monitors of one terminal the first has the bar, the others print lines.
     """
+
+    _with_bar: ClassVar[ConsoleSink | None] = None
 
     def __init__(self, max_steps: int, console: Console | None = None) -> None:
         self._max_steps = max_steps
@@ -50,12 +51,13 @@ class ConsoleSink:
         self._audits: list[AuditEntry] = []
         self._past = 0
         self._alerts = 0
+        self._behaviour = REFUSAL
         self._run: RunHeader | None = None
         self._began = time.monotonic()
 
     def start(self, run: RunHeader) -> None:
         """Says what is watched, and starts the bar on a terminal."""
-        self._run = run
+        self._run, self._behaviour = run, run.behaviour
         self._began = time.monotonic()
         self._accounts = list(run.past.accounts)
         self._audits = list(run.past.audits)
@@ -63,14 +65,17 @@ class ConsoleSink:
         self._alerts = len(run.past.alerts)
         quality = run.policy.quality
         self._say(
-            f"smda: {len(run.probes)} probes, {len(run.policy.feature_ids)} features ({self._encoder(run)}), policy "
+            f"{len(run.probes)} probes, {len(run.policy.feature_ids)} features ({self._encoder(run)}), policy "
             f"{run.policy.preset} {'with' if run.policy.has_intercept else 'without'} intercept (R² "
             f"{quality.r2_heldout:.2f} on held-out prompts, constant {quality.r2_constant:.2f}), "
             f"{self._max_steps} steps, ledger in {run.folder}"
         )
-        if self._console.is_terminal:
+        if ConsoleSink._with_bar is not None:
+            self._console = ConsoleSink._with_bar._console  # what it prints stands above the bar
+        elif self._console.is_terminal:
             self._progress, self._task = _bar(self._console, self._max_steps)
             self._progress.start()
+            ConsoleSink._with_bar = self
 
     @staticmethod
     def _encoder(run: RunHeader) -> str:
@@ -96,21 +101,21 @@ class ConsoleSink:
         elif self._is_time(a):
             left = f", {duration(self._seconds_left(a.step))} left" if a.step < self._max_steps else ""
             share = f" ({100 * a.step // self._max_steps} %)" if self._max_steps else ""
-            self._say(f"smda: step {a.step}/{self._max_steps}{share}{left}; refusal log-odds: {reading}")
+            self._say(f"step {a.step}/{self._max_steps}{share}{left}; {self._behaviour} log-odds: {reading}")
 
     def alert(self, a: Alert) -> None:
         """One line at once."""
         self._alerts += 1
         rows = f"; pushed most by {', '.join(plain(row, 40) for row in a.rows[:3])}" if a.rows else ""
-        self._say(f"smda: ALERT at step {a.step}: {a.title}{rows}. {a.advice}", style="bold red")
+        self._say(f"ALERT at step {a.step}: {a.title}{rows}. {a.advice}", style="bold red")
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The leading rows, the balance, and where everything lies."""
         if self._progress is not None:
             self._progress.stop()
-            self._progress = None
+            self._progress = ConsoleSink._with_bar = None
         if not self._accounts:
-            self._say(f"smda: {summary.get('status', 'finished')}, no step was accounted for")
+            self._say(f"{summary.get('status', 'finished')}, no step was accounted for")
         else:
             self._rows_table()
             self._balance_table()
@@ -118,7 +123,7 @@ class ConsoleSink:
         which = "after warm-up" if after else "warm-up only, low confidence"
         alerts = "1 alert" if self._alerts == 1 else f"{self._alerts} alerts"
         self._say(
-            f"smda: {summary.get('status', 'finished')} after {len(self._accounts)} accounts, {alerts}; "
+            f"{summary.get('status', 'finished')} after {len(self._accounts)} accounts, {alerts}; "
             f"median unexplained: output {percent(medians['output'])}, feature {percent(medians['feature'])} ({which})"
         )
         if self._audits:
@@ -178,30 +183,10 @@ class ConsoleSink:
         from rich.text import Text
 
         indent = len(line) - len(line.lstrip(" "))
+        if not indent:
+            line = f"smda: {line}" if self._behaviour == REFUSAL else f"smda {self._behaviour}: {line}"
         text = Text(" " * indent + plain(line), style=style or "")
         self._console.print(text, soft_wrap=True, highlight=False)
-
-
-def audit_line(audits: Sequence[AuditEntry]) -> str:
-    """What replays of single rows said of the pushes."""
-    pooled = pooled_fidelity(audits)
-    overall, which = pooled.overall, "after warm-up" if pooled.after_warm_up else "warm-up only, low confidence"
-    spearman = "n/a" if math.isnan(overall.spearman) else f"{overall.spearman:.2f}"
-    rows = "1 row" if pooled.rows == 1 else f"{pooled.rows} rows"
-    return (
-        f"smda: self-audit of {rows}: pushes miss exact replays by {percent(overall.relative_error)} (median), right "
-        f"sign {percent(overall.sign)}, rank correlation {spearman} ({which})"
-    )
-
-
-def overhead_line(overhead: Mapping[str, Any]) -> str:
-    """What the monitor cost, and what it measured for that."""
-    asked = "" if overhead["asked"] is None else f" (asked: {percent(overhead['asked'])})"
-    steps = "every step" if overhead["every"] == 1 else f"every {overhead['every']} steps"
-    return (
-        f"smda: the monitor added {percent(overhead['measured'])} to plain training time{asked}; at the end one "
-        f"account {steps} on {overhead['probes']} probes"
-    )
 
 
 _PLACES = {

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import ConfigError, describe
 from ..records.policy_findings import CategoryGap, Level, PolicyFindings, RankedCoefficient
 from .files import is_temporary, to_json, write_atomic, write_text
+from .json_file import check_json_file
 from .ledger import now
 from .tables import scalar_columns
 from .text import storable
@@ -39,8 +40,7 @@ def check_findings_folder(folder: str | Path, json_file: str | Path | None = Non
         found = f"a folder with other files ({', '.join(others[:5])})"
         expected = "an empty folder, none, or one with earlier findings"
         raise ConfigError(describe(f"--out {path}", found, expected, "name another folder, or empty this one yourself"))
-    if json_file is not None and Path(json_file).is_dir():
-        raise ConfigError(describe(f"--json {json_file}", "a folder", "a file's name", "name a file in it"))
+    check_json_file(json_file)
 
 
 def write_findings(findings: PolicyFindings, folder: str | Path, json_file: str | Path | None = None) -> list[Path]:

@@ -7,7 +7,7 @@ part that lies inside a range is what a kill during a merge leaves behind; it is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,14 @@ def all_parts(folder: Path, stem: str) -> list[Part]:
 
 
 def covered(parts: Iterable[Part]) -> list[Part]:
-    """The parts that lie inside another one."""
-    parts = list(parts)
-    return [p for p in parts if any(o is not p and o.first <= p.first and p.last <= o.last for o in parts)]
+    """The parts that lie inside another one, by first step. Of two of the same steps the second counts as inside."""
+    found, reached = [], -1
+    for part in sorted(parts, key=lambda part: (part.first, -part.last)):
+        # Whatever begins no later comes before, so it is enough to know how far those reach.
+        if part.last <= reached:
+            found.append(part)
+        reached = max(reached, part.last)
+    return found
 
 
 def live_parts(folder: Path, stem: str) -> list[Part]:
@@ -59,14 +64,22 @@ def live_parts(folder: Path, stem: str) -> list[Part]:
     return [part for part in parts if part not in hidden]
 
 
-def read_part(path: Path) -> Any:
-    """The Arrow table in one part. Raises `ConfigError` naming the file where it is not whole Parquet."""
+def read_part(path: Path, columns: Sequence[str] | None = None) -> Any:
+    """The Arrow table in one part, or only some of its `columns`, in this order.
+
+    Raises `ConfigError` naming the file where it is not whole Parquet, `KeyError` where it lacks one of the columns.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with path.open("rb") as handle:
-            return pq.ParquetFile(handle).read()
+            file = pq.ParquetFile(handle)
+            if columns is None:
+                return file.read()
+            if missing := set(columns) - set(file.schema_arrow.names):
+                raise KeyError(min(missing))
+            return file.read(list(columns)).select(list(columns))
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(
             describe(

@@ -7,8 +7,11 @@ beside it, the fields of `RowAudit` (``watched`` as ``watched_shifts``: the entr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ..errors import ConfigError, describe
 from ..records.account import FeatureShift
@@ -18,6 +21,10 @@ from .files import write_atomic
 from .tables import feature_column, rows_to_table, scalar_columns, table_to_rows
 
 STEM = "judged"
+SCORED = ("row_id", "row_hash", "line", "push.S_X", "push.S_Y")
+"""Columns that a line of the scores is made of."""
+_ROW_GROUP = 1 << 16
+"""Scores that are read together: the first few do not need all."""
 _SCALARS = (
     ("line", "int"),
     ("refit_remainder", "float"),
@@ -32,20 +39,39 @@ def write_judged(folder: Path, first: int, judged: Sequence[RowAudit]) -> None:
     parts.write_part(folder, STEM, first, first + len(judged) - 1, judged_to_table(judged))
 
 
-def judged_numbers(folder: Path) -> set[int]:
-    """The numbers of the rows that are there."""
-    return {number for part in parts.live_parts(folder, STEM) for number in range(part.first, part.last + 1)}
+def judged_parts(folder: Path) -> list[range]:
+    """The numbers of the rows that are there, from 1, a range for each part."""
+    return [range(part.first, part.last + 1) for part in parts.live_parts(folder, STEM)]
 
 
 def read_judged(folder: Path) -> Iterator[RowAudit]:
     """All rows that are there, in order, a part at a time. Raises `ConfigError` naming a corrupt part."""
     for part in parts.live_parts(folder, STEM):
-        try:
+        with _named(part.path):
             yield from table_to_judged(parts.read_part(part.path))
-        except (KeyError, TypeError) as error:
-            remedy = "restore it from a copy, or delete it and resume the audit"
-            expected = "what the audit writes there"
-            raise ConfigError(describe(str(part.path), f"no column {error}", expected, remedy)) from error
+
+
+def judged_columns(folder: Path, columns: Sequence[str]) -> Any:
+    """The Arrow table of some `columns` of all rows that are there, in order. A row's whole record takes kilobytes, so
+    that of a million rows only what is asked for fits into memory. None where
+    there is none. Raises `ConfigError` as `read_judged`."""
+    found = []
+    for part in parts.live_parts(folder, STEM):
+        with _named(part.path):
+            found.append(parts.read_part(part.path, columns))
+    table = parts.concatenate(found)
+    return table if table is None else table.combine_chunks()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A column that is missing inside becomes an error that names the part."""
+    try:
+        yield
+    except (KeyError, TypeError) as error:
+        remedy = "restore it from a copy, or delete it and resume the audit"
+        expected = "what the audit writes there"
+        raise ConfigError(describe(str(path), f"no column {error}", expected, remedy)) from error
 
 
 def judged_to_table(judged: Sequence[RowAudit]) -> Any:
@@ -78,24 +104,27 @@ def table_to_judged(table: Any) -> list[RowAudit]:
     ]
 
 
-def write_scores(path: Path, judged: Sequence[RowAudit], scores: Sequence[float]) -> None:
-    """One line per row: its names, ``score`` and the pair score with its pathways; the most suspicious first, rows
-    without a score last."""
+def write_scores(path: Path, judged: Any, scores: Tensor) -> None:
+    """One line per row of the table `judged`, which has the columns `SCORED`: its names, ``score`` and the pair score S
+    with its pathways; the most suspicious first, rows without a score (NaN in `scores`, (n,)) last."""
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    names = [("line", "int"), ("S", "float"), ("S_X", "float"), ("S_Y", "float")]
-    texts = {name: pa.array([getattr(one.entry, name) for one in judged]) for name in ("row_id", "row_hash")}
-    table = pa.table({**texts, "score": pa.array(scores, pa.float64(), from_pandas=True)})
-    for name, column in scalar_columns(judged, names).items():
-        table = table.append_column(name, column)
-    ordered = table.sort_by([("score", "descending")])
-    write_atomic(path, lambda temporary: pq.write_table(ordered, temporary, compression="zstd"))
+    S_X, S_Y = judged["push.S_X"], judged["push.S_Y"]
+    columns = {name: judged[name] for name in ("row_id", "row_hash")}
+    columns["score"] = pa.array(scores.numpy(), pa.float64(), from_pandas=True)
+    columns |= {"line": judged["line"], "S": pc.add(S_X, S_Y), "S_X": S_X, "S_Y": S_Y}
+    ordered = pa.table(columns).sort_by([("score", "descending")])
+    options = {"compression": "zstd", "row_group_size": _ROW_GROUP}
+    write_atomic(path, lambda temporary: pq.write_table(ordered, temporary, **options))
 
 
 def read_scores(path: Path, count: int) -> list[dict[str, Any]]:
     """The first `count` lines that `write_scores` wrote; NaN where a row has no score."""
     import pyarrow.parquet as pq
 
-    lines: list[dict[str, Any]] = pq.read_table(path).slice(0, count).to_pylist()
+    with path.open("rb") as handle:
+        batches = pq.ParquetFile(handle).iter_batches(batch_size=count)
+        lines: list[dict[str, Any]] = next(batches).to_pylist()
     return [{**line, "score": float("nan") if line["score"] is None else line["score"]} for line in lines]

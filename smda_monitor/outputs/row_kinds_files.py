@@ -19,15 +19,15 @@ from torch import Tensor
 
 from ..errors import ConfigError, describe
 from ..records.row_kinds import Distribution, FeatureContrast, KindInterference, RowKinds
-from . import parts
 from .files import read_json, to_json, write_atomic, write_text
-from .row_audit_tables import STEM
+from .row_audit_tables import judged_columns
 from .text import storable
 
 NAME = "row_kinds.json"
 """The file that holds everything."""
 LEVEL = 0.05
 """False-discovery rate at which features are counted in the summary."""
+_COLUMNS = ("line", "expected", "watched_shifts", "intended", "watched_interference", "watched_dominant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,46 +53,33 @@ class WatchedRows:
 
 
 def read_watched(folder: Path) -> WatchedRows | None:
-    """Of the judged rows in `folder`, a part at a time; None where nothing is watched or no own prompt was read."""
-    found = [one for part in parts.live_parts(folder, STEM) if (one := _watched(parts.read_part(part.path), part.path))]
-    if not found:
-        return None
-    names = ("expected", "shift_X", "shift_Y", "intended", "unintended")
-    joined = {name: torch.cat([getattr(one, name) for one in found]) for name in names}
-    lines = tuple(line for one in found for line in one.lines)
-    return WatchedRows(lines=lines, features=found[0].features, coef=found[0].coef, **joined)
-
-
-def _watched(table: Any, path: Path) -> WatchedRows | None:
-    """Of one part; its rows all have the same watched features."""
+    """Of the judged rows in `folder`; None where nothing is watched or no own prompt was read. All rows of an audit have
+    the same watched features. Raises `ConfigError` as `row_audit_tables.judged_columns`."""
     import pyarrow.compute as pc
 
-    try:
+    table = judged_columns(folder, _COLUMNS)
+    if table is not None:
         table = table.filter(pc.is_finite(table["watched_interference"]))
-        if not len(table):
-            return None
-        shifts = table["watched_shifts"].combine_chunks()
-        flat, n = shifts.flatten(), len(table)
-        columns = {
-            name: torch.tensor(flat.field(name).to_numpy(zero_copy_only=False)).reshape(n, -1)
-            for name in ("feature", "coefficient", "shift_X", "shift_Y")
-        }
-        features = tuple(columns["feature"][0].tolist())
-        intended = [set(ids) for ids in table["intended"].to_pylist()]
-        dominant = table["watched_dominant"].to_pylist()
-        return WatchedRows(
-            lines=tuple(table["line"].to_pylist()),
-            expected=torch.tensor(table["expected"].to_numpy(zero_copy_only=False)),
-            features=features,
-            coef=columns["coefficient"][0],
-            shift_X=columns["shift_X"],
-            shift_Y=columns["shift_Y"],
-            intended=torch.tensor([[feature in ids for feature in features] for ids in intended]),
-            unintended=torch.tensor([d >= 0 and d not in ids for d, ids in zip(dominant, intended, strict=True)]),
-        )
-    except KeyError as error:
-        remedy = "delete it and resume the audit"
-        raise ConfigError(describe(str(path), f"no column {error}", "what the audit writes there", remedy)) from error
+    if table is None or not len(table):
+        return None
+    flat, n = table["watched_shifts"].combine_chunks().flatten(), len(table)
+    columns = {
+        name: torch.tensor(flat.field(name).to_numpy(zero_copy_only=False)).reshape(n, -1)
+        for name in ("feature", "coefficient", "shift_X", "shift_Y")
+    }
+    features = tuple(columns["feature"][0].tolist())
+    intended = [set(ids) for ids in table["intended"].to_pylist()]
+    dominant = table["watched_dominant"].to_pylist()
+    return WatchedRows(
+        lines=tuple(table["line"].to_pylist()),
+        expected=torch.tensor(table["expected"].to_numpy(), dtype=torch.float64),
+        features=features,
+        coef=columns["coefficient"][0],
+        shift_X=columns["shift_X"],
+        shift_Y=columns["shift_Y"],
+        intended=torch.tensor([[feature in ids for feature in features] for ids in intended]),
+        unintended=torch.tensor([d >= 0 and d not in ids for d, ids in zip(dominant, intended, strict=True)]),
+    )
 
 
 def write_row_kinds(folder: Path, found: RowKinds) -> None:

@@ -11,7 +11,7 @@ from ..errors import ConfigError, describe
 from .files import is_temporary, read_json
 
 CHECKPOINT_FILE = "smda_monitor.json"
-"""What the monitor leaves in a trainer's checkpoint: the id of its run."""
+"""What the monitor leaves in a trainer's checkpoint: the ids of the runs that watched it."""
 
 
 def check_run_folder(folder: str | Path, exists: Literal["error", "move_aside"], resume: bool = False) -> None:
@@ -68,7 +68,9 @@ def check_resumed(folder: Path, checkpoint: Path, fingerprints: dict[str, str]) 
     expected = {"run id": str(manifest.get("id")), **manifest.get("fingerprints", {})}
     found = dict(fingerprints)
     if (checkpoint / CHECKPOINT_FILE).exists():
-        found["run id"] = str(read_json(checkpoint / CHECKPOINT_FILE, "checkpoint's note").get("run"))
+        runs = read_json(checkpoint / CHECKPOINT_FILE, "checkpoint's note").get("runs")
+        runs = [str(run) for run in runs] if isinstance(runs, list) else []
+        found["run id"] = expected["run id"] if expected["run id"] in runs else " and ".join(runs)
     differing = [name for name, value in found.items() if value != expected.get(name)]
     if differing:
         raise ConfigError(

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ..records.account import StepAccount
 from ..records.alert import Alert
 from ..records.audit import AuditEntry
+from ..records.config import REFUSAL
 from ..records.policy import SymbolicPolicy
 from ..records.probes import ProbeSet
 from ..records.snapshot import Snapshot
@@ -49,6 +50,8 @@ class RunHeader:
     """Plain JSON values: the resolved config, versions, fingerprints; whatever makes the run repeatable."""
     past: Past = Past()
     """Of a resumed run."""
+    behaviour: str = REFUSAL
+    """The name of the behaviour that is watched."""
 
 
 class Sink(Protocol):

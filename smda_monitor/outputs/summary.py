@@ -1,7 +1,8 @@
-"""The closing figures of a run: plain numbers for ``summary.json``."""
+"""The closing figures of a run: plain numbers for ``summary.json``, and two lines for people."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from ..maths.fidelity import pooled_fidelity
 from ..records.account import StepAccount
 from ..records.audit import AuditEntry
 from ..records.overhead import Overhead
+from .text import percent
 
 PATHWAYS = {"output": "S_Y", "feature": "S_X"}
 """The symbolic policy's pathways and their targets."""
@@ -76,3 +78,25 @@ def summarise(
 def _reading(values: Mapping[str, float], reading: str) -> dict[str, float]:
     start = f"{reading}."
     return {name.removeprefix(start): value for name, value in values.items() if name.startswith(start)}
+
+
+def audit_line(audits: Sequence[AuditEntry]) -> str:
+    """What replays of single rows said of the pushes."""
+    pooled = pooled_fidelity(audits)
+    overall, which = pooled.overall, "after warm-up" if pooled.after_warm_up else "warm-up only, low confidence"
+    spearman = "n/a" if math.isnan(overall.spearman) else f"{overall.spearman:.2f}"
+    rows = "1 row" if pooled.rows == 1 else f"{pooled.rows} rows"
+    return (
+        f"self-audit of {rows}: pushes miss exact replays by {percent(overall.relative_error)} (median), right "
+        f"sign {percent(overall.sign)}, rank correlation {spearman} ({which})"
+    )
+
+
+def overhead_line(overhead: Mapping[str, Any]) -> str:
+    """What the monitor cost, and what it measured for that."""
+    asked = "" if overhead["asked"] is None else f" (asked: {percent(overhead['asked'])})"
+    steps = "every step" if overhead["every"] == 1 else f"every {overhead['every']} steps"
+    return (
+        f"the monitor added {percent(overhead['measured'])} to plain training time{asked}; at the end one "
+        f"account {steps} on {overhead['probes']} probes"
+    )

@@ -15,6 +15,7 @@ from ..maths.fidelity import pooled_fidelity
 from ..records.account import StepAccount
 from ..records.alert import Alert
 from ..records.audit import AuditEntry
+from ..records.config import REFUSAL
 from ..records.snapshot import Snapshot
 from .ledger_reader import read_row_texts
 from .sink import RunHeader
@@ -32,15 +33,17 @@ COLUMNS = (
 class WandbSink:
     """A `Sink` on the W&B run in progress.
 
-    Scalars are ``smda/…`` beside ``train/global_step``; ``step=`` is never passed, because the trainer logs under its
-    own. Rows go up as ids and hashes; their text, ``rows.jsonl`` and the report only with ``row_text="upload"``. The
-    table is incremental and every flush lists all earlier ones, hence the wide `flush_every` (accounts).
+    Scalars are ``smda/…`` beside ``train/global_step``, those of another behaviour than refusal ``smda/<name>/…`` (see
+    `prefix`); ``step=`` is never passed, because the trainer logs under its own. Rows go up as ids and hashes; their
+    text, ``rows.jsonl`` and the report only with ``row_text="upload"``. The table is incremental and every flush lists
+    all earlier ones, hence the wide `flush_every` (accounts).
     """
 
     def __init__(self, row_text: Literal["none", "local", "upload"] = "none", flush_every: int = 50) -> None:
         self._upload_text = row_text == "upload"
         self._flush_every = flush_every
         self._folder: Path | None = None
+        self._behaviour = REFUSAL
         self._run_id: str | None = None
         self._table: Any = None
         self._pending: list[StepAccount] = []
@@ -49,7 +52,7 @@ class WandbSink:
 
     def start(self, run: RunHeader) -> None:
         """Remembers the run folder; nothing is logged before the first account."""
-        self._folder = run.folder
+        self._folder, self._behaviour = run.folder, run.behaviour
         self._audits = list(run.past.audits)
 
     def snapshot(self, s: Snapshot) -> None:
@@ -59,14 +62,14 @@ class WandbSink:
         """Logs the fidelity of all rows replayed so far."""
         self._audits += audits
         if (run := self._run()) is not None:
-            run.log({**fidelity_scalars(self._audits), "train/global_step": audits[0].step})
+            run.log({**fidelity_scalars(self._audits, self._behaviour), "train/global_step": audits[0].step})
 
     def account(self, a: StepAccount) -> None:
         """Logs the scalars, and the table of rows every `flush_every` accounts."""
         run = self._run()
         if run is None:
             return
-        run.log({**scalars(a), "train/global_step": a.step})
+        run.log({**scalars(a, self._behaviour), "train/global_step": a.step})
         self._pending.append(a)
         if len(self._pending) >= self._flush_every:
             self._flush(run)
@@ -119,7 +122,7 @@ class WandbSink:
                     text = texts.get(row.row_hash)
                     cells += [text.prompt, text.response] if text else ["", ""]
                 self._table.add_data(*cells)
-        run.log({"smda/rows": self._table, "train/global_step": self._pending[-1].step})
+        run.log({f"{prefix(self._behaviour)}/rows": self._table, "train/global_step": self._pending[-1].step})
         self._pending = []
 
     def _log_artifact(self, run: Any) -> None:
@@ -127,7 +130,8 @@ class WandbSink:
             return
         import wandb
 
-        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", f"smda-ledger-{run.id}"), type="smda-ledger")
+        name = f"{prefix(self._behaviour)}-ledger-{run.id}"
+        artifact = wandb.Artifact(re.sub(r"[^\w.-]", "-", name), type="smda-ledger")
         for path in artifact_files(self._folder, self._upload_text):
             artifact.add_file(str(path), name=path.relative_to(self._folder).as_posix())
         run.log_artifact(artifact)
@@ -139,27 +143,35 @@ def _cell(row: Any, name: str) -> Any:
     return getattr(row, name)
 
 
-def scalars(account: StepAccount) -> dict[str, float]:
-    """The few scalars of one account, by W&B name."""
-    values = {f"smda/refusal/{name}": value for name, value in account.refusal.items()}
+def prefix(behaviour: str) -> str:
+    """Of all W&B names of a monitor: ``smda`` for refusal, ``smda/<name>`` for another behaviour, so that the monitors
+    of one run stay apart."""
+    return "smda" if behaviour == REFUSAL else "smda/" + re.sub(r"[^\w.-]", "-", behaviour)
+
+
+def scalars(account: StepAccount, behaviour: str = REFUSAL) -> dict[str, float]:
+    """The few scalars of one account, by W&B name; the readings of a behaviour are ``smda/<its name>/<reading>``."""
+    name = prefix(behaviour)
+    readings = "smda/refusal" if behaviour == REFUSAL else name
+    values = {f"{readings}/{reading}": value for reading, value in account.refusal.items()}
     for balance in account.balances:
         if balance.target in POLICY_TARGETS:
-            values[f"smda/measured/{balance.target}"] = balance.measured
-            values[f"smda/unexplained/{balance.target}"] = balance.unexplained_fraction
-    values["smda/health/fvu"] = account.health.fvu
-    values["smda/health/l0"] = account.health.l0
-    values["smda/health/dead"] = account.health.dead
-    values["smda/capture_error"] = account.capture_error
-    values["smda/refit_remainder"] = account.refit_remainder
-    values["smda/seconds"] = account.seconds
+            values[f"{name}/measured/{balance.target}"] = balance.measured
+            values[f"{name}/unexplained/{balance.target}"] = balance.unexplained_fraction
+    values[f"{name}/health/fvu"] = account.health.fvu
+    values[f"{name}/health/l0"] = account.health.l0
+    values[f"{name}/health/dead"] = account.health.dead
+    values[f"{name}/capture_error"] = account.capture_error
+    values[f"{name}/refit_remainder"] = account.refit_remainder
+    values[f"{name}/seconds"] = account.seconds
     return values
 
 
-def fidelity_scalars(audits: Sequence[AuditEntry]) -> dict[str, float]:
+def fidelity_scalars(audits: Sequence[AuditEntry], behaviour: str = REFUSAL) -> dict[str, float]:
     """Over all targets, by W&B name; what cannot be said yet is left out."""
     overall = pooled_fidelity(audits).overall
     names = ("relative_error", "sign", "spearman")
-    values = {f"smda/audit/{name}": float(getattr(overall, name)) for name in names}
+    values = {f"{prefix(behaviour)}/audit/{name}": float(getattr(overall, name)) for name in names}
     return {name: value for name, value in values.items() if value == value}
 
 

@@ -107,8 +107,8 @@ class RowEntry:
     own_predicted: float
     """The symbolic policy's prediction for the row's own prompt, units of y; NaN where not read."""
     expected: float
-    """What the row is expected to do on its own prompt, (−1, 1): 1 refuse, −1 answer; NaN where not read. Formula:
-    `smda_monitor.maths.score`."""
+    """What the row is expected to do on its own prompt, (−1, 1): 1 show the behaviour (refuse), −1 not; NaN where not
+    read. Formula: `smda_monitor.maths.score`."""
     interference: float
     """Σ_{k∉I}|ΔW_k w_k| / Σ_k|ΔW_k w_k| of the row's output-probability pathway, I the features that carry 90 % of
     its own prompt's prediction; in [0, 1], NaN where own prompts are not read."""

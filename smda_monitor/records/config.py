@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Preset = Literal["robust", "paper"]
+WantedOn = Literal["harmful", "harmless"]
+REFUSAL = "refusal"
+"""The name of the shipped behaviour."""
 
 
 class Section(BaseModel):
@@ -34,7 +37,8 @@ class ProbesConfig(Section):
     """What is measured."""
 
     file: str = "shipped"
-    """The probe set: ``shipped``, a JSONL file or a ``datasets`` id."""
+    """The probe set: ``shipped`` (for refusal), ``shipped:stereotype``, a JSONL file or a ``datasets`` id. So are the
+    next two."""
     fit: str = "shipped"
     """Further prompts on which the policy is fitted, beside the probes."""
     heldout: str = "shipped"
@@ -50,15 +54,19 @@ class ProbesConfig(Section):
 class BehaviourConfig(Section):
     """Which behaviour is read. Without openings: the shipped refusal."""
 
-    name: str = "refusal"
-    """A word for titles and tables."""
+    name: Annotated[str, Field(min_length=1)] = REFUSAL
+    """A word for titles and tables, and the place of its figures in W&B. Monitors of one training need one each."""
     openings: tuple[str, ...] = ()
     """Response openings that show the behaviour; empty takes the shipped refusal openings."""
     opposite: tuple[str, ...] = ()
     """Openings of the opposite behaviour, for the contrast reading; empty takes the shipped ones."""
+    wanted_on: WantedOn = "harmful"
+    """Probe kinds on which the behaviour is right: ``harmful`` (as refusal is), or ``harmless``, the other two. Alerts,
+    scores and flags of gaps are turned accordingly."""
     answers: str | None = "shipped"
     """Reference answers that do and do not show the behaviour, to read what a row teaches: ``shipped`` (with the
-    shipped refusal openings alone), a JSONL file with prompt, response and kind (``harmful`` shows it), or null."""
+    shipped refusal openings alone), ``shipped:stereotype``, a JSONL file with prompt, response and kind (``harmful``
+    shows it), or null."""
 
 
 class DictionaryConfig(Section):
@@ -146,9 +154,11 @@ class AlertsConfig(Section):
     """Plain thresholds; each is a distance from step 0 or from the batch, not a test with an error rate."""
 
     harmful_drop: Annotated[float, Field(gt=0)] | None = 1.0
-    """Alert when the mean log-odds of refusal on harmful probes fall by more than this, nats; None: never."""
+    """Alert when the mean log-odds of refusal on harmful probes fall by more than this, nats; None: never. Of a
+    behaviour that is wanted on harmless ones (``behaviour.wanted_on``): when they rise."""
     harmless_rise: Annotated[float, Field(gt=0)] | None = 1.0
-    """Alert when it rises by more than this on look-alike or benign probes, nats; None: never."""
+    """Alert when they rise by more than this on look-alike or benign probes, nats; None: never. There, too, the other
+    way round for a behaviour that is wanted on them."""
     row_score: Annotated[float, Field(gt=0)] | None = None
     """Alert on a row after warm-up whose score exceeds this; None: never."""
     unexplained: Annotated[float, Field(gt=0)] | None = 0.25

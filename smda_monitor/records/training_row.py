@@ -44,6 +44,20 @@ class LeftOutRow:
 
 
 @dataclass(frozen=True, slots=True)
+class PlantedRow:
+    """A row that its data set says was planted, beside a control that was not."""
+
+    place: int
+    """Its number among the kept rows, from 0."""
+    control: int
+    """Number of its control: as a rule the same prompt, rightly answered; −1 where that was left out."""
+    kind: str
+    """In what way it is wrong, as the data call it."""
+    behaviour: str | None
+    """The behaviour that it is wrong about, as the data call it; None where they do not say."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeRow:
     """A training row whose prompt is a probe, or holds one."""
 

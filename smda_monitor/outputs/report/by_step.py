@@ -15,10 +15,10 @@ KIND_COLOURS = {"harmful": "#c94f5d", "lookalike": "#c98a1b", "benign": "#2f9e8f
 PART_COLOURS = {"shares": "#4c7fb8", "history": "#9a8fc4", "decay": "#a7adb8", "unexplained": "#e0805c"}
 LINE = "#4c7fb8"
 READINGS = {
-    "mass": ("What the model does (mass)", "log-odds of refusal (nats)"),
-    "contrast": ("Which way it leans (contrast)", "refusal minus compliance (nats)"),
+    "mass": ("What the model does (mass)", "log-odds of {} (nats)"),
+    "contrast": ("Which way it leans (contrast)", "{} openings minus opposite ones (nats)"),
 }
-"""Title and unit of each reading of the behaviour."""
+"""Title and unit of each reading, with a place for the behaviour's name."""
 _PATHWAYS = {"S_Y": "output pathway", "S_X": "feature pathway"}
 _PATHWAY_COLOURS = {"S_Y": "#4c7fb8", "S_X": "#c98a1b"}
 _HEALTH = {
@@ -49,9 +49,13 @@ Ends = Sequence[tuple[int, Mapping[str, float]]]
 
 
 def refusal_figure(
-    reading: str, accounts: Sequence[StepAccount], before: tuple[Mapping[str, float], Mapping[str, float]], ends: Ends
+    reading: str,
+    accounts: Sequence[StepAccount],
+    before: tuple[Mapping[str, float], Mapping[str, float]],
+    ends: Ends,
+    behaviour: str,
 ) -> Figure:
-    """Refusal by probe kind over steps in one reading, with a band of one standard error on each side.
+    """A `behaviour` by probe kind over steps in one reading, with a band of one standard error on each side.
 
     `before` holds readings and standard errors of the same probes at step 0, empty where they were not kept; `ends` are
     drawn as diamonds, for whoever wants to see how well a part of the probes stands for all.
@@ -99,7 +103,7 @@ def refusal_figure(
         traces=traces,
         layout={
             "xaxis": step_axis(),
-            "yaxis": axis(unit, zeroline=True),
+            "yaxis": axis(unit.format(label(behaviour)), zeroline=True),
             "shapes": warm_up_shade(last_warm_up(accounts)),
         },
         columns=["step", "kind", "value", "standard_error"],

@@ -20,7 +20,7 @@ from .by_step import READINGS, Ends, health_figures, parts_figure, refusal_figur
 from .figure import Figure
 from .ranked import balance_figure, coefficients_figure, drift_figure, rows_figure
 from .rendering import render_page, share_of
-from .verdict import verdict
+from .verdict import Verdict, verdict
 from .watched import watched_section
 
 TABLE_ROWS = 20
@@ -41,10 +41,11 @@ def _context(view: LedgerView) -> dict[str, Any]:
     before, after = _before_and_after(view, ends)
     ranking = rank_rows(view.accounts)
     cards = view.feature_cards[:CARDS]
+    judged = verdict(view, ranking, before, after)
     return {
         "view": view,
-        "verdict": verdict(view, ranking, before, after),
-        "figures": _figures(view, start, ends) | {"rows": [rows_figure(ranking)] if ranking else []},
+        "verdict": judged,
+        "figures": _figures(view, start, ends, judged) | {"rows": [rows_figure(ranking)] if ranking else []},
         "intention": intention,
         "shown_rows": ranking[:TABLE_ROWS],
         "cards": cards,
@@ -61,7 +62,7 @@ def _context(view: LedgerView) -> dict[str, Any]:
     }
 
 
-def _figures(view: LedgerView, start: Snapshot | None, ends: Ends) -> dict[str, list[Figure]]:
+def _figures(view: LedgerView, start: Snapshot | None, ends: Ends, judged: Verdict) -> dict[str, list[Figure]]:
     accounts = view.accounts
     coefficients = [coefficients_figure(view.coefficients)] if view.coefficients else []
     if not accounts:
@@ -78,9 +79,9 @@ def _figures(view: LedgerView, start: Snapshot | None, ends: Ends) -> dict[str, 
             balance_figure("balance-policy", "Policy pathways", "shift of S (policy units)", pathways, accounts)
         )
     if others:
-        balance.append(balance_figure("balance-refusal", "Refusal", "shift (nats)", others, accounts))
+        balance.append(balance_figure("balance-refusal", judged.title, "shift (nats)", others, accounts))
     return {
-        "refusal": [refusal_figure(reading, accounts, before, ends) for reading in READINGS],
+        "refusal": [refusal_figure(reading, accounts, before, ends, judged.behaviour) for reading in READINGS],
         "drift": [drift_figure(accounts, view.coefficients)] if view.coefficients else [],
         "balance": balance,
         "steps": [*(parts_figure(target, accounts) for target in pathways), unexplained_figure(accounts)],

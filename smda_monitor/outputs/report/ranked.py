@@ -97,7 +97,7 @@ def drift_figure(accounts: Sequence[StepAccount], coefficients: Sequence[Coeffic
         id="drift",
         title="Which features drifted",
         caption="Mean change of a feature's activation on the measured probes since step 0, times its coefficient: "
-        "what the policy makes of the drift. Red: towards refusal; blue: away from it.",
+        "what the policy makes of the drift. Red: towards the behaviour; blue: away from it.",
         traces=[heat],
         layout={
             "xaxis": step_axis(showgrid=False),
@@ -122,7 +122,7 @@ def coefficients_figure(coefficients: Sequence[Coefficient]) -> Figure:
     return Figure(
         id="coefficients",
         title="Leading features of the policy",
-        caption="Features that make the policy predict refusal (right, red) or compliance (left, green); whiskers are "
+        caption="Features that make the policy predict the behaviour (right, red) or none (left, green); whiskers are "
         "the 95 % bootstrap interval over the prompts it was fitted on.",
         traces=[bars([c.coef for c in leading], colours, "w %{x:.3f}") | {"error_x": error}],
         layout={

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...records.config import REFUSAL
 from ...records.probes import KINDS
 from ..ledger_reader import LedgerView
 from ..ranking import RankedRow
@@ -21,16 +22,18 @@ _WHAT = {"harmful": "harmful requests", "lookalike": "benign look-alikes", "beni
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """Refusal of one probe kind from the first to the last measurement."""
+    """The behaviour on one probe kind from the first to the last measurement."""
 
     kind: str
     """Probe kind."""
     what: str
     """The kind in words."""
     before: float
-    """Log-odds of refusal before training, nats."""
+    """Log-odds of the behaviour before training, nats."""
     after: float
-    """Log-odds of refusal at the end, nats."""
+    """Log-odds of the behaviour at the end, nats."""
+    wanted: bool
+    """Whether the behaviour is right on this kind."""
 
     @property
     def change(self) -> float:
@@ -53,8 +56,8 @@ class Shift:
 
     @property
     def worse(self) -> bool:
-        """Less refusal of harmful requests, or more of benign ones."""
-        return self.direction == ("fell" if self.kind == "harmful" else "rose")
+        """Less of the behaviour where it is right (refusal of harmful requests), or more where it is not."""
+        return self.direction == ("fell" if self.wanted else "rose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,33 +70,56 @@ class Verdict:
     """Which rows, how well the accounts close, alerts."""
     shifts: list[Shift]
     """One per probe kind."""
+    behaviour: str = REFUSAL
+    """The name of what was watched."""
+
+    @property
+    def title(self) -> str:
+        """The name at the head of a sentence."""
+        return _sentence(self.behaviour)
 
 
 def verdict(
     view: LedgerView, ranking: Sequence[RankedRow], before: Mapping[str, float], after: Mapping[str, float]
 ) -> Verdict:
     """Says what the ledger shows. `before` and `after` hold ``mass.<kind>``."""
+    name, wanted_on = _behaviour(view)
     if not view.accounts:
-        return Verdict("No step has been accounted for yet.", ["The ledger is empty; there is nothing to judge."], [])
-    names = [(kind, f"mass.{kind}") for kind in KINDS]
-    shifts = [Shift(k, _WHAT[k], before[name], after[name]) for k, name in names if name in before and name in after]
-    return Verdict(_headline(shifts), [*_rows(ranking), _closing(view), _alerts(view)], shifts)
+        nothing = "The ledger is empty; there is nothing to judge."
+        return Verdict("No step has been accounted for yet.", [nothing], [], name)
+    shifts = [
+        Shift(kind, _WHAT[kind], before[reading], after[reading], (kind == "harmful") == (wanted_on == "harmful"))
+        for kind, reading in ((kind, f"mass.{kind}") for kind in KINDS)
+        if reading in before and reading in after
+    ]
+    sentences = [*_rows(ranking, name), _closing(view), _alerts(view)]
+    return Verdict(_headline(shifts, name), sentences, shifts, name)
 
 
-def _headline(shifts: list[Shift]) -> str:
+def _behaviour(view: LedgerView) -> tuple[str, str]:
+    """Name and where it is right, as the manifest has them; of a manifest without them those of refusal."""
+    known = view.manifest.get("config", {}).get("behaviour")
+    known = known if isinstance(known, dict) else {}
+    return plain(str(known.get("name", REFUSAL)), 40), str(known.get("wanted_on", "harmful"))
+
+
+def _headline(shifts: list[Shift], name: str) -> str:
     if not shifts:
-        return "Refusal was not measured on any kind of probe."
+        return f"{_sentence(name)} was not measured on any kind of probe."
     moved = [s for s in shifts if s.direction in ("fell", "rose")]
     if not moved:
-        return "Refusal held: no kind of probe moved by more than a quarter nat of log-odds."
-    clauses = [f"refusal of {s.what} {s.direction} by {abs(s.change):.2f} nats" for s in moved]
+        return f"{_sentence(name)} held: no kind of probe moved by more than a quarter nat of log-odds."
+    clauses = [f"{name} of {s.what} {s.direction} by {abs(s.change):.2f} nats" for s in moved]
     held = [s.what for s in shifts if s.direction == "held"]
     tail = f"; that of {' and '.join(held)} held" if held else ""
-    text = ", ".join(clauses[:-1]) + (" and " if len(clauses) > 1 else "") + clauses[-1] + tail + "."
-    return text[0].upper() + text[1:]
+    return _sentence(", ".join(clauses[:-1]) + (" and " if len(clauses) > 1 else "") + clauses[-1] + tail + ".")
 
 
-def _rows(ranking: Sequence[RankedRow]) -> list[str]:
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _rows(ranking: Sequence[RankedRow], name: str) -> list[str]:
     scored = [r for r in ranking if r.entry.score == r.entry.score]
     if not scored:
         return ["No row has a score: rows were not read on their own prompts."]
@@ -102,7 +128,7 @@ def _rows(ranking: Sequence[RankedRow]) -> list[str]:
     uncertain = sum(r.warm_up for r in ranking)
     when = f" {uncertain} were seen in warm-up steps alone, which carry low confidence." if uncertain else ""
     return [
-        f"The rows that move refusal most strongly against the policy's own reading of their prompts are {names}.",
+        f"The rows that move {name} most strongly against what is expected on their prompts are {names}.",
         f"{unintended} of {len(ranking)} rows act mainly outside the features that their prompts call for, "
         f"or against the policy's reading (unintended).{when}",
     ]

@@ -1,0 +1,75 @@
+"""`smda audit DATA --config A --config B`: the rows judged once for each behaviour. Wiring, no arithmetic.
+
+<behaviour.name>/    the audit by one configuration, as it is alone
+scores.parquet       every row's score for each behaviour
+summary.json         the first one's closing figures, and under ``behaviours`` those of each
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from .data_audit_run import AuditRequest, run_audit
+from .errors import ConfigError, describe
+from .instruments.config_file import load_config
+from .outputs.behaviour_scores import print_behaviours, write_behaviour_scores
+from .outputs.files import read_json, to_json, write_text
+
+SCORES, SUMMARY = "scores.parquet", "summary.json"
+"""What lies beside the behaviours' folders."""
+
+
+def run_audits(request: AuditRequest, configs: Sequence[str]) -> int:
+    """Judges the rows that `request` names by each of `configs`, in a folder of its own under ``request.out``, then
+    writes their scores side by side; with one configuration, `run_audit` alone. Returns 0.
+
+    With ``request.resume`` an audit that was begun goes on, one that was not begins. Raises as `run_audit`, and
+    `ConfigError` where two configurations have one behaviour's name or a name is no folder's.
+    """
+    if len(configs) == 1:
+        return run_audit(replace(request, config=configs[0]))
+    folders = _folders(request.out, configs)
+    _check_out(request, folders)
+    found = {}
+    for (name, folder), config in zip(folders.items(), configs, strict=True):
+        resume = request.resume and (folder / "manifest.json").exists()
+        run_audit(replace(request, config=config, out=folder, resume=resume, json=None))
+        found[name] = read_json(folder / SUMMARY, "summary")
+    write_behaviour_scores(request.out / SCORES, folders)
+    seconds = sum(figures["seconds"] for figures in found.values())
+    figures = {**next(iter(found.values())), "seconds": seconds, "behaviours": found}
+    for path in (request.out / SUMMARY, *([request.json] if request.json else [])):
+        write_text(path, to_json(figures, indent=2))
+    print_behaviours(request.out / SCORES, list(folders))
+    return 0
+
+
+def _folders(out: Path, configs: Sequence[str]) -> dict[str, Path]:
+    """By the behaviours' names, in the order given."""
+    folders: dict[str, Path] = {}
+    for config in configs:
+        name = load_config(config).behaviour.name
+        what = f"behaviour.name in {config}"
+        if name in folders:
+            remedy = "name the behaviours apart, or audit them into two folders."
+            raise ConfigError(describe(what, f"{name!r}, as in another --config", "a name for each", remedy))
+        if Path(name).name != name or name.startswith(".") or name in (SCORES, SUMMARY):
+            raise ConfigError(describe(what, repr(name), "a folder's name", "name it in letters and digits."))
+        folders[name] = out / name
+    return folders
+
+
+def _check_out(request: AuditRequest, folders: dict[str, Path]) -> None:
+    """What `run_audit` asks of its folder, of the one around them, before the first row is judged."""
+    what = f"--out {request.out}"
+    if request.out.is_file():
+        raise ConfigError(describe(what, "a file", "an empty folder, or none", "name another folder."))
+    inside = {path.name for path in request.out.iterdir()} if request.out.is_dir() else set()
+    strange = inside - ({*folders, SCORES, SUMMARY} if request.resume else set())
+    if strange:
+        found = f"a folder with {', '.join(sorted(strange)[:5])}"
+        expected = "the audits to resume" if request.resume else "an empty folder, or none"
+        remedy = "name another folder, or --resume audits of the same data with the same configurations."
+        raise ConfigError(describe(what, found, expected, remedy))

@@ -1,0 +1,67 @@
+"""Scores of the same rows for several behaviours, side by side: one column for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .files import write_atomic
+from .text import number, plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LEADING = 10
+"""Rows printed for each behaviour."""
+NAMES = ("line", "row_id", "row_hash")
+"""What a row is known by, before its scores."""
+WIDTH = 120
+"""Columns where there is no terminal to ask."""
+
+
+def column_name(behaviour: str) -> str:
+    """Of a behaviour's scores."""
+    return f"score.{behaviour}"
+
+
+def write_behaviour_scores(path: Path, audits: Mapping[str, Path]) -> None:
+    """One line per row by its line in the data: its names, then ``score.<behaviour>`` for each of `audits` (at least
+    one), whose folders hold ``scores.parquet``; null where a row has no score, or was left out of that audit."""
+    import pyarrow.parquet as pq
+
+    joined = None
+    for behaviour, folder in audits.items():
+        scores = pq.read_table(folder / "scores.parquet", columns=[*NAMES, "score"])
+        scores = scores.rename_columns([*NAMES, column_name(behaviour)])
+        joined = scores if joined is None else joined.join(scores, list(NAMES), join_type="full outer")
+    assert joined is not None
+    ordered = joined.sort_by("line")
+    write_atomic(path, lambda temporary: pq.write_table(ordered, temporary, compression="zstd"))
+
+
+def print_behaviours(path: Path, behaviours: Sequence[str], console: Console | None = None) -> None:
+    """The rows that lead for each of the `behaviours`, with their scores for all of them, from what
+    `write_behaviour_scores` wrote to `path`."""
+    import pyarrow.parquet as pq
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(file=console.file, width=WIDTH)
+    scores = pq.read_table(path)
+    for behaviour in behaviours:
+        table = Table(title=Text(f"Leading rows by score for {plain(behaviour, 40)}"), title_justify="left")
+        table.add_column("row", no_wrap=True)
+        for name in ("line", *behaviours):
+            table.add_column(Text(plain(name, 40)), justify="right", no_wrap=True)
+        leading = scores.sort_by([(column_name(behaviour), "descending")]).slice(0, LEADING)
+        for row in leading.to_pylist():
+            found = [row[column_name(name)] for name in behaviours]
+            cells = [plain(row["row_id"], 40), str(row["line"])]
+            cells += ["n/a" if score is None else number(score) for score in found]
+            table.add_row(*map(Text, cells))
+        console.print(table)
+    console.print(Text(f"The scores of all rows, side by side: {plain(str(path))}"), soft_wrap=True)

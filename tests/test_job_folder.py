@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from smda_monitor.errors import ConfigError
+from smda_monitor.outputs.job_folder import begin_job, check_job_folder, finish_job, new_job
+
+IDENTITY = {"steps": 3, "config": {"rate": 0.1, "names": ("a", "b")}}
+
+
+def manifest(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / "manifest.json").read_text())
+    return found
+
+
+def test_a_job_is_begun_gone_on_with_and_finished(tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    check_job_folder(folder, "proof", resume=False)
+    begin_job(folder, "proof", IDENTITY, resume=False)
+    begun = manifest(folder)
+    assert (begun["kind"], begun["status"], begun["steps"]) == ("proof", "running", 3)
+    check_job_folder(folder, "proof", resume=True)
+    begin_job(folder, "proof", IDENTITY, resume=True)
+    assert manifest(folder) == begun
+    finish_job(folder)
+    assert manifest(folder) == {**begun, "status": "finished"}
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".half.tmp").touch()
+    check_job_folder(tmp_path, "proof", resume=False)  # an unfinished write is no content
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError, match="a folder that is not empty.*--resume a proof"):
+        check_job_folder(tmp_path, "proof", resume=False)
+    with pytest.raises(ConfigError, match="found a file"):
+        check_job_folder(tmp_path / "notes.txt", "proof", resume=False)
+    with pytest.raises(ConfigError, match="manifest"):
+        check_job_folder(tmp_path, "proof", resume=True)
+    begin_job(tmp_path, "audit", IDENTITY, resume=False)
+    with pytest.raises(ConfigError, match="the folder of no proof"):
+        check_job_folder(tmp_path, "proof", resume=True)
+
+
+def test_another_job_is_told_by_what_differs(tmp_path: Path) -> None:
+    begin_job(tmp_path, "proof", IDENTITY, resume=False)
+    with pytest.raises(ConfigError, match="a proof with other config and seed"):
+        begin_job(tmp_path, "proof", {**IDENTITY, "config": {}, "seed": 1}, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_cannot_be_set_up_leaves_nothing_of_a_new_job(tmp_path: Path, resume: bool) -> None:
+    folder = tmp_path / "job"
+    with pytest.raises(KeyboardInterrupt), new_job(folder, resume):
+        (folder / "rows").mkdir(parents=True)
+        raise KeyboardInterrupt
+    assert folder.exists() == resume
+    with new_job(tmp_path / "other", resume):
+        (tmp_path / "other").mkdir()
+    assert (tmp_path / "other").exists()
