@@ -93,6 +93,8 @@ def test_row_text_is_on_the_page_as_long_as_the_configuration_allows_it(
     assert audit(home, "finished", "--resume")[0] == 0
     assert f"report: {page}" in capsys.readouterr().out
     texts = {line["id"]: line for line in lines_of(finished / "rows.jsonl")}
+    first = pq.read_table(finished / "scores.parquet").to_pylist()[0]["row_id"]
+    assert f"<dd>{texts[first]['prompt']}</dd>" in page.read_text()
     assert set(texts) == {one.entry.row_id for one in read_judged(finished / "judged")}
     lines = [line for line in (home / "rows.jsonl").read_text().splitlines() if line != "{broken"]
     for row in map(json.loads, lines):
