@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from _pairs import HARMFUL, HARMLESS
 from numpy.typing import NDArray
 
 from smda_monitor.maths.agreement import agreement
+from smda_monitor.maths.curation import curate_by_median
 from smda_monitor.outputs.row_audit_tables import judged_columns
 
 Array = NDArray[np.float64]
@@ -50,13 +52,12 @@ class Judged:
 
 
 def misaligned(judged: Judged) -> NDArray[np.bool_]:
-    """(n,) by the paper's median rule (arXiv 2606.29171): a harmful pair whose S is below the harmless pairs' median,
-    or a harmless one whose S is above the harmful pairs' median. None where a side has no pair."""
-    S, harmful, harmless = judged.scores["S"], judged.group(HARMFUL), judged.group(HARMLESS)
-    if not harmful.any() or not harmless.any():
-        return np.zeros(len(S), dtype=bool)
-    found: NDArray[np.bool_] = (harmful & (S < np.median(S[harmless]))) | (harmless & (S > np.median(S[harmful])))
-    return found
+    """(n,) what the paper's median rule removes, by the file's own word for harmful and harmless; none where a side has
+    no pair."""
+    calls_for = {HARMFUL: 1.0, HARMLESS: -1.0, None: np.nan}
+    expected = torch.tensor([calls_for[side] for side in judged.sides], dtype=torch.float64)
+    removed: NDArray[np.bool_] = curate_by_median(torch.from_numpy(judged.scores["S"]), expected)[0].numpy()
+    return removed
 
 
 def figures(judged: Judged) -> dict[str, Any]:

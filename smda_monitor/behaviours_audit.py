@@ -2,20 +2,24 @@
 
 <behaviour.name>/    the audit by one configuration, as it is alone
 scores.parquet       every row's score for each behaviour
-summary.json         the first one's closing figures, and under ``behaviours`` those of each
+summary.json         the first one's closing figures, and under ``behaviours`` those of each; in
+                     ``auroc_controls_by_kind`` planted rows of a kind are told by the behaviour that they are about
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .data_audit_run import AuditRequest, run_audit
 from .errors import ConfigError, describe
 from .instruments.config_file import load_config
+from .instruments.ranks import Ranks
 from .outputs.behaviour_scores import print_behaviours, write_behaviour_scores
 from .outputs.files import read_json, to_json, write_text
+from .outputs.json_file import check_json_file, write_json_file
 
 SCORES, SUMMARY = "scores.parquet", "summary.json"
 """What lies beside the behaviours' folders."""
@@ -30,20 +34,41 @@ def run_audits(request: AuditRequest, configs: Sequence[str]) -> int:
     """
     if len(configs) == 1:
         return run_audit(replace(request, config=configs[0]))
-    folders = _folders(request.out, configs)
-    _check_out(request, folders)
-    found = {}
-    for (name, folder), config in zip(folders.items(), configs, strict=True):
-        resume = request.resume and (folder / "manifest.json").exists()
-        run_audit(replace(request, config=config, out=folder, resume=resume, json=None))
-        found[name] = read_json(folder / SUMMARY, "summary")
-    write_behaviour_scores(request.out / SCORES, folders)
-    seconds = sum(figures["seconds"] for figures in found.values())
-    figures = {**next(iter(found.values())), "seconds": seconds, "behaviours": found}
-    for path in (request.out / SUMMARY, *([request.json] if request.json else [])):
-        write_text(path, to_json(figures, indent=2))
-    print_behaviours(request.out / SCORES, list(folders))
+    check_json_file(request.json)
+    ranks = Ranks.joined()
+    with ranks.together():
+        folders = _folders(request.out, configs)
+        with ranks.first_alone("folders"):
+            if ranks.first:
+                _check_out(request, folders)
+        for folder, config in zip(folders.values(), configs, strict=True):
+            resume = request.resume and (folder / "manifest.json").exists()
+            run_audit(replace(request, config=config, out=folder, resume=resume, json=None), ranks)
+        if ranks.first:
+            _finish(request, folders)
     return 0
+
+
+def _finish(request: AuditRequest, folders: Mapping[str, Path]) -> None:
+    """Puts side by side what the audits found, writes and prints."""
+    found = {name: read_json(folder / SUMMARY, "summary") for name, folder in folders.items()}
+    figures = _side_by_side(found)
+    write_behaviour_scores(request.out / SCORES, folders)
+    write_text(request.out / SUMMARY, to_json(figures, indent=2))
+    write_json_file(request.json, figures)
+    print_behaviours(request.out / SCORES, list(folders))
+
+
+def _side_by_side(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The first one's closing figures; the seconds of all, and each kind of planted rows by the behaviour it is about."""
+    first = next(iter(found.values()))
+    about = {kind: found.get(behaviour, first) for kind, behaviour in first["kinds_about"].items()}
+    return {
+        **first,
+        "seconds": sum(figures["seconds"] for figures in found.values()),
+        "auroc_controls_by_kind": {kind: one["auroc_controls_by_kind"].get(kind) for kind, one in about.items()},
+        "behaviours": dict(found),
+    }
 
 
 def _folders(out: Path, configs: Sequence[str]) -> dict[str, Path]:

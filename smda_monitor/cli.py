@@ -107,8 +107,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_prove(commands)
     report = commands.add_parser(
         "report",
-        help="write the HTML report of a run from its ledger",
-        description="Writes RUN/report.html from the ledger in RUN alone; nothing is measured or loaded again.",
+        help="write the HTML report of a run, an audit or a policy from its folder",
+        description="Writes RUN/report.html from what lies in RUN alone: the ledger of a run, what an audit judged, or what "
+        "`smda policy` found. Nothing is measured or loaded again.",
     )
     report.add_argument("run", metavar="RUN", help="a run folder, e.g. runs/demo")
     report.add_argument("--json", metavar="FILE", type=Path, help="write the headline figures to this file too")

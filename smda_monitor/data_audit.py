@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -26,15 +26,17 @@ from .instruments.products import fast_products
 from .instruments.rehearsal import rehearsal
 from .instruments.replay import measure_plan, replay
 from .instruments.row_capture import CapturedRow, RowCapture
+from .instruments.watched_gradients import kept_type, watched_gradients
 from .maths.account import OwnReading, PolicyShift, RowFacts, policy_shift, row_entries, unread
 from .maths.lone_row import read_alone, row_norms
 from .maths.pathways import output_shift
-from .maths.probe_gradients import ProbeGradients
+from .maths.probe_gradients import FlatGradients, FurtherColumns, ProbeGradients
 from .maths.read_split import Read
 from .maths.row_gradients import RowGradients
+from .maths.row_watched import watched_effects
 from .maths.rulers import read_by
-from .maths.step_map import clip_factor
-from .records.account import FeatureShift
+from .maths.step_map import WholeStep, clip_factor
+from .maths.watched import WatchedShifts, leading_features
 from .records.row_audit import AuditMethod, RowAudit
 from .records.snapshot import Snapshot
 from .training import Training
@@ -64,8 +66,12 @@ class DataAudit:
         self.parameters = trained_parameters(training.model)
         self._opening = generation_prompt(instruments.bench.tokenizer)
         self._like = instruments.tokens([0])[0]
+        self._columns = leading_features(instruments.policy, instruments.bench.config.account.watched_features)
+        plan = instruments.plan
+        self._watched = WatchedShifts.of(instruments.frame, plan.rows, plan.weights, self._columns)
         self._without: Snapshot | None = None
         self._gradients: ProbeGradients | None = None
+        self._watched_gradients: FlatGradients | None = None
 
     def judge(self, chosen: Sequence[int]) -> list[RowAudit]:
         """The rows numbered `chosen`."""
@@ -89,14 +95,32 @@ class DataAudit:
         plan = self.instruments.plan
         weights = plan.targets.weights(self._without.saturation)
         factors = [clip_factor(fact.gradient_norm, self._training.max_norm) for fact in facts]
+        count, kept = weights.shape[1], self._watched_gradients
+        towards = self._gradients if kept is None else FurtherColumns(self._gradients, count, kept)
         with fast_products():
-            columns, pushes = read_alone(
-                gradients, factors, step, self._gradients, weights.shape[1], own.gradients, own.read
+            found, pushes = read_alone(
+                gradients, factors, step, towards, count + (kept.count if kept else 0), own.gradients, own.read
             )
+            through_features = found[:, count:] if kept else self._read_watched(gradients, factors, step)
         own.reading.push[:] = pushes
+        columns = found[:, :count]
         push = Read(columns @ weights.T, columns)
         delta_y = plan.targets.delta_y(columns, self._without.saturation)
-        return self._judged(chosen, facts, push, delta_y, own.reading, answers)
+        return self._judged(chosen, facts, push, delta_y, through_features, own.reading, answers)
+
+    def _read_watched(self, rows: RowGradients, factors: Sequence[float], step: WholeStep) -> Tensor:
+        """(n, K) ΔW_X of the watched features, on gradients that are taken for these rows alone."""
+        found = [torch.zeros(rows.rows, 0, dtype=torch.float64)]
+        with rehearsal(self._training.optimizer, self._training.model, self.parameters) as take:
+            take(torch.zeros(self.parameters.size))
+            for part in self._watched_parts():
+                found.append(read_alone(rows, factors, step, part, part.count)[0])
+        return torch.cat(found, dim=1)
+
+    def _watched_parts(self) -> Iterator[FlatGradients]:
+        instruments = self.instruments
+        prompts = instruments.tokens(instruments.plan.chosen)
+        return watched_gradients(instruments.reader, prompts, self._watched, self.parameters)
 
     def _replayed(self, number: int) -> RowAudit:
         began = time.perf_counter()
@@ -121,7 +145,8 @@ class DataAudit:
         push = Read(targets.measure(self._without, after)[None], targets.measure_columns(self._without, after)[None])
         delta_y = (after.y - self._without.y)[None]
         shift = policy_shift(instruments.policy, instruments.frame, plan.rows, plan.weights, self._without, after)
-        (found,) = self._judged([number], facts, push, delta_y, own, answers, shift)
+        through_features = shift.figures[1:2, self._columns]
+        (found,) = self._judged([number], facts, push, delta_y, through_features, own, answers, shift)
         return replace(found, seconds=time.perf_counter() - began)
 
     def _judged(
@@ -130,6 +155,7 @@ class DataAudit:
         facts: Sequence[RowFacts],
         push: Read,
         delta_y: Tensor,
+        through_features: Tensor,
         own: OwnReading,
         answers: Tensor | None,
         shift: PolicyShift | None = None,
@@ -137,13 +163,24 @@ class DataAudit:
         policy, plan, frame = self.instruments.policy, self.instruments.plan, self.instruments.frame
         row_shift = output_shift(frame, plan.rows, delta_y, plan.weights)
         entries = row_entries(0, facts, plan.targets.names, push, push, row_shift, own, policy, answers)
-        features: tuple[FeatureShift, ...] = ()
+        remainder, refit = math.nan, torch.full_like(through_features, math.nan)
         if shift is not None:
-            features = shift.leading(self.instruments.bench.config.outputs.leading_features)
-        remainder = math.nan if shift is None else shift.remainder
-        alone = [replace(entry, share={}, probe_share={}, score=math.nan) for entry in entries]
+            remainder, refit = shift.remainder, shift.figures[3:, self._columns]
+        through_output, leading = row_shift[:, self._columns], self.instruments.bench.config.outputs.leading_features
+        effects = watched_effects(policy, self._columns, through_features, through_output, refit, own)
         return [
-            RowAudit(self._lines[i], entry, features, remainder, 0.0) for i, entry in zip(chosen, alone, strict=True)
+            RowAudit(
+                line=self._lines[i],
+                entry=replace(entry, share={}, probe_share={}, score=math.nan),
+                features=effect.leading(leading) if shift is None else shift.leading(leading),
+                refit_remainder=remainder,
+                seconds=0.0,
+                watched=effect.shifts,
+                intended=effect.intended,
+                watched_interference=effect.interference,
+                watched_dominant=effect.dominant,
+            )
+            for i, entry, effect in zip(chosen, entries, effects, strict=True)
         ]
 
     def _captured(self, chosen: Sequence[int]) -> tuple[list[CapturedRow], list[RowFacts], Tensor | None, RowGradients]:
@@ -185,6 +222,9 @@ class DataAudit:
             measured, self._gradients = instruments.reader.gradients(
                 instruments.tokens(plan.chosen), targets.cotangent_X, targets.coef, self.parameters
             )
+            kept = kept_type(instruments.reader, self._watched, self.parameters)
+            if kept is not None and self._columns:
+                self._watched_gradients = FlatGradients.joined(self._watched_parts(), kept)
         self._without = instruments.reader.snapshot(0, [plan.probes.ids[i] for i in plan.chosen], measured)
 
     def _own(self, row: CapturedRow) -> OwnReading | None:

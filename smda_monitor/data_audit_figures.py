@@ -25,7 +25,8 @@ _WITNESSES = ("own_push", "expected", "answer_reading", "unintended")
 def audit_figures(folder: Path, with_answers: bool, planted: Sequence[PlantedRow], behaviour: str) -> dict[str, Any]:
     """Scores every row of the finished audit in `folder` beside all others, writes them to ``scores.parquet``, and
     sums up; without reference answers what an answer shows is no witness. Only then is it asked how well scores tell
-    rows that are known to be `planted`, about this `behaviour`, from their controls; all by kind."""
+    rows that are known to be `planted`, about this `behaviour`, from their controls; all by kind, beside the behaviour
+    that the data say a kind is about."""
     judged = judged_columns(folder / "judged", (*SCORED, *_WITNESSES))
     push, expected, reading = (_column(judged, name) for name in _WITNESSES[:3])
     found = scores(push, expected, reading if with_answers else None)
@@ -37,6 +38,7 @@ def audit_figures(folder: Path, with_answers: bool, planted: Sequence[PlantedRow
         "gradient_vs_replay": _closeness(folder, judged),
         "auroc_controls": auroc_controls(found, [one for one in planted if one.behaviour in (None, behaviour)]),
         "auroc_controls_by_kind": auroc_controls_by_kind(found, planted),
+        "kinds_about": {one.kind: one.behaviour for one in planted},
     }
 
 

@@ -4,8 +4,12 @@ manifest.json        what was judged, how, with what; status (running until the 
 judged/*.parquet     one line per row, in parts: what a kill leaves is whole, and `resume` goes on from there
 checked/*.parquet    rows that were also replayed, to say how close ``gradient`` comes
 scores.parquet       every row's score and pair score, the most suspicious first
+row_kinds.json       rows by group: harmful against harmless, interference by kind; feature_contrasts.parquet and
+                     interference.parquet hold the same as tables
 left_out.jsonl       rows that were not judged, and why
+rows.jsonl           texts of the leading rows; only where outputs.row_text allows it
 summary.json         closing figures
+report.html          all of it as a page (`outputs.report`)
 
 Under torchrun every rank opens the same training, warms it alike and judges its share of the parts; the first one
 writes and prints all else. What is found does not depend on the number of ranks, nor on where an audit was resumed.
@@ -21,6 +25,7 @@ from typing import Any
 
 import torch
 
+from .audit_findings import compare_groups, keep_texts
 from .data_audit import DataAudit
 from .data_audit_figures import audit_figures
 from .instruments.assemble import Instruments, assemble, open_bench
@@ -30,6 +35,7 @@ from .instruments.planted import planted_rows
 from .instruments.ranks import Ranks
 from .instruments.row_choice import fitting, token_count, without_probes
 from .instruments.row_files import read_rows
+from .instruments.row_labels import row_labels
 from .instruments.row_store import TrainingRows
 from .outputs.audit_folder import KIND, begin_audit
 from .outputs.audit_report import LEADING, print_audit
@@ -39,6 +45,7 @@ from .outputs.json_file import check_json_file, write_json_file
 from .outputs.ledger import now
 from .outputs.left_out import write_left_out
 from .outputs.progress import progress
+from .outputs.report import write_report
 from .outputs.row_audit_tables import judged_parts, read_scores, write_judged
 from .records.config import MonitorConfig
 from .records.row_audit import AuditMethod
@@ -166,11 +173,14 @@ def _finish(
         **audit_figures(
             request.out, instruments.policy.answers is not None, planted_rows(rows), config.behaviour.name
         ),
+        **compare_groups(request.out, row_labels(rows), config.behaviour.wanted_on),
         "method": config.data_audit.method,
         "left_out": len(rows.left_out),
         **more,
     }
+    keep_texts(request.out, rows, config.outputs.row_text)
     write_text(request.out / "summary.json", to_json(figures, indent=2))
     write_json_file(request.json, figures)
     add_to_manifest(request.out, {"status": "finished"})
     print_audit(request.out, figures, read_scores(request.out / "scores.parquet", LEADING))
+    print(f"report: {write_report(request.out)}")

@@ -19,6 +19,7 @@ from .maths.threshold import Scale
 from .maths.watched import leading_features
 from .outputs.findings_folder import check_findings_folder, write_findings
 from .outputs.policy_report import print_policy
+from .outputs.report import write_report
 from .records.policy_findings import PolicyFindings
 from .records.probes import ProbeSet
 from .records.snapshot import Snapshot
@@ -26,7 +27,7 @@ from .records.snapshot import Snapshot
 
 def run_policy(config_path: str | Path, folder: str | Path, json_file: str | Path | None = None) -> int:
     """Loads the configured model, its dictionary, probes and policy, measures the probes and the held-out prompts,
-    prints what was found and writes it into `folder`, and as JSON to `json_file` too.
+    prints what was found and writes it into `folder`, with a page for people, and as JSON to `json_file` too.
 
     Returns 0. Raises `ConfigError` or `PrerequisiteError` as a training run would before its first step, and
     `ConfigError` where `folder` holds anything but earlier findings or a file cannot be written.
@@ -36,7 +37,7 @@ def run_policy(config_path: str | Path, folder: str | Path, json_file: str | Pat
     model, tokenizer = load_model(config.model.name, config.model.adapter, config.model.dtype)
     findings = _findings(assemble(open_bench(config, model, tokenizer)))
     print_policy(findings)
-    for path in write_findings(findings, folder, json_file):
+    for path in (*write_findings(findings, folder, json_file), write_report(folder)):
         print(path)
     return 0
 

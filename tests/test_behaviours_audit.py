@@ -41,6 +41,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"id": row["id"], "prompt": row["prompt"][0]["content"], "response": row["completion"][0]["content"]}
         for row in tiny.tiny_rows(ROWS)
     ]
+    # Some are said to be planted, each about one of the behaviours.
+    for place, control, kind, about in ((4, 0, "a", "refusal"), (5, 1, "a", "refusal"), (6, 2, "b", "hedging")):
+        rows[place] |= {"kind": kind, "control": rows[control]["id"], "behaviour": about}
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -59,8 +62,11 @@ def test_two_behaviours_are_audited_as_each_alone(home: Path, capsys: pytest.Cap
     figures = json.loads((home / "figures.json").read_text())
     assert figures == json.loads((home / "both" / "summary.json").read_text())
     assert {name: figures["behaviours"][name]["rows"] for name in names} == dict.fromkeys(names, ROWS)
-    first = figures["behaviours"]["refusal"]
-    assert {key: figures[key] for key in first if key != "seconds"} == {k: v for k, v in first.items() if k != "seconds"}
+    first, second = (figures["behaviours"][name] for name in names)
+    own = {"seconds", "auroc_controls_by_kind"}
+    assert {key: figures[key] for key in first if key not in own} == {k: v for k, v in first.items() if k not in own}
+    by_kind = {"a": first["auroc_controls_by_kind"]["a"], "b": second["auroc_controls_by_kind"]["b"]}
+    assert figures["auroc_controls_by_kind"] == by_kind, "each kind by the behaviour that it is about"
     assert figures["seconds"] == pytest.approx(sum(one["seconds"] for one in figures["behaviours"].values()))
     table = pq.read_table(home / "both" / "scores.parquet")
     assert table.column_names == ["line", "row_id", "row_hash", "score.refusal", "score.hedging"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from audit_home import audit, lines_of, make_home, words
 
 from smda_monitor.outputs.row_audit_tables import read_judged
@@ -19,10 +20,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def torchrun(home: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """The audit on two ranks."""
+    """The audit on two ranks, for a second behaviour too."""
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "smda_monitor"]
     return subprocess.run(
-        [sys.executable, "-m", *launcher, *words(home, "two", *more)],
+        [sys.executable, "-m", *launcher, *words(home, "both", "--config", str(home / "second.yaml"), *more)],
         capture_output=True, text=True, check=False, timeout=300, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
@@ -51,11 +52,15 @@ def figures(folder: Path) -> dict[str, Any]:
 
 def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
     home = make_home(tmp_path, lora={"lora_dropout": 0.2})
+    config = yaml.safe_load((home / "config.yaml").read_text())
+    second = {"name": "hedging", "openings": ["Maybe", "Well"], "opposite": ["Surely"]}
+    (home / "second.yaml").write_text(yaml.safe_dump({**config, "behaviour": second}))
     assert audit(home, "one")[0] == 0
     done = torchrun(home)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("38 rows judged") == 1, "one rank prints"
-    one, two = home / "one", home / "two"
+    assert done.stdout.count("38 rows judged") == 2, "one rank prints, of each behaviour"
+    one, two = home / "one", home / "both" / "refusal"
+    assert set(figures(home / "both")["behaviours"]) == {"refusal", "hedging"}
     same(one, two)
     assert scores(two) == pytest.approx(scores(one), rel=1e-4)
     assert (figures(one)["ranks"], figures(two)["ranks"]) == (1, 2)
@@ -65,7 +70,7 @@ def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
     # Another number of ranks goes on: a part that is missing is judged again, dropout and all.
     for part in (sorted((two / "judged").iterdir())[0], sorted((two / "checked").iterdir())[-1]):
         part.unlink()
-    assert audit(home, "two", "--resume")[0] == 0
+    assert audit(home, "both/refusal", "--resume")[0] == 0
     same(one, two)
     (home / "rows.jsonl").write_text('{"prompt": "another", "response": "set"}\n')
     ended = torchrun(home, "--resume")

@@ -89,6 +89,13 @@ def test_whatever_carries_loss_the_own_prompt_ends_before_the_last_answer(
     assert entry.tokens == {"all tokens": everything - 1, "its answers": sum(answers), "the paper's": answers[1]}[way]
 
 
+def test_conversations_judged_by_their_last_answers_can_be_curated(home: Path) -> None:
+    write_lines(home / "talks.jsonl", [{"messages": TURNS}, *({"messages": turns} for turns in FILLERS)])
+    assert len(judged(home, home / "talks.jsonl", "talks", {"update": "paper"})) == 5
+    assert main(["curate", str(home / "talks"), "--json", str(home / "curated.json")]) == 0
+    assert sum(json.loads((home / "curated.json").read_text())["rows"].values()) == 5
+
+
 def test_what_cannot_be_trained_on_is_listed_with_its_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long = [*TURNS[:3], {"role": "assistant", "content": "word " * 40}]
     rows = [

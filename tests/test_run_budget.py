@@ -15,7 +15,7 @@ from smda_monitor.callback import SMDACallback
 from smda_monitor.errors import ConfigError
 from smda_monitor.maths.budget import ROTATION
 from smda_monitor.outputs.ledger_reader import LedgerView, read_ledger
-from smda_monitor.outputs.report.page import write_report
+from smda_monitor.outputs.report import write_report
 from smda_monitor.outputs.snapshots import load_snapshot, save_snapshot, snapshot_files
 from smda_monitor.run import MonitoredRun
 

@@ -4,7 +4,8 @@
     interference = Σ_{k∉I} |ΔW_k w_k| / Σ_k |ΔW_k w_k|                        in [0, 1]
 
 The paper (arXiv 2606.29171) describes interference in words; the formula is our own. Columns are those of the policy,
-whose ids into the dictionary are ``policy.feature_ids``.
+whose ids into the dictionary are ``policy.feature_ids``. Where ΔW is known of some columns alone, both sums run over
+these: then it says how the row's effect is shared among them, and nothing of the rest.
 """
 
 from __future__ import annotations

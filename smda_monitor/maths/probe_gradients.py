@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -60,3 +60,43 @@ class ProbeGradients:
             for places, gradients in self.readings[name].blocks(start, stop):
                 yield first + places, gradients
             first += self.readings[name].count
+
+
+@dataclass(frozen=True, slots=True)
+class FlatGradients:
+    """Gradients of K columns, each one vector. `ColumnGradients` of `read_split`."""
+
+    matrix: Float[Tensor, "K p"]
+    """float32 or bfloat16."""
+
+    @staticmethod
+    def joined(parts: Iterable[FlatGradients], kind: torch.dtype) -> FlatGradients:
+        """The columns of all `parts`, of which there is one at least, kept in the type `kind` as they come."""
+        return FlatGradients(torch.cat([part.matrix.to(kind) for part in parts]))
+
+    @property
+    def count(self) -> int:
+        """K."""
+        return len(self.matrix)
+
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[Int64[Tensor, " K"], Float[Tensor, "K q"]]]:
+        """Over the elements from `start` to before `stop`: every column, in float32."""
+        yield torch.arange(self.count), self.matrix[:, start:stop].float()
+
+
+@dataclass(frozen=True, slots=True)
+class FurtherColumns:
+    """C columns and K more behind them. `ColumnGradients` of `read_split`."""
+
+    first: ProbeGradients
+    """Of the C columns."""
+    count: int
+    """C."""
+    further: FlatGradients
+    """Of the K others, numbered from C."""
+
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[Int64[Tensor, " c"], Float[Tensor, "c q"]]]:
+        """The blocks of the first, then those of the others."""
+        yield from self.first.blocks(start, stop)
+        for places, gradients in self.further.blocks(start, stop):
+            yield self.count + places, gradients

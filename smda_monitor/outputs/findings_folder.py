@@ -3,6 +3,7 @@
 symbolic_policy.json   everything, NaN as null        coefficients.parquet   one line per feature, largest effect first
 gaps.parquet           one line per category: ``<group>.<figure>`` with ``.low`` and ``.high``; group harmful,
                        lookalike or difference, figure a field of `Level`; flags and features are lists
+manifest.json          ``kind`` policy, when it was written      report.html  the same as a page (`report`)
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from ..errors import ConfigError, describe
 from ..records.policy_findings import CategoryGap, Level, PolicyFindings, RankedCoefficient
 from .files import is_temporary, to_json, write_atomic, write_text
 from .json_file import check_json_file
+from .ledger import now
 from .tables import scalar_columns
 from .text import storable
 
-FILES = ("symbolic_policy.json", "coefficients.parquet", "gaps.parquet")
+FINDINGS = "symbolic_policy.json"
+"""The file that holds everything."""
+FILES = (FINDINGS, "coefficients.parquet", "gaps.parquet", "manifest.json", "report.html")
 """All that belongs in the folder."""
 
 
@@ -50,13 +54,14 @@ def write_findings(findings: PolicyFindings, folder: str | Path, json_file: str 
     try:
         for name, table in tables.items():
             write_atomic(home / name, partial(_write, table))
-        texts = [home / "symbolic_policy.json", *([Path(json_file)] if json_file is not None else [])]
+        texts = [home / FINDINGS, *([Path(json_file)] if json_file is not None else [])]
         for path in texts:
             write_text(path, text)
+        write_text(home / "manifest.json", to_json({"kind": "policy", "written": now()}, indent=2))
     except OSError as error:
         remedy = "check the path, its rights and the free space"
         raise ConfigError(describe(f"findings in {home}", error, "files that can be written", remedy)) from error
-    return [*texts, *(home / name for name in tables)]
+    return [*texts, *(home / name for name in tables), home / "manifest.json"]
 
 
 def _coefficients(coefficients: tuple[RankedCoefficient, ...]) -> Any:

@@ -39,9 +39,9 @@ class FinishedAudit:
         return {"rows": self.rows, "started": self.started}
 
     @property
-    def splits(self) -> bool:
-        """Whether conversations were read as prompt and last answer, as the paper's update has them."""
-        return (self.config["data_audit"]["update"] or self.config["policy"]["preset"]) == "paper"
+    def split(self) -> bool:
+        """Whether conversations were judged as their last answers: by the paper's update."""
+        return bool((self.config["data_audit"]["update"] or self.config["policy"]["preset"]) == "paper")
 
 
 def read_audit(folder: Path) -> FinishedAudit:

@@ -1,7 +1,7 @@
 """Judged rows on disk: Parquet parts by the rows' numbers, so that a killed audit goes on where it stopped.
 
 ``judged-000001-000032.parquet`` holds rows 1 to 32 of the data set, by the rules of `tables`: the row's entry and,
-beside it, ``line``, ``refit_remainder``, ``seconds`` and ``features``.
+beside it, the fields of `RowAudit` (``watched`` as ``watched_shifts``: the entry has a column of the other name).
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ SCORED = ("row_id", "row_hash", "line", "push.S_X", "push.S_Y")
 """Columns that a line of the scores is made of."""
 _ROW_GROUP = 1 << 16
 """Scores that are read together: the first few do not need all."""
-_SCALARS = (("line", "int"), ("refit_remainder", "float"), ("seconds", "float"))
+_SCALARS = (
+    ("line", "int"),
+    ("refit_remainder", "float"),
+    ("seconds", "float"),
+    ("watched_interference", "float"),
+    ("watched_dominant", "int"),
+)
 
 
 def write_judged(folder: Path, first: int, judged: Sequence[RowAudit]) -> None:
@@ -70,8 +76,15 @@ def _named(path: Path) -> Iterator[None]:
 
 def judged_to_table(judged: Sequence[RowAudit]) -> Any:
     """One line per row."""
+    import pyarrow as pa
+
     table = rows_to_table([one.entry for one in judged])
-    columns = {**scalar_columns(judged, _SCALARS), "features": feature_column([one.features for one in judged])}
+    columns = {
+        **scalar_columns(judged, _SCALARS),
+        "features": feature_column([one.features for one in judged]),
+        "watched_shifts": feature_column([one.watched for one in judged]),
+        "intended": pa.array([list(one.intended) for one in judged], pa.list_(pa.int64())),
+    }
     for name, column in columns.items():
         table = table.append_column(name, column)
     return table
@@ -84,6 +97,8 @@ def table_to_judged(table: Any) -> list[RowAudit]:
             **{name: line[name] for name, _ in _SCALARS},
             entry=entry,
             features=tuple(FeatureShift(**feature) for feature in line["features"]),
+            watched=tuple(FeatureShift(**feature) for feature in line["watched_shifts"]),
+            intended=tuple(line["intended"]),
         )
         for entry, line in zip(table_to_rows(table), table.to_pylist(), strict=True)
     ]

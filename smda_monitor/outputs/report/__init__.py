@@ -1,6 +1,6 @@
-"""One HTML file that opens without a server, written from the ledger alone."""
+"""One HTML file that opens without a server, written from what lies in the folder alone."""
 
-from .page import write_report
 from .sink import ReportSink
+from .write import write_report
 
 __all__ = ["ReportSink", "write_report"]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...records.policy_findings import Estimate
 from ..files import to_json
 from ..text import plain
 
@@ -112,6 +113,62 @@ def axis(title: str, **more: Any) -> Plot:
 def step_axis(**more: Any) -> Plot:
     """The common x-axis: optimizer steps, whole numbers."""
     return axis("optimizer step", tickformat="d", **more)
+
+
+def ticks(names: Sequence[str]) -> Plot:
+    """A y-axis with one line per name, the first on top. Positions are numbers, so that equal names stay apart."""
+    return {
+        "tickmode": "array",
+        "tickvals": list(range(len(names))),
+        "ticktext": list(names),
+        "range": [len(names) - 0.5, -0.5],
+        "automargin": True,
+        "showgrid": False,
+    }
+
+
+def bars(x: Sequence[float], colour: str | list[str], hover: str) -> Plot:
+    """Horizontal bars of lengths `x`, the first on top of `ticks`; `hover` is what plotly shows of one."""
+    y = list(range(len(x)))
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "x": list(x),
+        "y": y,
+        "marker": {"color": colour},
+        "hovertemplate": f"{hover}<extra></extra>",
+    }
+
+
+def whiskers(values: Sequence[float], lows: Sequence[float], highs: Sequence[float], colour: str = "@ink") -> Plot:
+    """Error bars from `lows` to `highs` around `values`; none where one of them is NaN."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - value for value, high in zip(values, highs, strict=True)],
+        "arrayminus": [value - low for value, low in zip(values, lows, strict=True)],
+        "color": colour,
+        "thickness": 1.2,
+        "width": 3,
+    }
+
+
+def interval_points(
+    name: str, colour: str, found: Sequence[Estimate], y: Sequence[float], hover: str, symbol: str = "circle"
+) -> Plot:
+    """Figures with their intervals as points with whiskers, at heights `y`; none where a figure is NaN."""
+    values = [one.value for one in found]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": values,
+        "y": list(y),
+        "error_x": whiskers(values, [one.low for one in found], [one.high for one in found], colour),
+        "marker": {"color": colour, "size": 8, "symbol": symbol},
+        "customdata": [[one.low, one.high] for one in found],
+        "hovertemplate": f"{hover}<extra></extra>",
+    }
 
 
 WARM_UP_SHADE = "rgba(128,128,128,0.10)"

@@ -1,10 +1,8 @@
-"""Builds the page: reads the ledger, draws the figures, fills the template."""
+"""The page of a monitored run: reads the ledger, draws the figures, fills the template."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,16 @@ from ...errors import ConfigError, describe
 from ...maths.by_kind import readings_by_kind
 from ...records.account import is_leading
 from ...records.snapshot import Snapshot
-from ..files import to_json, write_text
+from ..files import to_json
 from ..ledger_reader import LedgerView, read_ledger
 from ..ranking import intention, rank_rows
 from ..snapshots import snapshot_files
-from ..text import duration, number, percent, plain, visible
+from ..text import percent
 from .audit import audit_section
 from .by_step import READINGS, Ends, health_figures, parts_figure, refusal_figure, unexplained_figure
 from .figure import Figure
 from .ranked import balance_figure, coefficients_figure, drift_figure, rows_figure
+from .rendering import render_page, share_of
 from .verdict import Verdict, verdict
 from .watched import watched_section
 
@@ -28,60 +27,19 @@ TABLE_ROWS = 20
 """Rows in the table under the ranking."""
 CARDS = 10
 """Feature cards shown, by |drift · w|."""
-_HERE = Path(__file__).parent
 
 
-def write_report(folder: str | Path) -> Path:
-    """Writes ``report.html`` into the run folder from what lies there, and returns its path.
-
-    The page needs no server and no network: plotly is inside it once, and a content policy forbids every connection
-    and every script but ours. Row text is shown only where ``rows.jsonl`` exists. Raises `ConfigError` as
-    `read_ledger` does, and where the page cannot be written; a ledger without accounts gives a page that says so.
-    """
-    view = read_ledger(folder)
-    path = Path(folder) / "report.html"
-    page = render(view)
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise ConfigError(describe(str(path), error, "a file that can be written", "clear the way to it")) from error
-    return path
-
-
-def render(view: LedgerView) -> str:
-    """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    def finalize(value: object) -> object:
-        """Takes invisible characters out of every text that the template prints; what is already HTML is ours."""
-        return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": _signed,
-        "percent": percent,
-        "duration": duration,
-        "plain": plain,
-    }
-    return environment.get_template("template.html").render(_context(view))
+def run_page(folder: str | Path) -> str:
+    """The page of the run in `folder`. Row text is shown only where ``rows.jsonl`` exists. Raises `ConfigError` as
+    `read_ledger` does; a ledger without accounts gives a page that says so."""
+    return render_page("run.html", _context(read_ledger(folder)))
 
 
 def _context(view: LedgerView) -> dict[str, Any]:
-    from markupsafe import Markup
-
     start = _start(view, 0)
     ends = _ends(view)
     before, after = _before_and_after(view, ends)
     ranking = rank_rows(view.accounts)
-    scripts = [_plotly(), (_HERE / "figures.js").read_text(encoding="utf-8")]
     cards = view.feature_cards[:CARDS]
     judged = verdict(view, ranking, before, after)
     return {
@@ -91,7 +49,7 @@ def _context(view: LedgerView) -> dict[str, Any]:
         "intention": intention,
         "shown_rows": ranking[:TABLE_ROWS],
         "cards": cards,
-        "share": _share(max((abs(p.activation) for c in cards for p in c.top_probes), default=0.0)),
+        "share": share_of(max((abs(p.activation) for c in cards for p in c.top_probes), default=0.0)),
         "audit": audit_section(view.audits),
         "watched": watched_section(view.accounts),
         "replayed": any(a.method == "replay" for a in view.accounts),
@@ -101,11 +59,6 @@ def _context(view: LedgerView) -> dict[str, Any]:
         "rows_seen": len({(r.row_hash, r.row_id) for a in view.accounts for r in a.rows}),
         "seconds": sum(a.seconds for a in view.accounts),
         "added": _added(view),
-        # ours, and checked to hold no closing tag: the only texts that are not escaped
-        "style": Markup((_HERE / "style.css").read_text(encoding="utf-8")),
-        "scripts": [Markup(_inline(script)) for script in scripts],
-        "script_hashes": Markup(" ".join(_hash(_inline(script)) for script in scripts)),
-        "spec": lambda figure: Markup(figure.spec),  # made by script_json, which leaves no < in it
     }
 
 
@@ -182,31 +135,3 @@ def _added(view: LedgerView) -> str | None:
     overhead = (view.summary or {}).get("overhead") or {}
     measured = overhead.get("measured")
     return percent(measured) if isinstance(measured, int | float) else None
-
-
-def _share(strongest: float) -> Callable[[float], float]:
-    """Turns an activation into the percentage of the strongest one shown, in [0, 100]."""
-    return lambda value: min(100.0, max(0.0, 100 * value / strongest)) if strongest > 0 and value == value else 0.0
-
-
-def _signed(value: float) -> str:
-    """A signed figure with a true minus sign."""
-    return number(value).replace("-", "−")
-
-
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    return str(get_plotlyjs())
-
-
-def _inline(script: str) -> str:
-    """A script of ours as it stands in the page: one kind of line end, since the hash is taken after parsing."""
-    text = script.replace("\r\n", "\n").replace("\r", "\n")
-    early = "</script" in text.lower() or "<!--" in text
-    assert not early, "this text would end its script element early"
-    return text
-
-
-def _hash(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode('utf-8')).digest()).decode('ascii')}'"

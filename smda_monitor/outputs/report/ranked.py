@@ -9,7 +9,7 @@ from ...records.account import StepAccount
 from ..ledger_reader import Coefficient
 from ..ranking import RankedRow
 from .by_step import PART_COLOURS
-from .figure import Cell, Figure, Plot, axis, label, step_axis
+from .figure import Cell, Figure, Plot, axis, bars, label, step_axis, ticks, whiskers
 
 DRAWN_ROWS = 15
 """Rows in the picture."""
@@ -32,30 +32,6 @@ _ENTRY: tuple[str, ...] = (
 _ENTRY += ("expected", "answer_reading", "interference", "dominant_feature", "unintended", "score")
 
 
-def _ticks(names: Sequence[str]) -> Plot:
-    """A y-axis with one line per name, the first on top. Positions are numbers, so that equal names stay apart."""
-    return {
-        "tickmode": "array",
-        "tickvals": list(range(len(names))),
-        "ticktext": list(names),
-        "range": [len(names) - 0.5, -0.5],
-        "automargin": True,
-        "showgrid": False,
-    }
-
-
-def _bars(x: Sequence[float], colour: str | list[str], hover: str) -> Plot:
-    y = list(range(len(x)))
-    return {
-        "type": "bar",
-        "orientation": "h",
-        "x": list(x),
-        "y": y,
-        "marker": {"color": colour},
-        "hovertemplate": f"{hover}<extra></extra>",
-    }
-
-
 def rows_figure(ranking: Sequence[RankedRow]) -> Figure:
     """The leading rows' pushes on the policy's two pathways, stacked."""
     drawn = [r.entry for r in ranking[:DRAWN_ROWS]]
@@ -64,9 +40,9 @@ def rows_figure(ranking: Sequence[RankedRow]) -> Figure:
     for target, (name, colour) in _PATHWAYS.items():
         hover = f"%{{customdata[0]}}, step %{{customdata[1]}}<br>push on {target} %{{x:.3g}}"
         hover += "<br>score %{customdata[2]:.3g}"
-        bars = _bars([row.push.get(target, math.nan) for row in drawn], colour, hover)
+        drawn_bars = bars([row.push.get(target, math.nan) for row in drawn], colour, hover)
         facts = [[names[i], row.step, row.score] for i, row in enumerate(drawn)]
-        traces.append(bars | {"name": name, "customdata": facts})
+        traces.append(drawn_bars | {"name": name, "customdata": facts})
     return Figure(
         id="rows",
         title="What the leading rows pushed",
@@ -75,7 +51,7 @@ def rows_figure(ranking: Sequence[RankedRow]) -> Figure:
         traces=traces,
         layout={
             "xaxis": axis("push on the policy's score S (policy units, Σ ΔW·w)", zeroline=True),
-            "yaxis": _ticks(names),
+            "yaxis": ticks(names),
             "barmode": "relative",
             "bargap": 0.3,
         },
@@ -125,7 +101,7 @@ def drift_figure(accounts: Sequence[StepAccount], coefficients: Sequence[Coeffic
         traces=[heat],
         layout={
             "xaxis": step_axis(showgrid=False),
-            "yaxis": _ticks(names) | {"title": {"text": "feature (its coefficient w)", "standoff": 10}},
+            "yaxis": ticks(names) | {"title": {"text": "feature (its coefficient w)", "standoff": 10}},
             "plot_bgcolor": "@hole",
         },
         columns=["feature", "coefficient", "step", "drift", "drift_w"],
@@ -142,24 +118,16 @@ def coefficients_figure(coefficients: Sequence[Coefficient]) -> Figure:
     """The policy's largest coefficients with their bootstrap intervals."""
     leading = sorted(coefficients, key=lambda c: -abs(c.coef))[:DRAWN_FEATURES]
     colours = ["#c94f5d" if c.coef > 0 else "#2f9e8f" for c in leading]
-    whiskers: Plot = {
-        "type": "data",
-        "symmetric": False,
-        "array": [c.high - c.coef for c in leading],
-        "arrayminus": [c.coef - c.low for c in leading],
-        "color": "@ink",
-        "thickness": 1.2,
-        "width": 3,
-    }
+    error = whiskers([c.coef for c in leading], [c.low for c in leading], [c.high for c in leading])
     return Figure(
         id="coefficients",
         title="Leading features of the policy",
         caption="Features that make the policy predict the behaviour (right, red) or none (left, green); whiskers are "
         "the 95 % bootstrap interval over the prompts it was fitted on.",
-        traces=[_bars([c.coef for c in leading], colours, "w %{x:.3f}") | {"error_x": whiskers}],
+        traces=[bars([c.coef for c in leading], colours, "w %{x:.3f}") | {"error_x": error}],
         layout={
             "xaxis": axis("coefficient w (units of y per activation unit)", zeroline=True),
-            "yaxis": _ticks([str(c.feature) for c in leading]) | {"title": {"text": "feature", "standoff": 10}},
+            "yaxis": ticks([str(c.feature) for c in leading]) | {"title": {"text": "feature", "standoff": 10}},
             "bargap": 0.3,
         },
         columns=["feature", "coef", "low", "high"],
@@ -175,7 +143,7 @@ def balance_figure(id: str, title: str, unit: str, targets: Sequence[str], accou
     sums = {target: {part: sum(getattr(b, part) for b in found) for part in parts} for target, found in entries.items()}
     width = min(0.6, 0.1 + 0.1 * len(targets))  # few targets would otherwise get very thick bars
     traces = [
-        _bars([sums[t][part] for t in targets], colour, f"{part} %{{x:.3g}}") | {"name": part, "width": width}
+        bars([sums[t][part] for t in targets], colour, f"{part} %{{x:.3g}}") | {"name": part, "width": width}
         for part, colour in PART_COLOURS.items()
     ]
     measured: Plot = {
@@ -194,7 +162,7 @@ def balance_figure(id: str, title: str, unit: str, targets: Sequence[str], accou
         traces=[*traces, measured],
         layout={
             "xaxis": axis(unit, zeroline=True),
-            "yaxis": _ticks([label(t) for t in targets]),
+            "yaxis": ticks([label(t) for t in targets]),
             "barmode": "relative",
         },
         columns=["target", *parts],

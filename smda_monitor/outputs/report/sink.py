@@ -11,7 +11,7 @@ from ...records.alert import Alert
 from ...records.audit import AuditEntry
 from ...records.snapshot import Snapshot
 from ..sink import RunHeader
-from .page import write_report
+from .write import write_report
 
 
 class ReportSink:

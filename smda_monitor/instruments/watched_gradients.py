@@ -1,0 +1,43 @@
+"""∇ΔW_X,k of the watched features at one state of the model, for rows that are all judged from it.
+
+A backward for every feature over the probes, begun at the hookpoint (`ProbeReader.feature_gradients`). All rows of an
+audit start from one state, so the K gradients are taken once and kept, as those of the probes' targets are: K·p numbers
+in float32 where they take a quarter of the reader's budget at most, in bfloat16 up to the whole of it. Where even that
+is too much (all parameters of a large model), nothing is kept, and they are made again for every portion of rows, as
+many at a time as a quarter of the budget holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from ..maths.probe_gradients import FlatGradients
+from ..maths.watched import WatchedShifts
+from .chat import PromptTokens
+from .parameters import TrainedParameters
+from .probe_reader import ProbeReader
+
+
+def kept_type(reader: ProbeReader, watched: WatchedShifts, parameters: TrainedParameters) -> torch.dtype | None:
+    """In which type the gradients are kept; None where they do not fit into the reader's budget."""
+    budget, numbers = reader.memory_gib * 2**30, watched.count * parameters.size
+    if 4 * numbers <= budget / 4:
+        return torch.float32
+    return torch.bfloat16 if 2 * numbers <= budget else None
+
+
+def watched_gradients(
+    reader: ProbeReader, prompts: Sequence[PromptTokens], watched: WatchedShifts, parameters: TrainedParameters
+) -> Iterator[FlatGradients]:
+    """Gradients of ΔW_X of the `watched` features of the m probes `prompts`, some features at a time, in their order;
+    the model should be in eval mode (`quiet`) and in the state that rows start from.
+
+    No more than a quarter of the reader's budget is held beside what the caller keeps. Raises `MeasurementError` for
+    NaN or Inf, as `ProbeReader.features`.
+    """
+    size = max(1, int(reader.memory_gib * 2**30 / 4) // (4 * parameters.size))
+    for first in range(0, watched.count, size):
+        part = watched.part(slice(first, first + size))
+        yield FlatGradients(reader.feature_gradients(prompts, part.through_features, parameters))
