@@ -165,4 +165,4 @@ def test_what_cannot_be_run_is_named(home: Path, capsys: pytest.CaptureFixture[s
     assert "nowhere.jsonl" in capsys.readouterr().err
     words[0] = str(home / "pairs.jsonl")
     assert paper_protocol.main([*words, "--kind", "kinds"]) == 2
-    assert "did you mean 'kind'?" in capsys.readouterr().err
+    assert "did you mean 'kind' by 'kinds'?" in capsys.readouterr().err
