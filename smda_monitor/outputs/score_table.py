@@ -48,6 +48,8 @@ class ScoreTable:
 def read_score_table(path: Path) -> ScoreTable:
     """Reads `path`; a table of no rows where there is no such file yet. Raises `ConfigError` for a file that is none of
     scores."""
+    import pyarrow as pa
+
     if not path.is_file():
         return ScoreTable(0, [], [], 1, torch.zeros(0, dtype=torch.float64))
     table = parts.read_part(path)
@@ -62,7 +64,7 @@ def read_score_table(path: Path) -> ScoreTable:
     return ScoreTable(
         rows=len(table),
         leading=_lines(table.slice(0, LEADING)),
-        spread=_lines(table.take(list(others[::every]))),
+        spread=_lines(table.take(pa.array(others[::every], pa.int64()))),
         every=every,
         known=scores[scores.isfinite()].sort().values,
     )
