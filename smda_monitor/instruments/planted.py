@@ -13,7 +13,8 @@ def planted_rows(rows: TrainingRows) -> list[PlantedRow]:
     """Those of `rows`, in order, with a ``kind`` and a ``control``, the id of a matched row; ``behaviour`` may say what
     they are about. Training and judging see no such column. Empty where the data have none. Raises `ConfigError` as
     `row_files.originals`."""
-    place_of, found = {}, []
+    place_of: dict[str, int] = {}
+    found = []
     for _, row_id, raw in originals(rows):
         if row_id is None:
             continue

@@ -26,9 +26,9 @@ def _contrast_figure(found: RowKinds, pathway: Pathway) -> Figure:
     return Figure(
         id=f"contrast-{pathway.lower()}",
         title=title,
-        caption=f"{unit} over rows, by watched feature, the policy's leading one on top: boxes from quartile to quartile "
-        "with the median, whiskers from 5 % to 95 %. Right of zero rows strengthen the coefficient. * behind a feature: "
-        "the groups differ at a false-discovery rate of 5 %.",
+        caption=f"{unit} over rows, by watched feature, the policy's leading one on top: boxes from quartile to "
+        "quartile with the median, whiskers from 5 % to 95 %. Right of zero rows strengthen the coefficient. * behind "
+        "a feature: the groups differ at a false-discovery rate of 5 %.",
         traces=traces,
         layout={
             "xaxis": axis(f"{unit} (policy units)", zeroline=True),
@@ -98,7 +98,9 @@ def interference_figure(found: RowKinds) -> Figure:
         "brackets how many rows.",
         traces=[heat],
         layout={
-            "xaxis": axis("kind of row", tickmode="array", tickvals=list(range(len(drawn))), ticktext=drawn, showgrid=False),
+            "xaxis": axis(
+                "kind of row", tickmode="array", tickvals=list(range(len(drawn))), ticktext=drawn, showgrid=False
+            ),
             "yaxis": ticks([str(feature) for feature in found.features])
             | {"title": {"text": "watched feature", "standoff": 10}},
             "plot_bgcolor": "@hole",
