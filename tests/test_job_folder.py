@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smda_monitor.errors import ConfigError
-from smda_monitor.outputs.job_folder import begin_job, check_job_folder, finish_job, new_job
+from smda_monitor.outputs.job_folder import add_to_manifest, begin_job, check_job_folder, removed_on_error
 
 IDENTITY = {"steps": 3, "config": {"rate": 0.1, "names": ("a", "b")}}
 
@@ -25,7 +25,7 @@ def test_a_job_is_begun_gone_on_with_and_finished(tmp_path: Path) -> None:
     check_job_folder(folder, "proof", resume=True)
     begin_job(folder, "proof", IDENTITY, resume=True)
     assert manifest(folder) == begun
-    finish_job(folder)
+    add_to_manifest(folder, {"status": "finished"})
     assert manifest(folder) == {**begun, "status": "finished"}
 
 
@@ -53,10 +53,10 @@ def test_another_job_is_told_by_what_differs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resume", [False, True])
 def test_what_cannot_be_set_up_leaves_nothing_of_a_new_job(tmp_path: Path, resume: bool) -> None:
     folder = tmp_path / "job"
-    with pytest.raises(KeyboardInterrupt), new_job(folder, resume):
+    with pytest.raises(KeyboardInterrupt), removed_on_error(folder, not resume):
         (folder / "rows").mkdir(parents=True)
         raise KeyboardInterrupt
     assert folder.exists() == resume
-    with new_job(tmp_path / "other", resume):
+    with removed_on_error(tmp_path / "other", not resume):
         (tmp_path / "other").mkdir()
     assert (tmp_path / "other").exists()

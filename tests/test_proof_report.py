@@ -19,7 +19,7 @@ from smda_monitor.records.proof import Arm, ArmRun, Finding, KindFigures, ProofF
 
 ESTIMATE = Estimate(-1.5, -2.0, -1.0)
 SHARE = Estimate(0.25, 0.125, 0.5)
-LEVEL = {"reading": ESTIMATE, "scorer": SHARE, "decoding": SHARE}
+LEVEL = {"log_odds": ESTIMATE, "scorer": SHARE, "decoding": SHARE}
 KINDS = (
     KindFigures("all", "", 4, LEVEL, {}, {}),
     KindFigures("flagged", "", 4, LEVEL, LEVEL, LEVEL),
@@ -45,10 +45,10 @@ def test_as_json() -> None:
     found = json.loads(to_json(as_json(figures())))
     assert found["recovered"] == {"flagged": [0.9, 0.8, 1.0], "random": [0.1, -0.1, 0.3]}
     assert found["recovered_across_seeds"] == {"flagged": 0.875, "random": None}
-    assert found["effects"]["flagged"]["every"]["change"]["reading"] == [-1.5, -2.0, -1.0]
+    assert found["effects"]["flagged"]["every"]["change"]["log_odds"] == [-1.5, -2.0, -1.0]
     assert found["effects"]["all"]["benign"] == {
         "prompts": 4,
-        "level": {"reading": [-1.5, -2.0, -1.0], "scorer": [0.25, 0.125, 0.5], "decoding": [0.25, 0.125, 0.5]},
+        "level": {"log_odds": [-1.5, -2.0, -1.0], "scorer": [0.25, 0.125, 0.5], "decoding": [0.25, 0.125, 0.5]},
         "change": {},
         "beyond_random": {},
     }

@@ -104,7 +104,7 @@ def test_the_figures_are_written(home: Path, proof: Path) -> None:
         assert figures["recovered"][name][0] == pytest.approx(expected, rel=1e-9)
     assert set(figures["effects"]) == {"all", "flagged", "planted", "random"}
     assert set(figures["effects"]["flagged"]) == {"every", "harmful", "lookalike", "benign"}
-    assert set(figures["effects"]["flagged"]["benign"]["change"]) == {"reading", "scorer", "decoding"}
+    assert set(figures["effects"]["flagged"]["benign"]["change"]) == {"log_odds", "scorer", "decoding"}
     manifest = json.loads((proof / "manifest.json").read_text())
     assert (manifest["kind"], manifest["status"]) == ("proof", "finished")
     assert not list(proof.glob("**/*.tmp"))
@@ -267,7 +267,7 @@ def test_without_planted_rows_it_says_so(tmp_path: Path, home: Path, run: Path) 
     assert figures["recovered"] == {"flagged": None, "random": None}
     assert figures["planted_rows"] == 0
     assert set(figures["effects"]) == {"all", "flagged", "random"}
-    assert figures["effects"]["flagged"]["benign"]["beyond_random"]["reading"] is not None
+    assert figures["effects"]["flagged"]["benign"]["beyond_random"]["log_odds"] is not None
     assert figures["finding"] in {"shown", "nothing", "as random"}
 
 
