@@ -47,7 +47,9 @@ def test_help_and_version(arguments: list[str], expected: list[str], capsys: pyt
     assert all(part in shown for part in expected)
 
 
-@pytest.mark.parametrize("arguments", [[], ["surprise"], ["check"], ["report"], ["policy"], ["curate"], ["prove"], ["check", "a", "b"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["surprise"], ["check"], ["report"], ["policy"], ["curate"], ["prove"], ["check", "a", "b"]]
+)
 def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(arguments)

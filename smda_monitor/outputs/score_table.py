@@ -57,6 +57,7 @@ def read_score_table(path: Path) -> ScoreTable:
     if missing:
         found, remedy = f"no column {missing[0]!r}", "resume the audit"
         raise ConfigError(describe(str(path), found, "what the audit writes there", remedy))
+
     table = table.select(COLUMNS)
     others = range(LEADING, len(table))
     every = max(1, -(-len(others) // SPREAD))
