@@ -44,9 +44,9 @@ def test_equal_to_scikit_learn(shape: tuple[int, int], intercept: bool, alpha: f
     X, y = data(shape)
     ours = fit_ridge(X, y, alpha, intercept)
     theirs = Ridge(alpha=alpha, fit_intercept=intercept, solver="svd").fit(X.numpy(), y.numpy())
-    assert close(ours.coef, theirs.coef_, 1e-8)
-    assert ours.intercept == pytest.approx(float(theirs.intercept_), abs=1e-8)
-    assert close(predict(ours, X), theirs.predict(X.numpy()), 1e-8)
+    assert close(ours.coef, theirs.coef_, 1e-10)
+    assert ours.intercept == pytest.approx(float(theirs.intercept_), abs=1e-10)
+    assert close(predict(ours, X), theirs.predict(X.numpy()), 1e-10)
 
 
 def test_the_comparison_can_fail() -> None:
