@@ -170,9 +170,7 @@ def _finish(
 ) -> None:
     """Sums up, writes and prints."""
     figures = {
-        **audit_figures(
-            request.out, instruments.policy.answers is not None, planted_rows(rows), config.behaviour.name
-        ),
+        **audit_figures(request.out, instruments.policy.answers is not None, planted_rows(rows), config.behaviour.name),
         **compare_groups(request.out, row_labels(rows), config.behaviour.wanted_on),
         "method": config.data_audit.method,
         "left_out": len(rows.left_out),

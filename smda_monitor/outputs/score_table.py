@@ -48,6 +48,8 @@ class ScoreTable:
 def read_score_table(path: Path) -> ScoreTable:
     """Reads `path`; a table of no rows where there is no such file yet. Raises `ConfigError` for a file that is none of
     scores."""
+    import pyarrow as pa
+
     if not path.is_file():
         return ScoreTable(0, [], [], 1, torch.zeros(0, dtype=torch.float64))
     table = parts.read_part(path)
@@ -55,7 +57,6 @@ def read_score_table(path: Path) -> ScoreTable:
     if missing:
         found, remedy = f"no column {missing[0]!r}", "resume the audit"
         raise ConfigError(describe(str(path), found, "what the audit writes there", remedy))
-    import pyarrow as pa
 
     table = table.select(COLUMNS)
     others = range(LEADING, len(table))
