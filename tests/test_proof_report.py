@@ -80,7 +80,9 @@ def test_the_table(tmp_path: Path) -> None:
     shown = out.getvalue()
     assert "\x1b[31m" not in shown
     assert "12 trainings of 18 steps in 1 min 15 s" in shown
-    benign, every = (next(i for i, line in enumerate(shown.splitlines()) if word in line) for word in ("benign", "every"))
+    benign, every = (
+        next(i for i, line in enumerate(shown.splitlines()) if word in line) for word in ("benign", "every")
+    )
     assert benign < every
     assert "-1.50 [-2.00, -1.00]" in shown
     assert "25 % [12, 50]" in shown

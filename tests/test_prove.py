@@ -143,7 +143,9 @@ def test_an_arm_is_the_users_own_training_on_fewer_rows(home: Path, proof: Path,
     again = trainer(adapted, kept, max_steps=STEPS, seed=1, train_sampling_strategy="sequential")
     set_seed(1)
     again.train()
-    behaviour = resolve_behaviour(BehaviourConfig(openings=("No", "I can't"), opposite=("Yes", "Ok")), tokenizer, "robust")
+    behaviour = resolve_behaviour(
+        BehaviourConfig(openings=("No", "I can't"), opposite=("Yes", "Ok")), tokenizer, "robust"
+    )
     prompts = [prompt_tokens(tokenizer, p.prompt, "last_prompt_token") for p in read_probes(home / "held.jsonl")]
     expected = read_behaviour(adapted, behaviour, prompts, tokenizer.pad_token_id).mass
     assert torch.allclose(torch.tensor(found["readings"], dtype=torch.float64), expected, atol=1e-4)
@@ -283,7 +285,9 @@ def _bare(row: dict[str, Any]) -> dict[str, Any]:
 def test_planned_steps_are_those_that_are_taken(arguments: dict[str, Any], tmp_path: Path) -> None:
     known = {"per_device_train_batch_size": 4, "max_length": 64, "use_cpu": True, **arguments}
     config = TrainingConfig(arguments=known)
-    trainer = open_trainer(config, tiny.tiny_lora(tiny.tiny_llama()), tiny.tiny_tokenizer(), tiny.tiny_rows(22), tmp_path)
+    trainer = open_trainer(
+        config, tiny.tiny_lora(tiny.tiny_llama()), tiny.tiny_tokenizer(), tiny.tiny_rows(22), tmp_path
+    )
     planned = planned_steps(trainer)
     trainer.train()
     assert planned == trainer.state.global_step

@@ -99,7 +99,5 @@ def left_out_reasons(audit: FinishedAudit) -> dict[int, str]:
     return {one["line"]: one["reason"] for one in read_json_lines(audit.folder / "left_out.jsonl", "left-out rows")}
 
 
-def _no_audit(
-    folder: Path, found: str, remedy: str, expected: str = "the folder of a finished audit"
-) -> ConfigError:
+def _no_audit(folder: Path, found: str, remedy: str, expected: str = "the folder of a finished audit") -> ConfigError:
     return ConfigError(describe(f"RUN {folder}", found, expected, remedy))
