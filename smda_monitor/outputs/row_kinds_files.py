@@ -53,8 +53,8 @@ class WatchedRows:
 
 
 def read_watched(folder: Path) -> WatchedRows | None:
-    """Of the judged rows in `folder`; None where nothing is watched or no own prompt was read. All rows of an audit have
-    the same watched features. Raises `ConfigError` as `row_audit_tables.judged_columns`."""
+    """Of the judged rows in `folder`; None where nothing is watched or no own prompt was read. All rows of an audit
+    have the same watched features. Raises `ConfigError` as `row_audit_tables.judged_columns`."""
     import pyarrow.compute as pc
 
     table = judged_columns(folder, _COLUMNS)

@@ -55,6 +55,8 @@ def read_score_table(path: Path) -> ScoreTable:
     if missing:
         found, remedy = f"no column {missing[0]!r}", "resume the audit"
         raise ConfigError(describe(str(path), found, "what the audit writes there", remedy))
+    import pyarrow as pa
+
     table = table.select(COLUMNS)
     others = range(LEADING, len(table))
     every = max(1, -(-len(others) // SPREAD))
@@ -62,7 +64,7 @@ def read_score_table(path: Path) -> ScoreTable:
     return ScoreTable(
         rows=len(table),
         leading=_lines(table.slice(0, LEADING)),
-        spread=_lines(table.take(list(others[::every]))),
+        spread=_lines(table.take(pa.array(others[::every], pa.int64()))),
         every=every,
         known=scores[scores.isfinite()].sort().values,
     )
