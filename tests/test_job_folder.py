@@ -33,7 +33,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".half.tmp").touch()
     check_job_folder(tmp_path, "proof", resume=False)  # an unfinished write is no content
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ConfigError, match="a folder that is not empty.*--resume a proof"):
+    with pytest.raises(ConfigError, match=r"a folder that is not empty.*--resume a proof"):
         check_job_folder(tmp_path, "proof", resume=False)
     with pytest.raises(ConfigError, match="found a file"):
         check_job_folder(tmp_path / "notes.txt", "proof", resume=False)
@@ -53,9 +53,14 @@ def test_another_job_is_told_by_what_differs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resume", [False, True])
 def test_what_cannot_be_set_up_leaves_nothing_of_a_new_job(tmp_path: Path, resume: bool) -> None:
     folder = tmp_path / "job"
-    with pytest.raises(KeyboardInterrupt), removed_on_error(folder, not resume):
-        (folder / "rows").mkdir(parents=True)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with removed_on_error(folder, not resume):
+            (folder / "rows").mkdir(parents=True)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert folder.exists() == resume
     with removed_on_error(tmp_path / "other", not resume):
         (tmp_path / "other").mkdir()

@@ -40,7 +40,7 @@ def test_every_near_row_is_drawn_at_times() -> None:
 
 def test_where_too_few_are_left_it_says_so() -> None:
     assert matched_rows([1, 2, 3, 4], [0, 3], 0) == (1, 2)
-    with pytest.raises(ConfigError, match="3 of 4 rows flagged.*at most half"):
+    with pytest.raises(ConfigError, match=r"3 of 4 rows flagged.*at most half"):
         matched_rows([1, 2, 3, 4], [0, 1, 3], 0)
 
 
