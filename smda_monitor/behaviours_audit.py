@@ -60,7 +60,7 @@ def _finish(request: AuditRequest, folders: Mapping[str, Path]) -> None:
 
 
 def _side_by_side(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The first one's figures; the seconds of all, and each kind of planted rows by the behaviour it is about."""
+    """The first one's closing figures, with the seconds of all, and each planted kind by the behaviour it is about."""
     first = next(iter(found.values()))
     about = {kind: found.get(behaviour, first) for kind, behaviour in first["kinds_about"].items()}
     return {

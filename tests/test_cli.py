@@ -83,8 +83,7 @@ def test_curate_and_prove_pass_their_options_and_defaults_on() -> None:
     assert main(["curate", "a", "--rule", "median", "--fdr", "0.2", "--out", "o"], curate=curate) == 0  # type: ignore[arg-type]
     assert main(["prove", "a"], prove=prove) == 0  # type: ignore[arg-type]
     assert main(["prove", "a", "--seeds", "5", "--max-steps", "9", "--resume"], prove=prove) == 0  # type: ignore[arg-type]
-    calls = [*curate.calls, *prove.calls]
-    given = [{k: v for k, v in vars(one).items() if k != "command"} for (one,) in calls]  # type: ignore[misc]
+    given = [{k: v for k, v in vars(one[0]).items() if k != "command"} for one in (*curate.calls, *prove.calls)]  # type: ignore[call-overload]
     assert given == [
         {"run": Path("runs/a"), "rule": "score", "fdr": 0.1, "out": None, "json": None},
         {"run": Path("a"), "rule": "median", "fdr": 0.2, "out": Path("o"), "json": None},

@@ -191,8 +191,8 @@ def test_the_reasons_name_every_figure() -> None:
 def test_the_reasons_of_the_median_rule() -> None:
     cut = MedianCut(0.01, 0.02)
     assert reasons(ROW, "remove", cut, 1, 9, "refusal")[0] == (
-        "A harmful row by its prompt (+0.800 of -1 to +1), "
-        "whose S -0.0300 is below +0.0200, the median of harmless rows."
+        "A harmful row by its prompt (+0.800 of -1 to +1), whose S -0.0300 is below +0.0200, the median of harmless "
+        "rows."
     )
     harmless = RowFigures("b", 4, 1.0, 0.0, 0.0, nan, nan, -0.5, nan, -1, False)
     assert "is not above +0.0100, the median of harmful rows" in reasons(harmless, "keep", cut, 1, 9, "refusal")[0]

@@ -83,14 +83,15 @@ def test_what_the_user_set_stays(name: str) -> None:
 def test_inside_it_is_held_and_afterwards_not() -> None:
     from smda_monitor.instruments import heap
 
-    held: list[int] = []
+    found: list[bool] = []
 
-    def failing() -> None:
+    def broken() -> None:
         with heap.heap_held():
-            held.append(heap._held)
+            found.append(heap._held)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        failing()
-    assert bool(held[0]) == (platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in OWN_SETTINGS))
+        broken()
+    (held,) = found
+    assert held == (platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in OWN_SETTINGS))
     assert not heap._held

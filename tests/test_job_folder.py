@@ -54,13 +54,13 @@ def test_another_job_is_told_by_what_differs(tmp_path: Path) -> None:
 def test_what_cannot_be_set_up_leaves_nothing_of_a_new_job(tmp_path: Path, resume: bool) -> None:
     folder = tmp_path / "job"
 
-    def stopped() -> None:
+    def interrupted() -> None:
         with removed_on_error(folder, not resume):
             (folder / "rows").mkdir(parents=True)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stopped()
+        interrupted()
     assert folder.exists() == resume
     with removed_on_error(tmp_path / "other", not resume):
         (tmp_path / "other").mkdir()

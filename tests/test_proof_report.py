@@ -98,8 +98,8 @@ def test_a_training_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "arms" / "random-2-1.json"
     for damaged in ('{"name": "random"}', "[]"):
         path.write_text(damaged)
-        with pytest.raises(ConfigError, match=r"random-2-1\.json: found another content.*delete it and resume"):
+        with pytest.raises(ConfigError, match=r"random-2-1.json: found another content.*delete it and resume"):
             read_arm(tmp_path, arm)
     path.write_text("{")
-    with pytest.raises(ConfigError, match=r"random-2-1\.json"):
+    with pytest.raises(ConfigError, match=r"random-2-1.json"):
         read_arm(tmp_path, arm)

@@ -63,7 +63,7 @@ def run(home: Path, proof: Path, tmp_path: Path) -> Path:
 
 
 def arms(folder: Path) -> dict[str, dict[str, Any]]:
-    found = {path.stem: json.loads(path.read_text()) for path in (folder / "arms").iterdir()}
+    found = {path.stem: json.loads(path.read_text()) for path in (folder / "arms").glob("[!.]*.json")}
     return {name: {key: value for key, value in arm.items() if key != "seconds"} for name, arm in found.items()}
 
 
@@ -228,7 +228,7 @@ def test_what_cannot_be_proved_is_refused(run: Path, home: Path, capsys: pytest.
         (home / f"{name}.yaml").write_text(yaml.safe_dump(config))
         return [str(run), "--config", str(home / f"{name}.yaml")]
 
-    refused([str(home)], "a folder without manifest.json", "run `smda audit` first")
+    refused([str(home)], "a folder without manifest.json", "name one in it: audit")
     refused(configured("no-prompts", ""), "no probe", "no-prompts.jsonl")
     trained = {"id": "h", "prompt": "question 30 ", "category": "fraud", "kind": "benign", "pair": None}
     refused(configured("trained", json.dumps(trained) + "\n"), "prompts that are trained on: 'h' (row 'mine-30')")

@@ -63,16 +63,14 @@ def test_every_scene_stands_in_two_versions(role: Role, pairs: int, whole: int) 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_choices_are_the_same_words_for_all(role: Role) -> None:
-    two_choice = [p for p in texts(role) if p.prompt.endswith(CHOICES)]
-    assert len(two_choice) >= (200 if role == "fit" else len(texts(role)))
-    assert {p.kind for p in two_choice} == {"harmful", "lookalike", "benign"}
+    assert all(probe.prompt.endswith(CHOICES) for probe in texts(role))
 
 
 @pytest.mark.parametrize("role", ["probes", "fit"])
 def test_whom_the_guess_is_of_stands_first_as_often_as_second(role: Role) -> None:
     first = []
     for probe in texts(role):
-        if probe.id.endswith("-harmful") and probe.prompt.endswith(CHOICES) and "Was it " in probe.prompt:
+        if probe.id.endswith("-harmful"):
             scene, name = probe.prompt.rpartition("Was it")[0].casefold(), asked(probe.prompt).casefold().split()[-1]
             first.append(scene.find(name) < len(scene.split(" and ")[0]))
     assert len(first) >= 15
