@@ -109,8 +109,8 @@ def opposed(
 def curate_by_score(
     excess: Float64[Tensor, " n"], wrong_way: Bool[Tensor, " n"], interference: Float64[Tensor, " n"], rate: float
 ) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"], ScoreCut]:
-    """(remove, review, cut) by the rows' `excess` (`over_usual`). Remove: flagged at `rate` and `wrong_way` (`opposed`).
-    Review: of the others those flagged at twice the rate, those whose interference is flagged at the rate, and those
+    """(remove, review, cut) by the `excess` of rows (`over_usual`). Remove: flagged at `rate`, `wrong_way` (`opposed`).
+    Review: of the others those flagged at twice the rate, or by their interference at the rate, and those
     without a score.
 
     Raises `ConfigError` for a `rate` outside (0, 1).
