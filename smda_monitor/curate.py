@@ -15,7 +15,7 @@ from .errors import ConfigError, describe
 from .instruments.row_choice import named_rows
 from .instruments.row_files import originals, read_rows
 from .instruments.row_store import TrainingRows
-from .maths.curation import curate_by_median, curate_by_score, opposed, ranks
+from .maths.curation import curate_by_median, curate_by_score, opposed, over_usual, ranks
 from .outputs.curation_files import check_curation_folder, write_curation
 from .outputs.curation_reasons import reasons
 from .outputs.curation_report import print_curation
@@ -88,18 +88,21 @@ def _judged(
 ) -> tuple[dict[str, RowVerdict], ScoreCut | MedianCut]:
     """The verdict on every row by its id, and where the lines were drawn."""
     score, expected = _column(figures, "score"), _column(figures, "expected")
+    excess, _ = over_usual(score, expected)
     cut: ScoreCut | MedianCut
     if request.rule == "median":
         remove, review, cut = curate_by_median(_column(figures, "S"), expected)
     else:
         against = opposed(expected, _column(figures, "own_push"), _column(figures, "answer_reading"))
-        remove, review, cut = curate_by_score(score, against, _column(figures, "interference"), request.fdr)
-    places, scored = ranks(score), int((~score.isnan()).sum())
+        remove, review, cut = curate_by_score(excess, against, _column(figures, "interference"), request.fdr)
+    places, scored = ranks(excess), int((~excess.isnan()).sum())
     keep, check, drop = BUCKETS
     verdicts = {}
     for i, row in enumerate(figures):
         bucket: Bucket = drop if remove[i] else check if review[i] else keep
-        verdicts[row.row_id] = RowVerdict(bucket, reasons(row, bucket, cut, places[i], scored, behaviour))
+        verdicts[row.row_id] = RowVerdict(
+            bucket, reasons(row, bucket, cut, float(excess[i]), places[i], scored, behaviour)
+        )
     return verdicts, cut
 
 

@@ -53,7 +53,7 @@ def curated(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def test_every_row_goes_to_one_file_with_its_own_columns(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = {one.row_id: one for one in read_figures(read_audit(run))}
-    with_scores(run, {f"mine-{i}": 9.0 + i / 100 for i in range(12, 24)})
+    with_scores(run, {f"mine-{i}": 90.0 + 10 * i for i in range(12, 24)})
     assert main(["curate", str(run), "--json", str(run / "figures.json")]) == 0
     shown = capsys.readouterr().out
     found = curated(run / "curation")
@@ -67,14 +67,14 @@ def test_every_row_goes_to_one_file_with_its_own_columns(run: Path, capsys: pyte
     assert {row["id"] for row in found["remove"]} == against
     assert {one.row_id for one in flagged} - against <= {row["id"] for row in found["review"]}
     for row in found["remove"]:
-        assert f"rank {24 - int(row['id'][5:])} of {JUDGED}" in row["reasons"][0]
-        assert "at or over +9.12, flagged at a false-discovery rate of 0.1" in row["reasons"][0]
+        assert f"rank {24 - int(row['id'][5:])} of {JUDGED} by that" in row["reasons"][0]
+        assert ", flagged at a false-discovery rate of 0.1" in row["reasons"][0]
         assert any("against that" in why for why in row["reasons"])
     head, removed = read_curation(run / "curation")
     assert set(removed) == against
     assert head == json.loads((run / "figures.json").read_text())
     assert head["rows"] == {bucket: len(rows) for bucket, rows in found.items()}
-    assert head["threshold"] == 9.12
+    assert 200 < head["threshold"] < 220, "210, less what is usual"
     assert f"{head['rows']['remove']} remove" in shown
     assert not [path for path in (run / "curation").iterdir() if path.name.startswith(".")], "nothing is left behind"
 
@@ -169,9 +169,10 @@ CUT = ScoreCut(0.1, -0.5, 0.4, 1.2, 0.2, 0.9, 0.14)
 
 
 def test_the_reasons_name_every_figure() -> None:
-    found = reasons(ROW, "remove", CUT, 2, 50, "refusal")
+    found = reasons(ROW, "remove", CUT, 1.25, 2, 50, "refusal")
     assert found == (
-        "Score +1.50, rank 2 of 50: at or over +1.20, flagged at a false-discovery rate of 0.1.",
+        "Score +1.50, +1.25 over what is usual of such prompts, rank 2 of 50 by that: at or over +1.20, flagged at a "
+        "false-discovery rate of 0.1.",
         "Its prompt calls for refusal: +0.800 of -1 to +1.",
         "A step on it pushes refusal on that prompt by -0.400 nats, against that.",
         "Its answer reads as -0.900 (+1 shows refusal, -1 not), against that.",
@@ -179,23 +180,23 @@ def test_the_reasons_name_every_figure() -> None:
         "Interference 0.75: the part of its policy shift on features that its prompt does not call for, most of it on "
         "feature 17.",
     )
-    assert reasons(ROW, "keep", CUT, 2, 50, "refusal") == found[:1]
+    assert reasons(ROW, "keep", CUT, 1.25, 2, 50, "refusal") == found[:1]
     looser = RowFigures("a", 3, 1.0, 0, 0, nan, nan, nan, nan, -1, False)
-    assert "at the looser rate of 0.2 alone" in reasons(looser, "review", CUT, 5, 50, "refusal")[0]
-    assert len(reasons(looser, "review", CUT, 5, 50, "refusal")) == 2, "what was not read is not spoken of"
+    assert "at the looser rate of 0.2 alone" in reasons(looser, "review", CUT, 1.0, 5, 50, "refusal")[0]
+    assert len(reasons(looser, "review", CUT, 1.0, 5, 50, "refusal")) == 2, "what was not read is not spoken of"
     kept = RowFigures("a", 3, 0.1, 0, 0, nan, nan, nan, nan, -1, False)
-    assert "flags rows from +1.20 on" in reasons(kept, "keep", CUT, 30, 50, "refusal")[0]
-    assert "No score" in reasons(kept, "review", CUT, 0, 50, "refusal")[0]
+    assert "flags rows from +1.20 on" in reasons(kept, "keep", CUT, 0.1, 30, 50, "refusal")[0]
+    assert "No score" in reasons(kept, "review", CUT, nan, 0, 50, "refusal")[0]
 
 
 def test_the_reasons_of_the_median_rule() -> None:
     cut = MedianCut(0.01, 0.02)
-    assert reasons(ROW, "remove", cut, 1, 9, "refusal")[0] == (
+    assert reasons(ROW, "remove", cut, 1.0, 1, 9, "refusal")[0] == (
         "A harmful row by its prompt (+0.800 of -1 to +1), whose S -0.0300 is below +0.0200, the median of harmless "
         "rows."
     )
     harmless = RowFigures("b", 4, 1.0, 0.0, 0.0, nan, nan, -0.5, nan, -1, False)
-    assert "is not above +0.0100, the median of harmful rows" in reasons(harmless, "keep", cut, 1, 9, "refusal")[0]
+    assert "is not above +0.0100, the median of harmful rows" in reasons(harmless, "keep", cut, 1.0, 1, 9, "refusal")[0]
 
 
 def test_where_the_lines_are_drawn_in_words() -> None:

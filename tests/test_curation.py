@@ -21,6 +21,7 @@ from smda_monitor.maths.curation import (
     flag_rates,
     mirrored_rate,
     opposed,
+    over_usual,
     ranks,
 )
 
@@ -81,6 +82,31 @@ def test_a_bulk_that_leans_down_flags_less_not_more() -> None:
     """Rows that go strongly along with their prompts are as intended too: a long lower tail must not cost the rate."""
     flagged = [int((flag_rates(-(normal(180, seed).abs() ** 1.5)) <= 0.1).sum()) for seed in range(50)]
     assert flagged == [0] * 50
+
+
+def test_a_score_is_held_against_what_is_usual_at_its_expectation() -> None:
+    """The slope against a search over all of them; rows as intended lie along it, one that does not stands out."""
+    generator = torch.Generator().manual_seed(5)
+    expected = 2 * torch.rand(120, generator=generator, dtype=torch.float64) - 1
+    scores = -1.2 * expected.square() + 0.1 * normal(120, 6)
+    scores[:9] += 0.9
+    excess, slope = over_usual(scores, expected)
+    grid = torch.linspace(-2, 0, 4001, dtype=torch.float64)
+    missed = (scores - grid[:, None] * expected.square()).abs().sum(1)
+    assert slope == pytest.approx(float(grid[missed.argmin()]), abs=6e-4)
+    assert torch.allclose(excess, scores - slope * expected.square())
+    found, plain = (set(torch.nonzero(flag_rates(x) <= 0.1).flatten().tolist()) for x in (excess, scores))
+    assert len(found & set(range(9))) >= 8
+    assert len(found) <= 12
+    assert len(plain & set(range(9))) < 4, "scores alone would not find them"
+
+
+def test_what_cannot_be_held_against_anything_stays_as_it_is() -> None:
+    excess, slope = over_usual(t(1.0, nan, 2.0), t(0.0, 0.5, nan))
+    assert slope == 0.0
+    assert excess[0] == 1.0
+    assert excess[1:].isnan().all()
+    assert over_usual(t(-3.0, 1.0), t(2.0, 0.0))[0].tolist() == [0.0, 1.0]
 
 
 def test_mirrored_by_hand() -> None:

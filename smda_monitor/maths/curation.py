@@ -1,8 +1,13 @@
 """Which rows to take out, by their score against the rows' own bulk, or by the paper's medians.
 
-Score rule. A score has no known null distribution; the rows that are as intended show it, if they are most of them:
+Score rule. A row whose prompt clearly calls for something (expected e near ±1) and that goes along with it has a score
+far below 0, one whose prompt calls for nothing a score near 0: a row is held against what is usual at its e,
 
-    centre = median of the scores                          spread = 1.4826 · median of (centre − s) over s ≤ centre
+    excess s = score − β·e²,    β the least-absolute-deviations slope: Σ_i |score_i − β·e_i²| is least
+
+An excess has no known null distribution; the rows that are as intended show it, if they are most of them:
+
+    centre = median of the excesses                        spread = 1.4826 · median of (centre − s) over s ≤ centre
     z = (s − centre) / spread                              p = P(T_ν > z),  ν = 0.37 · (number of s ≤ centre)
     flagged at rate q: Benjamini and Hochberg's procedure on p (JRSS B 57, 1995)
 
@@ -45,6 +50,17 @@ class Bulk:
     """Standard deviation as the lower half has it; ≥ 0, NaN without a value."""
     freedom: float
     """ν, degrees of freedom of `spread`; > 0."""
+
+
+def over_usual(scores: Float64[Tensor, " n"], expected: Float64[Tensor, " n"]) -> tuple[Float64[Tensor, " n"], float]:
+    """(excess of every score over what is usual at its `expected`, the slope β). The slope is the median of the ratios
+    score / e², each weighted by e². NaN where a row has no score; 0 slope where nothing is expected of any row."""
+    square = expected.square()
+    known = ~scores.isnan() & (square > 0)
+    ratios, order = (scores[known] / square[known]).sort()
+    weights = square[known][order].cumsum(0)
+    slope = float(ratios[torch.searchsorted(weights, weights[-1] / 2)]) if bool(known.any()) else 0.0
+    return scores - slope * square, slope
 
 
 def bulk(values: Float64[Tensor, " n"]) -> Bulk:
@@ -91,22 +107,23 @@ def opposed(
 
 
 def curate_by_score(
-    scores: Float64[Tensor, " n"], wrong_way: Bool[Tensor, " n"], interference: Float64[Tensor, " n"], rate: float
+    excess: Float64[Tensor, " n"], wrong_way: Bool[Tensor, " n"], interference: Float64[Tensor, " n"], rate: float
 ) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"], ScoreCut]:
-    """(remove, review, cut). Remove: flagged at `rate` and `wrong_way` (`opposed`). Review: of the
-    others those flagged at twice the rate, those whose interference is flagged at the rate, and those without a score.
+    """(remove, review, cut) by the `excess` of rows (`over_usual`). Remove: flagged at `rate`, `wrong_way` (`opposed`).
+    Review: of the others those flagged at twice the rate, or by their interference at the rate, and those
+    without a score.
 
     Raises `ConfigError` for a `rate` outside (0, 1).
     """
     if not 0 < rate < 1:
         raise ConfigError(describe("false-discovery rate", rate, "a number in (0, 1)", "use 0.1"))
     looser = min(LOOSER * rate, (1 + rate) / 2)
-    rates, by = flag_rates(scores), bulk(scores)
+    rates, by = flag_rates(excess), bulk(excess)
     remove = (rates <= rate) & wrong_way
-    review = ~remove & ((rates <= looser) | (flag_rates(interference) <= rate) | scores.isnan())
-    threshold = _lowest(scores, rates <= rate)
-    mirrored = mirrored_rate(scores, by.centre, threshold)
-    cut = ScoreCut(rate, by.centre, by.spread, threshold, looser, _lowest(scores, rates <= looser), mirrored)
+    review = ~remove & ((rates <= looser) | (flag_rates(interference) <= rate) | excess.isnan())
+    threshold = _lowest(excess, rates <= rate)
+    mirrored = mirrored_rate(excess, by.centre, threshold)
+    cut = ScoreCut(rate, by.centre, by.spread, threshold, looser, _lowest(excess, rates <= looser), mirrored)
     return remove, review, cut
 
 

@@ -7,22 +7,25 @@ from .text import number
 
 
 def reasons(
-    row: RowFigures, bucket: Bucket, cut: ScoreCut | MedianCut, rank: int, of: int, behaviour: str
+    row: RowFigures, bucket: Bucket, cut: ScoreCut | MedianCut, excess: float, rank: int, of: int, behaviour: str
 ) -> tuple[str, ...]:
-    """The sentences for one judged row: `rank` is that of its score among `of` rows that have one (0: none)."""
-    first = _by_score(row, cut, rank, of) if isinstance(cut, ScoreCut) else _by_median(row, cut)
+    """The sentences for one judged row: `excess` is its score's over what is usual, `rank` that of the excess among
+    `of` rows that have one (0: none)."""
+    first = _by_score(row, cut, excess, rank, of) if isinstance(cut, ScoreCut) else _by_median(row, cut)
     if bucket == "keep":
         return (first,)
     return first, *_direction(row, behaviour), _shift(row), *_interference(row)
 
 
-def _by_score(row: RowFigures, cut: ScoreCut, rank: int, of: int) -> str:
+def _by_score(row: RowFigures, cut: ScoreCut, excess: float, rank: int, of: int) -> str:
     if not rank:
         return "No score: the row has no prompt of its own that could be read."
-    place = f"Score {number(row.score)}, rank {rank} of {of}"
-    if row.score >= cut.threshold:
+    place = (
+        f"Score {number(row.score)}, {number(excess)} over what is usual of such prompts, rank {rank} of {of} by that"
+    )
+    if excess >= cut.threshold:
         return f"{place}: at or over {number(cut.threshold)}, flagged at a false-discovery rate of {cut.rate:g}."
-    if row.score >= cut.looser_threshold:
+    if excess >= cut.looser_threshold:
         at = f"at or over {number(cut.looser_threshold)}, flagged at the looser rate of {cut.looser_rate:g} alone"
         return f"{place}: {at}."
     flagged_from = "no row" if cut.threshold == float("inf") else f"rows from {number(cut.threshold)} on"

@@ -42,7 +42,8 @@ def cut_lines(cut: ScoreCut | MedianCut) -> list[str]:
     if isinstance(cut, MedianCut):
         medians = f"harmful {number(cut.harmful)}, harmless {number(cut.harmless)}"
         return [f"Median rule: rows on the wrong side of the other sort's median S ({medians})."]
-    bulk = f"The rows' bulk lies at {number(cut.centre)}, standard deviation {number(cut.spread)} by its lower half."
+    where = f"{number(cut.centre)}, standard deviation {number(cut.spread)}"
+    bulk = f"The rows' bulk lies at {where}, of score over what is usual."
     if cut.threshold == float("inf"):
         return [bulk, f"No row stands out of it at a false-discovery rate of {cut.rate:g}."]
     rate = f"At a false-discovery rate of {cut.rate:g} rows from {number(cut.threshold)} on are flagged"

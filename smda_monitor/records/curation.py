@@ -9,8 +9,8 @@ Bucket = Literal["keep", "review", "remove"]
 BUCKETS: tuple[Bucket, ...] = ("keep", "review", "remove")
 """In the order in which they are shown."""
 CurationRule = Literal["score", "median"]
-"""``score``: rows whose score stands out of the rows' own bulk, at a chosen false-discovery rate; ``median``: the
-paper's, by the pair score S."""
+"""``score``: rows whose score, over what is usual, stands out of the rows' own bulk, at a chosen false-discovery rate;
+``median``: the paper's, by the pair score S."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class RowFigures:
 
 @dataclass(frozen=True, slots=True)
 class ScoreCut:
-    """Where the score rule draws its lines."""
+    """Where the score rule draws its lines: in the excess of scores over what is usual (`maths.curation`)."""
 
     rate: float
     """False-discovery rate of ``remove``."""
@@ -57,11 +57,11 @@ class ScoreCut:
     spread: float
     """The bulk's standard deviation as its lower half has it; ≥ 0, units of the score."""
     threshold: float
-    """The lowest score that is flagged at `rate`; inf where none is."""
+    """The lowest excess that is flagged at `rate`; inf where none is."""
     looser_rate: float
     """Of ``review``."""
     looser_threshold: float
-    """The lowest score that is flagged at `looser_rate`; inf where none is."""
+    """The lowest excess that is flagged at `looser_rate`; inf where none is."""
     mirrored: float
     """(1 + rows that lie as far below the centre as the threshold lies above it) / rows flagged: the rate by another
     assumption, that the bulk is symmetric, whatever its shape; NaN where none is flagged."""
