@@ -22,9 +22,7 @@ UNNAMED = "(no kind)"
 """Rows without a kind in data that name kinds."""
 
 
-def compare_groups(
-    folder: Path, labels: Mapping[int, str], wanted_on: WantedOn = "harmful"
-) -> dict[str, Any]:
+def compare_groups(folder: Path, labels: Mapping[int, str], wanted_on: WantedOn = "harmful") -> dict[str, Any]:
     """Compares the rows judged in `folder` by group, writes what was found there, and returns its figures for the
     summary (`row_kinds_files.summarise`). `labels`: what the data call the kinds of rows, by line, if they do;
     `wanted_on`: on which prompts the behaviour is right."""

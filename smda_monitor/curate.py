@@ -19,8 +19,8 @@ from .maths.curation import curate_by_median, curate_by_score, opposed, ranks
 from .outputs.curation_files import check_curation_folder, write_curation
 from .outputs.curation_reasons import reasons
 from .outputs.curation_report import print_curation
-from .outputs.files import to_json, write_text
 from .outputs.finished_audit import FinishedAudit, left_out_reasons, read_audit, read_figures
+from .outputs.json_file import check_json_file, write_json_file
 from .records.curation import BUCKETS, Bucket, CurationRule, MedianCut, RowFigures, RowVerdict, ScoreCut
 
 RATE = 0.10
@@ -51,6 +51,7 @@ def run_curate(request: CurateRequest) -> int:
     Raises `ConfigError` where there is no finished audit, its data are no longer what was audited, or the folder holds
     other files.
     """
+    check_json_file(request.json)
     audit = read_audit(request.run)
     folder = request.out or request.run / FOLDER
     check_curation_folder(folder)
@@ -61,8 +62,7 @@ def run_curate(request: CurateRequest) -> int:
         rows = audited_rows(audit, [one.row_id for one in figures], Path(aside))
         head = {"rule": request.rule, "audit": audit.identity, "data": audit.data, **asdict(cut)}
         content = write_curation(folder, _lines(rows, verdicts, left_out_reasons(audit)), head)
-    if request.json:
-        write_text(request.json, to_json(content, indent=2))
+    write_json_file(request.json, content)
     removed = [one for one in figures if verdicts[one.row_id].bucket == "remove"]
     print_curation(folder, content["rows"], cut, sorted(removed, key=lambda one: -one.score))
     return 0

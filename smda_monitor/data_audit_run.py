@@ -37,9 +37,10 @@ from .instruments.row_choice import fitting, token_count, without_probes
 from .instruments.row_files import read_rows
 from .instruments.row_labels import row_labels
 from .instruments.row_store import TrainingRows
-from .outputs.audit_folder import add_to_manifest, begin_audit, check_same_audit, removed_on_error
+from .outputs.audit_folder import KIND, begin_audit
 from .outputs.audit_report import LEADING, print_audit
 from .outputs.files import to_json, write_text
+from .outputs.job_folder import add_to_manifest, check_same_job, removed_on_error
 from .outputs.json_file import check_json_file, write_json_file
 from .outputs.ledger import now
 from .outputs.left_out import write_left_out
@@ -122,7 +123,7 @@ def _set_up(request: AuditRequest, config: MonitorConfig, ranks: Ranks) -> tuple
             write_left_out(request.out / "left_out.jsonl", rows.omitted())
             add_to_manifest(request.out, {**identity, "status": "running", "started": now()})
         ranks.meet("set up")
-    check_same_audit(request.out, identity)
+    check_same_job(request.out, KIND, identity)
     return training, instruments, rows
 
 
@@ -169,9 +170,7 @@ def _finish(
 ) -> None:
     """Sums up, writes and prints."""
     figures = {
-        **audit_figures(
-            request.out, instruments.policy.answers is not None, planted_rows(rows), config.behaviour.name
-        ),
+        **audit_figures(request.out, instruments.policy.answers is not None, planted_rows(rows), config.behaviour.name),
         **compare_groups(request.out, row_labels(rows), config.behaviour.wanted_on),
         "method": config.data_audit.method,
         "left_out": len(rows.left_out),

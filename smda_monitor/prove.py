@@ -23,7 +23,8 @@ from .maths.proof import measured, proof_figures
 from .outputs.curation_files import HEAD, read_curation
 from .outputs.files import to_json, write_text
 from .outputs.finished_audit import FinishedAudit, read_audit, read_figures
-from .outputs.job_folder import begin_job, check_job_folder, finish_job, new_job
+from .outputs.job_folder import add_to_manifest, begin_job, check_job_folder, removed_on_error
+from .outputs.json_file import check_json_file, write_json_file
 from .outputs.progress import progress
 from .outputs.proof_files import as_json, read_arm, write_arm
 from .outputs.proof_report import print_proof
@@ -66,12 +67,13 @@ def run_prove(request: ProveRequest) -> int:
     began = time.perf_counter()
     if request.max_steps is not None and request.max_steps < 1:
         raise ConfigError(describe("--max-steps", request.max_steps, "at least 1", "leave it out"))
+    check_json_file(request.json)
     audit = read_audit(request.run)
     folder = request.out or request.run / FOLDER
     check_job_folder(folder, "proof", request.resume)
     config = load_config(request.config if request.config is not None else audit.config)
     rule, flagged_ids = _curated(audit)
-    with new_job(folder, request.resume):
+    with removed_on_error(folder, not request.resume):
         rows = audited_rows(audit, [one.row_id for one in read_figures(audit)], folder / "rows")
         names = rows.data["id"]
         flagged = [i for i, name in enumerate(names) if name in flagged_ids]
@@ -98,10 +100,10 @@ def run_prove(request: ProveRequest) -> int:
         "seconds": time.perf_counter() - began,
         "seconds_of_trainings": sum(run.seconds for run in runs),
     }
-    content = to_json({**as_json(figures), **facts}, indent=2)
-    for path in (folder / "proof.json", *([request.json] if request.json else [])):
-        write_text(path, content)
-    finish_job(folder)
+    closing = {**as_json(figures), **facts}
+    write_text(folder / "proof.json", to_json(closing, indent=2))
+    write_json_file(request.json, closing)
+    add_to_manifest(folder, {"status": "finished"})
     print_proof(folder, figures, facts, config.behaviour.name)
     return 0
 

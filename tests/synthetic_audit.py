@@ -60,7 +60,7 @@ def make_row(i: int) -> RowAudit:
             answer_reading=0.3,
             score=math.nan,
             probe_share={},
-            probe_push={"mass": (0.1, 0.2)},
+            probe_push={"mass": (0.5, 0.25)},
         ),
         features=tuple(sorted(watched, key=lambda one: -parts[one.feature])),
         refit_remainder=math.nan,

@@ -227,7 +227,9 @@ def test_rows_without_scores_or_groups_do_not_stop_the_page(tmp_path: Path) -> N
     rows = [
         replace(
             row,
-            entry=replace(row.entry, own_push=nan, own_predicted=nan, expected=nan, interference=nan, answer_reading=nan),
+            entry=replace(
+                row.entry, own_push=nan, own_predicted=nan, expected=nan, interference=nan, answer_reading=nan
+            ),
             watched=(),
             intended=(),
             features=(),

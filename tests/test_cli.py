@@ -9,7 +9,6 @@ from smda_monitor import __version__
 from smda_monitor.cli import main
 from smda_monitor.errors import ConfigError, MeasurementError, PrerequisiteError
 
-
 PROVE = {"config": None, "out": None, "seeds": 3, "random": 1, "max_steps": None, "json": None, "resume": False}
 """What `smda prove` is asked for where nothing is said."""
 
@@ -48,7 +47,9 @@ def test_help_and_version(arguments: list[str], expected: list[str], capsys: pyt
     assert all(part in shown for part in expected)
 
 
-@pytest.mark.parametrize("arguments", [[], ["surprise"], ["check"], ["report"], ["policy"], ["curate"], ["prove"], ["check", "a", "b"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["surprise"], ["check"], ["report"], ["policy"], ["curate"], ["prove"], ["check", "a", "b"]]
+)
 def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(arguments)
@@ -82,7 +83,7 @@ def test_curate_and_prove_pass_their_options_and_defaults_on() -> None:
     assert main(["curate", "a", "--rule", "median", "--fdr", "0.2", "--out", "o"], curate=curate) == 0  # type: ignore[arg-type]
     assert main(["prove", "a"], prove=prove) == 0  # type: ignore[arg-type]
     assert main(["prove", "a", "--seeds", "5", "--max-steps", "9", "--resume"], prove=prove) == 0  # type: ignore[arg-type]
-    given = [{k: v for k, v in vars(one).items() if k != "command"} for one in (*curate.calls, *prove.calls)]  # type: ignore[call-overload]
+    given = [{k: v for k, v in vars(one[0]).items() if k != "command"} for one in (*curate.calls, *prove.calls)]  # type: ignore[call-overload]
     assert given == [
         {"run": Path("runs/a"), "rule": "score", "fdr": 0.1, "out": None, "json": None},
         {"run": Path("a"), "rule": "median", "fdr": 0.2, "out": Path("o"), "json": None},

@@ -131,6 +131,9 @@ def test_what_is_no_finished_audit_is_refused(run: Path, tmp_path: Path, capsys:
     refused([str(tmp_path / "none")], "no such folder", "run `smda audit` first")
     (tmp_path / "empty").mkdir()
     refused([str(tmp_path / "empty")], "a folder without manifest.json")
+    (tmp_path / "empty" / "refusal").mkdir()
+    (tmp_path / "empty" / "refusal" / "manifest.json").write_text("{}")
+    refused([str(tmp_path / "empty")], "name one in it: refusal")
     refused([str(run), "--fdr", "1.5"], "false-discovery rate: found 1.5")
     refused([str(run), "--out", str(run)], "other files", "name another folder")
     manifest = json.loads((run / "manifest.json").read_text())
@@ -138,6 +141,15 @@ def test_what_is_no_finished_audit_is_refused(run: Path, tmp_path: Path, capsys:
     refused([str(run)], "an audit that was stopped", "--resume")
     (run / "manifest.json").write_text(json.dumps({**manifest, "kind": "proof"}))
     refused([str(run)], "the folder of another command")
+    (run / "manifest.json").write_text(json.dumps({key: manifest[key] for key in manifest if key != "rows"}))
+    refused([str(run)], "a manifest without 'rows'")
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    scores = pq.read_table(run / "scores.parquet")
+    pq.write_table(scores.slice(1), run / "scores.parquet")
+    refused([str(run)], f"{JUDGED} judged rows and {JUDGED - 1} scores")
+    (run / "scores.parquet").write_bytes(b"PAR1")
+    refused([str(run)], "no scores.parquet that can be read")
+    refused([str(run), "--json", str(tmp_path)], "--json", "a folder")
 
 
 def test_other_data_than_were_audited_are_refused(home: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,7 +191,8 @@ def test_the_reasons_name_every_figure() -> None:
 def test_the_reasons_of_the_median_rule() -> None:
     cut = MedianCut(0.01, 0.02)
     assert reasons(ROW, "remove", cut, 1, 9, "refusal")[0] == (
-        "A harmful row by its prompt (+0.800 of -1 to +1), whose S -0.0300 is below +0.0200, the median of harmless rows."
+        "A harmful row by its prompt (+0.800 of -1 to +1), whose S -0.0300 is below +0.0200, the median of harmless "
+        "rows."
     )
     harmless = RowFigures("b", 4, 1.0, 0.0, 0.0, nan, nan, -0.5, nan, -1, False)
     assert "is not above +0.0100, the median of harmful rows" in reasons(harmless, "keep", cut, 1, 9, "refusal")[0]

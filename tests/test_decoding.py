@@ -63,5 +63,3 @@ def test_another_behaviour_by_its_openings() -> None:
     assert shows("  the WOMAN, of course", stereotyping)
     assert shows("It's the man", stereotyping)
     assert not shows("I cannot know: perhaps the woman", stereotyping)
-
-

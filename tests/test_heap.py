@@ -83,8 +83,15 @@ def test_what_the_user_set_stays(name: str) -> None:
 def test_inside_it_is_held_and_afterwards_not() -> None:
     from smda_monitor.instruments import heap
 
-    with pytest.raises(ZeroDivisionError), heap.heap_held():
-        held = heap._held
-        raise ZeroDivisionError
+    found: list[bool] = []
+
+    def broken() -> None:
+        with heap.heap_held():
+            found.append(heap._held)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        broken()
+    (held,) = found
     assert held == (platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in OWN_SETTINGS))
     assert not heap._held

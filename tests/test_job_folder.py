@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from smda_monitor.errors import ConfigError
-from smda_monitor.outputs.job_folder import begin_job, check_job_folder, finish_job, new_job
+from smda_monitor.outputs.job_folder import add_to_manifest, begin_job, check_job_folder, removed_on_error
 
 IDENTITY = {"steps": 3, "config": {"rate": 0.1, "names": ("a", "b")}}
 
@@ -25,7 +25,7 @@ def test_a_job_is_begun_gone_on_with_and_finished(tmp_path: Path) -> None:
     check_job_folder(folder, "proof", resume=True)
     begin_job(folder, "proof", IDENTITY, resume=True)
     assert manifest(folder) == begun
-    finish_job(folder)
+    add_to_manifest(folder, {"status": "finished"})
     assert manifest(folder) == {**begun, "status": "finished"}
 
 
@@ -33,7 +33,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".half.tmp").touch()
     check_job_folder(tmp_path, "proof", resume=False)  # an unfinished write is no content
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ConfigError, match="a folder that is not empty.*--resume a proof"):
+    with pytest.raises(ConfigError, match=r"a folder that is not empty.*--resume a proof"):
         check_job_folder(tmp_path, "proof", resume=False)
     with pytest.raises(ConfigError, match="found a file"):
         check_job_folder(tmp_path / "notes.txt", "proof", resume=False)
@@ -53,10 +53,15 @@ def test_another_job_is_told_by_what_differs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resume", [False, True])
 def test_what_cannot_be_set_up_leaves_nothing_of_a_new_job(tmp_path: Path, resume: bool) -> None:
     folder = tmp_path / "job"
-    with pytest.raises(KeyboardInterrupt), new_job(folder, resume):
-        (folder / "rows").mkdir(parents=True)
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with removed_on_error(folder, not resume):
+            (folder / "rows").mkdir(parents=True)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert folder.exists() == resume
-    with new_job(tmp_path / "other", resume):
+    with removed_on_error(tmp_path / "other", not resume):
         (tmp_path / "other").mkdir()
     assert (tmp_path / "other").exists()

@@ -63,7 +63,7 @@ def test_both_presets_end_to_end(home: Path, capsys: pytest.CaptureFixture[str])
         assert found["presets"][preset] == by_hand(judged), preset
     S = {preset: [row.S for row in judged] for preset, judged in rows.items()}
     assert found["agreement"]["spearman"]["S"] == pytest.approx(spearmanr(S["paper"], S["robust"]).statistic)
-    assert S["paper"] != S["robust"]
+    assert any(one != other for one, other in zip(*S.values(), strict=True)), "the presets differ"
     # Going on with a finished run judges nothing again and finds the same.
     parts = {path: path.stat().st_mtime_ns for path in (home / "whole").rglob("judged/*.parquet")}
     again = run(home, "whole", "--resume")
@@ -76,7 +76,7 @@ def by_hand(judged: list[RowAudit]) -> Any:
     harmful = [row for row in judged if int(row.entry.row_id[-2:]) < PAIRS // 2]
     harmless = [row for row in judged if row not in harmful]
     limits = statistics.median(row.S for row in harmful), statistics.median(row.S for row in harmless)
-    removed = [row for row in harmful if row.S < limits[1]] + [row for row in harmless if row.S > limits[0]]
+    removed = [row for row in harmful if limits[1] > row.S] + [row for row in harmless if limits[0] < row.S]
     return {
         name: approximately(
             {
@@ -165,4 +165,4 @@ def test_what_cannot_be_run_is_named(home: Path, capsys: pytest.CaptureFixture[s
     assert "nowhere.jsonl" in capsys.readouterr().err
     words[0] = str(home / "pairs.jsonl")
     assert paper_protocol.main([*words, "--kind", "kinds"]) == 2
-    assert "did you mean 'kind'?" in capsys.readouterr().err
+    assert "did you mean 'kind' by 'kinds'?" in capsys.readouterr().err

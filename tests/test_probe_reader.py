@@ -228,7 +228,6 @@ def test_gradients_of_every_prompt_are_autograds(bench: Bench, chunk: int) -> No
     read = [bench.readings_alone(p) for p in prompts()]
     features = [bench.features_alone(p) for p in prompts()]
     expected = {
-        "S_X": [(C * x).sum() for C, x in zip(here.cotangent_X, features, strict=True)],
         "mass": [r.mass for r in read],
         "contrast": [r.contrast for r in read],
         "explained": [(x * here.coef).sum() for x in features],
@@ -236,11 +235,16 @@ def test_gradients_of_every_prompt_are_autograds(bench: Bench, chunk: int) -> No
     assert list(found.readings) == list(READINGS)
     for name, scalars in expected.items():
         truth = torch.stack([bench_gradient(bench, scalar) for scalar in scalars])
-        rows = rows_of(found.S_X if name == "S_X" else found.readings[name], bench)
+        rows = rows_of(found.readings[name], bench)
         assert rows.shape == (M, bench.parameters.size)
         for j in range(M):
             assert relative(rows[j], truth[j]) < 2e-5, (name, j)
             assert relative(rows[(j + 1) % M], truth[j]) > 0.1, "prompts differ"
+    parts = [(C * x).sum() for C, x in zip(here.cotangent_X, features, strict=True)]
+    whole = rows_of(found.S_X, bench).sum(0)
+    assert relative(whole, bench_gradient(bench, sum_of(parts))) < 2e-5
+    assert relative(whole, bench_gradient(bench, parts[0])) > 0.1
+    assert all(rows.rows == 1 or rows.pieces for _, rows in found.S_X.chunks), "a row a chunk where all is kept formed"
 
 
 @pytest.mark.parametrize("reading", ["mass", "log_probability"])
@@ -300,8 +304,7 @@ def test_gradients_that_take_much_of_the_budget_are_kept_in_half_precision(bench
     _, tight = gradients(replace(bench.reader, memory_gib=3.9 * whole), bench.parameters)
     _, ample = gradients(replace(bench.reader, memory_gib=4.1 * whole), bench.parameters)
     for gradient, kind in ((found, torch.float32), (ample, torch.float32), (tight, torch.bfloat16)):
-        chunks = [rows for _, rows in gradient.S_X.chunks]
-        chunks += [rows for reading in gradient.readings.values() for _, rows in reading.chunks]
+        chunks = [rows for reading in gradient.readings.values() for _, rows in reading.chunks]
         assert {rows.matrix.dtype for rows in chunks} == {kind}
     size = bench.parameters.size
     assert relative(tight.dense(0, size), found.dense(0, size)) < 2**-8

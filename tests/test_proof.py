@@ -59,7 +59,7 @@ def test_measured_by_hand() -> None:
         ],
         threshold=2.0,
     )
-    assert found["reading"].tolist() == [[2.0, 6.0], [2.0, -1.5]], "seeds rise, draws are averaged"
+    assert found["log_odds"].tolist() == [[2.0, 6.0], [2.0, -1.5]], "seeds rise, draws are averaged"
     assert found["scorer"].tolist() == [[0.5, 1.0], [0.5, 0.0]]
     assert found["decoding"].tolist() == [[0.0, 0.5], [1.0, 0.5]]
 
@@ -95,17 +95,17 @@ def test_figures_by_kind() -> None:
     assert {one.kind for one in found.kinds} == {"", "harmful", "benign"}
     benign, harmful, every = (figure(found, "flagged", kind) for kind in ("benign", "harmful", ""))
     assert (benign.prompts, every.prompts) == (20, 40)
-    assert benign.change["reading"].value == pytest.approx(-3, abs=0.2)
-    assert holds(benign.change["reading"], -3.0)
+    assert benign.change["log_odds"].value == pytest.approx(-3, abs=0.2)
+    assert holds(benign.change["log_odds"], -3.0)
     assert benign.level["scorer"].value < 0.1
     assert benign.change["decoding"].value < -0.9
-    assert holds(harmful.change["reading"], 0.0)
-    assert every.level["reading"].value == pytest.approx((2 + 1 - 3) / 2, abs=0.2)
+    assert holds(harmful.change["log_odds"], 0.0)
+    assert every.level["log_odds"].value == pytest.approx((2 + 1 - 3) / 2, abs=0.2)
     base, random = figure(found, "all", "benign"), figure(found, "random", "benign")
     assert (base.change, base.beyond_random, random.beyond_random) == ({}, {}, {})
-    beyond, change = benign.beyond_random["reading"], benign.change["reading"]
-    assert beyond.value == pytest.approx(change.value - random.change["reading"].value)
-    assert figure(found, "all", "").level["reading"].value == pytest.approx(1.5, abs=0.2)
+    beyond, change = benign.beyond_random["log_odds"], benign.change["log_odds"]
+    assert beyond.value == pytest.approx(change.value - random.change["log_odds"].value)
+    assert figure(found, "all", "").level["log_odds"].value == pytest.approx(1.5, abs=0.2)
 
 
 def test_without_planted_rows_kinds_decide() -> None:
@@ -121,5 +121,5 @@ def test_seeds_are_paired() -> None:
     base = [arm_run("all", s, 0, [10.0 * s] * 4) for s in range(3)]
     arms = {"all": measured(base, 0.0), "flagged": measured(moved, 0.0), "random": measured(base, 0.0)}
     found = figure(proof_figures(arms, ["benign"] * 4, 0), "flagged", "benign")
-    assert found.change["reading"] == Estimate(-1.0, -1.0, -1.0)
-    assert found.level["reading"].high - found.level["reading"].low > 5
+    assert found.change["log_odds"] == Estimate(-1.0, -1.0, -1.0)
+    assert found.level["log_odds"].high - found.level["log_odds"].low > 5

@@ -19,7 +19,7 @@ from smda_monitor.records.proof import Arm, ArmRun, Finding, KindFigures, ProofF
 
 ESTIMATE = Estimate(-1.5, -2.0, -1.0)
 SHARE = Estimate(0.25, 0.125, 0.5)
-LEVEL = {"reading": ESTIMATE, "scorer": SHARE, "decoding": SHARE}
+LEVEL = {"log_odds": ESTIMATE, "scorer": SHARE, "decoding": SHARE}
 KINDS = (
     KindFigures("all", "", 4, LEVEL, {}, {}),
     KindFigures("flagged", "", 4, LEVEL, LEVEL, LEVEL),
@@ -45,10 +45,10 @@ def test_as_json() -> None:
     found = json.loads(to_json(as_json(figures())))
     assert found["recovered"] == {"flagged": [0.9, 0.8, 1.0], "random": [0.1, -0.1, 0.3]}
     assert found["recovered_across_seeds"] == {"flagged": 0.875, "random": None}
-    assert found["effects"]["flagged"]["every"]["change"]["reading"] == [-1.5, -2.0, -1.0]
+    assert found["effects"]["flagged"]["every"]["change"]["log_odds"] == [-1.5, -2.0, -1.0]
     assert found["effects"]["all"]["benign"] == {
         "prompts": 4,
-        "level": {"reading": [-1.5, -2.0, -1.0], "scorer": [0.25, 0.125, 0.5], "decoding": [0.25, 0.125, 0.5]},
+        "level": {"log_odds": [-1.5, -2.0, -1.0], "scorer": [0.25, 0.125, 0.5], "decoding": [0.25, 0.125, 0.5]},
         "change": {},
         "beyond_random": {},
     }
@@ -80,7 +80,9 @@ def test_the_table(tmp_path: Path) -> None:
     shown = out.getvalue()
     assert "\x1b[31m" not in shown
     assert "12 trainings of 18 steps in 1 min 15 s" in shown
-    benign, every = (next(i for i, line in enumerate(shown.splitlines()) if word in line) for word in ("benign", "every"))
+    benign, every = (
+        next(i for i, line in enumerate(shown.splitlines()) if word in line) for word in ("benign", "every")
+    )
     assert benign < every
     assert "-1.50 [-2.00, -1.00]" in shown
     assert "25 % [12, 50]" in shown
@@ -96,8 +98,8 @@ def test_a_training_on_disk(tmp_path: Path) -> None:
     path = tmp_path / "arms" / "random-2-1.json"
     for damaged in ('{"name": "random"}', "[]"):
         path.write_text(damaged)
-        with pytest.raises(ConfigError, match="random-2-1.json: found another content.*delete it and resume"):
+        with pytest.raises(ConfigError, match=r"random-2-1.json: found another content.*delete it and resume"):
             read_arm(tmp_path, arm)
     path.write_text("{")
-    with pytest.raises(ConfigError, match="random-2-1.json"):
+    with pytest.raises(ConfigError, match=r"random-2-1.json"):
         read_arm(tmp_path, arm)

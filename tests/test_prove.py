@@ -63,7 +63,7 @@ def run(home: Path, proof: Path, tmp_path: Path) -> Path:
 
 
 def arms(folder: Path) -> dict[str, dict[str, Any]]:
-    found = {path.stem: json.loads(path.read_text()) for path in (folder / "arms").iterdir()}
+    found = {path.stem: json.loads(path.read_text()) for path in (folder / "arms").glob("[!.]*.json")}
     return {name: {key: value for key, value in arm.items() if key != "seconds"} for name, arm in found.items()}
 
 
@@ -104,7 +104,7 @@ def test_the_figures_are_written(home: Path, proof: Path) -> None:
         assert figures["recovered"][name][0] == pytest.approx(expected, rel=1e-9)
     assert set(figures["effects"]) == {"all", "flagged", "planted", "random"}
     assert set(figures["effects"]["flagged"]) == {"every", "harmful", "lookalike", "benign"}
-    assert set(figures["effects"]["flagged"]["benign"]["change"]) == {"reading", "scorer", "decoding"}
+    assert set(figures["effects"]["flagged"]["benign"]["change"]) == {"log_odds", "scorer", "decoding"}
     manifest = json.loads((proof / "manifest.json").read_text())
     assert (manifest["kind"], manifest["status"]) == ("proof", "finished")
     assert not list(proof.glob("**/*.tmp"))
@@ -143,7 +143,9 @@ def test_an_arm_is_the_users_own_training_on_fewer_rows(home: Path, proof: Path,
     again = trainer(adapted, kept, max_steps=STEPS, seed=1, train_sampling_strategy="sequential")
     set_seed(1)
     again.train()
-    behaviour = resolve_behaviour(BehaviourConfig(openings=("No", "I can't"), opposite=("Yes", "Ok")), tokenizer, "robust")
+    behaviour = resolve_behaviour(
+        BehaviourConfig(openings=("No", "I can't"), opposite=("Yes", "Ok")), tokenizer, "robust"
+    )
     prompts = [prompt_tokens(tokenizer, p.prompt, "last_prompt_token") for p in read_probes(home / "held.jsonl")]
     expected = read_behaviour(adapted, behaviour, prompts, tokenizer.pad_token_id).mass
     assert torch.allclose(torch.tensor(found["readings"], dtype=torch.float64), expected, atol=1e-4)
@@ -226,7 +228,7 @@ def test_what_cannot_be_proved_is_refused(run: Path, home: Path, capsys: pytest.
         (home / f"{name}.yaml").write_text(yaml.safe_dump(config))
         return [str(run), "--config", str(home / f"{name}.yaml")]
 
-    refused([str(home)], "a folder without manifest.json", "run `smda audit` first")
+    refused([str(home)], "a folder without manifest.json", "name one in it: audit")
     refused(configured("no-prompts", ""), "no probe", "no-prompts.jsonl")
     trained = {"id": "h", "prompt": "question 30 ", "category": "fraud", "kind": "benign", "pair": None}
     refused(configured("trained", json.dumps(trained) + "\n"), "prompts that are trained on: 'h' (row 'mine-30')")
@@ -267,7 +269,7 @@ def test_without_planted_rows_it_says_so(tmp_path: Path, home: Path, run: Path) 
     assert figures["recovered"] == {"flagged": None, "random": None}
     assert figures["planted_rows"] == 0
     assert set(figures["effects"]) == {"all", "flagged", "random"}
-    assert figures["effects"]["flagged"]["benign"]["beyond_random"]["reading"] is not None
+    assert figures["effects"]["flagged"]["benign"]["beyond_random"]["log_odds"] is not None
     assert figures["finding"] in {"shown", "nothing", "as random"}
 
 
@@ -283,7 +285,9 @@ def _bare(row: dict[str, Any]) -> dict[str, Any]:
 def test_planned_steps_are_those_that_are_taken(arguments: dict[str, Any], tmp_path: Path) -> None:
     known = {"per_device_train_batch_size": 4, "max_length": 64, "use_cpu": True, **arguments}
     config = TrainingConfig(arguments=known)
-    trainer = open_trainer(config, tiny.tiny_lora(tiny.tiny_llama()), tiny.tiny_tokenizer(), tiny.tiny_rows(22), tmp_path)
+    trainer = open_trainer(
+        config, tiny.tiny_lora(tiny.tiny_llama()), tiny.tiny_tokenizer(), tiny.tiny_rows(22), tmp_path
+    )
     planned = planned_steps(trainer)
     trainer.train()
     assert planned == trainer.state.global_step

@@ -155,6 +155,13 @@ def test_joined_rows_are_one_below_the_other(seed: int, one: Any, two: Any) -> N
     assert torch.allclose(found.dense(3, 90), expected[:, 3:90], rtol=1e-4, atol=1e-5)
 
 
+def test_rows_that_are_all_formed_can_be_one() -> None:
+    whole = gradients(formed=(True,) * 4)
+    one = whole.summed()
+    assert one.rows == 1
+    assert torch.allclose(one.dense(0, one.size), whole.dense(0, one.size).sum(0, keepdim=True), atol=1e-6)
+
+
 def test_a_formed_range_is_a_view() -> None:
     found = gradients(formed=(True, True, True, False))
     end = found.formed[-1][1]

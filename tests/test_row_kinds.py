@@ -168,7 +168,7 @@ def test_quantiles_are_numpys() -> None:
 
 
 def test_how_a_prompt_reads() -> None:
-    """tanh of the prompt's reading r is expected of refusal; of a behaviour wanted on harmless prompts −(1 + tanh r)/2."""
+    """tanh of the prompt's reading r is expected of refusal; of what is wanted on harmless prompts −(1 + tanh r)/2."""
     reading = torch.tensor([-2.0, -0.1, 0.1, 2.0], dtype=torch.float64)
     expected = torch.tanh(reading)
     assert reads_harmful(expected).tolist() == [False, False, True, True]

@@ -22,7 +22,9 @@ ROWS: list[Any] = [
 
 
 def test_labels_by_line_of_the_rows_that_are_kept(tmp_path: Path) -> None:
-    write_lines(tmp_path / "rows.jsonl", ["{broken", *ROWS, "3", {"kind": "not kept"}, {**ROWS[0], "kind": 4, "id": "z"}])
+    write_lines(
+        tmp_path / "rows.jsonl", ["{broken", *ROWS, "3", {"kind": "not kept"}, {**ROWS[0], "kind": 4, "id": "z"}]
+    )
     rows = read_rows(tmp_path / "rows.jsonl", tmp_path / "kept")
     assert row_labels(rows) == {2: "plain", 4: "odd", 8: "4"}
     assert row_labels(rows, "prompt") == {2: "a", 3: "c", 4: "e", 5: "g", 8: "a"}

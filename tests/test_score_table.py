@@ -19,7 +19,9 @@ def write(path: Path, scores: list[float | None]) -> None:
     pq.write_table(table, path)
 
 
-@pytest.mark.parametrize(("rows", "every"), [(3, 1), (LEADING, 1), (LEADING + SPREAD, 1), (LEADING + SPREAD + 1, 2), (9999, 6)])
+@pytest.mark.parametrize(
+    ("rows", "every"), [(3, 1), (LEADING, 1), (LEADING + SPREAD, 1), (LEADING + SPREAD + 1, 2), (9999, 6)]
+)
 def test_no_row_is_lost_to_the_numbers(tmp_path: Path, rows: int, every: int) -> None:
     write(tmp_path / "scores.parquet", [float(rows - i) for i in range(rows - 1)] + [None])
     found = read_score_table(tmp_path / "scores.parquet")

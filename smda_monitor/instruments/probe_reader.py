@@ -152,10 +152,10 @@ class ProbeReader:
     def gradients(
         self, prompts: Sequence[PromptTokens], cotangent_X: Tensor, coef: Tensor, parameters: TrainedParameters
     ) -> tuple[Measurement, ProbeGradients]:
-        """Measurement and gradients by prompt of the m `prompts`: of ⟨C_j, x_j⟩ (`cotangent_X` C, (m, d)), of both
-        readings, and of the explained part x_j·w (`coef` w). One forward and four backwards per chunk, two of them from
-        the hookpoint, through activations alone; kept on the parameters' device, in bfloat16 where float32 would take
-        more than a quarter of the budget."""
+        """Measurement and gradients by prompt of the m `prompts`: of both readings and of the explained part x_j·w
+        (`coef` w); and of Σ_j ⟨C_j, x_j⟩ (`cotangent_X` C, (m, d)). One forward and four backwards per chunk, two of
+        them from the hookpoint, through activations alone; kept on the parameters' device, in bfloat16 where float32
+        would take more than a quarter of the budget."""
         half = self._halves(prompts, 1 + len(READINGS), parameters)
         chunks: dict[str, list[tuple[tuple[int, ...], RowGradients]]] = {name: [] for name in ("S_X", *READINGS)}
         parts, order = [], []
@@ -169,7 +169,11 @@ class ProbeReader:
                     "explained": (X @ coef.to(X)).sum(),
                 }
                 for name, scalar in scalars.items():
-                    chunks[name].append((tuple(chunk), _kept(tap.rows(scalar)[0], half)))
+                    rows = tap.rows(scalar)[0]
+                    if name == "S_X" and not rows.pieces:
+                        chunks[name].append((tuple(chunk[:1]), rows.summed()))
+                        continue
+                    chunks[name].append((tuple(chunk), _kept(rows, half)))
             parts.append(detached(hidden, X, readings))
             order += chunk
         by_name = {name: ChunkedRows(tuple(found)) for name, found in chunks.items()}

@@ -14,9 +14,10 @@ KIND = "kind"
 def row_labels(rows: TrainingRows, column: str = KIND) -> dict[int, str]:
     """The labels in `column` of the source of `rows`, by line, of the kept rows that have one; empty where there is no
     such column. Raises `ConfigError` as `row_files.originals`."""
-    found = {}
+    found: dict[int, str] = {}
+    known: dict[str, str] = {}
     for line, row_id, raw in originals(rows):
         label = raw.get(column) if row_id is not None and isinstance(raw, Mapping) else None
         if label is not None and str(label).strip():
-            found[line] = str(label)
+            found[line] = known.setdefault(str(label), str(label))  # one text for all rows of a kind
     return found

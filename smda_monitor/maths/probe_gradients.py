@@ -42,7 +42,7 @@ class ProbeGradients:
     """Gradients of the C = 1 + 3m columns at one set of parameters. `ColumnGradients` of `read_split`."""
 
     S_X: ChunkedRows
-    """Of each probe's part of S_X, m rows."""
+    """Rows that add up to that of S_X, whose parts by probe no target asks for."""
     readings: dict[str, ChunkedRows]
     """Of each reading of `READINGS`, m rows each."""
 

@@ -34,7 +34,7 @@ def measured(runs: Sequence[ArmRun], threshold: float) -> dict[str, Float64[Tens
         for name in ("readings", "shows")
     )
     return {
-        "reading": torch.stack([one.mean(0) for one in readings]),
+        "log_odds": torch.stack([one.mean(0) for one in readings]),
         "scorer": torch.stack([(one > threshold).double().mean(0) for one in readings]),
         "decoding": torch.stack([one.mean(0) for one in shows]),
     }
@@ -48,7 +48,7 @@ def proof_figures(arms: Mapping[ArmName, Measured], kinds: Sequence[str], seed: 
     joint = 1 - (1 - LEVEL) / len(groups)
     found = []
     for kind, columns in {"": list(range(len(kinds))), **groups}.items():
-        by = draw(len(arms["all"]["reading"]), len(columns), seed)
+        by = draw(len(arms["all"]["log_odds"]), len(columns), seed)
         for name, levels in arms.items():
             change = {m: changes[name][m][:, columns] for m in MEASURES} if name != "all" else {}
             beyond = {m: d - changes["random"][m][:, columns] for m, d in change.items() if name != "random"}
@@ -62,7 +62,7 @@ def proof_figures(arms: Mapping[ArmName, Measured], kinds: Sequence[str], seed: 
                     beyond_random={m: mean_change(d, by, joint) for m, d in beyond.items()},
                 )
             )
-    recovery = _recovery({name: one["reading"] for name, one in changes.items()}, seed)
+    recovery = _recovery({name: one["log_odds"] for name, one in changes.items()}, seed)
     return ProofFigures(tuple(found), recovery, _finding(recovery, found))
 
 
@@ -88,9 +88,9 @@ def _finding(recovery: Recovery | None, kinds: Sequence[KindFigures]) -> Finding
             return "nothing"
         return "shown" if flagged.low > random.high else "as random"
     flagged_kinds = [one for one in kinds if one.arm == "flagged" and one.kind]
-    if any(_clear(one.beyond_random["reading"]) for one in flagged_kinds):
+    if any(_clear(one.beyond_random["log_odds"]) for one in flagged_kinds):
         return "shown"
-    return "as random" if any(_clear(one.change["reading"]) for one in flagged_kinds) else "nothing"
+    return "as random" if any(_clear(one.change["log_odds"]) for one in flagged_kinds) else "nothing"
 
 
 def _clear(found: Estimate) -> bool:

@@ -115,6 +115,11 @@ class RowGradients:
         pieces = tuple(replace(piece, factors=halved(piece.factors)) for piece in self.pieces)
         return replace(self, matrix=self.matrix.bfloat16(), pieces=pieces)
 
+    def summed(self) -> RowGradients:
+        """Their sum as one row; all elements must be kept formed."""
+        assert not self.pieces
+        return replace(self, rows=1, matrix=self.matrix.sum(0, keepdim=True))
+
     @staticmethod
     def joined(parts: Sequence[RowGradients]) -> RowGradients:
         """The rows of all `parts`, at least one, in order.

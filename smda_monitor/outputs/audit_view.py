@@ -1,4 +1,4 @@
-"""An audit read back from its folder alone: everything that its report needs, nothing that needs a model or the data."""
+"""An audit read back from its folder alone: all that its report needs, nothing that needs a model or the data."""
 
 from __future__ import annotations
 

@@ -71,7 +71,9 @@ def _gap(value: Mapping[str, Any]) -> CategoryGap:
         str(value["category"]),
         int(value["n_harmful"]),
         int(value["n_lookalike"]),
-        *(_level(value[group]) for group in ("harmful", "lookalike", "difference")),
+        _level(value["harmful"]),
+        _level(value["lookalike"]),
+        _level(value["difference"]),
         tuple(
             Contribution(int(one["feature"]), *(_float(one[f.name]) for f in fields(Contribution)[1:]))
             for one in value["features"]

@@ -9,7 +9,13 @@ from typing import Any
 from ..errors import ConfigError, describe
 from ..records.curation import RowFigures
 from .files import read_json, read_json_lines
-from .row_audit_tables import read_judged, read_scores
+from .job_folder import MANIFEST
+from .row_audit_tables import judged_columns
+
+_SAME = ("row_id", "line", "own_push", "answer_reading", "expected", "interference", "dominant_feature", "unintended")
+"""Columns of judged rows that are fields of `RowFigures` too."""
+_PATHWAYS = {"S_X": "push.S_X", "S_Y": "push.S_Y"}
+"""Fields whose columns have another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +46,12 @@ class FinishedAudit:
 
 def read_audit(folder: Path) -> FinishedAudit:
     """The audit in `folder`. Raises `ConfigError` where there is none, or one that was not finished."""
-    if not (folder / "manifest.json").is_file():
-        found = "a folder without manifest.json" if folder.is_dir() else "no such folder"
-        raise _no_audit(folder, found, "run `smda audit` first, and name its --out")
-    manifest = read_json(folder / "manifest.json", "manifest")
+    if not (folder / MANIFEST).is_file():
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+        found = f"a folder without {MANIFEST}" if folder.is_dir() else "no such folder"
+        remedy = f"name one in it: {', '.join(inside)}" if inside else "run `smda audit` first, and name its --out"
+        raise _no_audit(folder, found, remedy)
+    manifest = read_json(folder / MANIFEST, "manifest")
     if not isinstance(manifest, dict) or manifest.get("kind") != "audit":
         raise _no_audit(folder, "the folder of another command", "name the --out of an `smda audit`")
     if manifest.get("status") != "finished":
@@ -57,35 +65,33 @@ def read_audit(folder: Path) -> FinishedAudit:
 def read_figures(audit: FinishedAudit) -> list[RowFigures]:
     """What was found of every judged row, in their order.
 
-    Raises `ConfigError` where the scores are not those of the judged rows.
+    Raises `ConfigError` where a file of the audit is not there, damaged, or not of the judged rows.
     """
+    judged = judged_columns(audit.folder / "judged", (*_SAME, *_PATHWAYS.values()))
+    scored = _scores(audit)
+    names = judged["row_id"].to_pylist() if judged is not None else []
+    if set(names) != set(scored):
+        found, expected = f"{len(names)} judged rows and {len(scored)} scores", "a score's line for every judged row"
+        raise _no_audit(audit.folder, found, "run `smda audit` anew, into another folder", expected)
+    columns = {name: judged[name].to_pylist() for name in _SAME}
+    columns |= {name: judged[column].to_pylist() for name, column in _PATHWAYS.items()}
+    columns["score"] = [scored[name] for name in names]
+    return [RowFigures(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+
+
+def _scores(audit: FinishedAudit) -> dict[str, float]:
+    """By the row's id; NaN where it has none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     path = audit.folder / "scores.parquet"
-    if not path.is_file():
-        raise _no_audit(audit.folder, f"no {path.name}", "restore it from a copy, or run the audit anew")
-    summary = read_json(audit.folder / "summary.json", "summary")
-    scored = {line["row_id"]: line for line in read_scores(path, int(summary["rows"]))}
-    found = []
-    for one in read_judged(audit.folder / "judged"):
-        entry, line = one.entry, scored.get(one.entry.row_id)
-        if line is None:
-            found_text, remedy = f"no row {entry.row_id!r:.80}", "run `smda audit` anew, into another folder"
-            raise ConfigError(describe(str(path), found_text, "the scores of all judged rows", remedy))
-        found.append(
-            RowFigures(
-                row_id=entry.row_id,
-                line=one.line,
-                score=line["score"],
-                S_X=one.S_X,
-                S_Y=one.S_Y,
-                own_push=entry.own_push,
-                answer_reading=entry.answer_reading,
-                expected=entry.expected,
-                interference=entry.interference,
-                dominant_feature=entry.dominant_feature,
-                unintended=entry.unintended,
-            )
-        )
-    return found
+    try:
+        with path.open("rb") as handle:
+            table = pq.ParquetFile(handle).read(columns=["row_id", "score"])
+    except (pa.ArrowException, OSError) as error:
+        raise _no_audit(audit.folder, f"no {path.name} that can be read ({error})", "run the audit anew") from error
+    scores = (float("nan") if one is None else one for one in table["score"].to_pylist())
+    return dict(zip(table["row_id"].to_pylist(), scores, strict=True))
 
 
 def left_out_reasons(audit: FinishedAudit) -> dict[int, str]:
@@ -93,5 +99,5 @@ def left_out_reasons(audit: FinishedAudit) -> dict[int, str]:
     return {one["line"]: one["reason"] for one in read_json_lines(audit.folder / "left_out.jsonl", "left-out rows")}
 
 
-def _no_audit(folder: Path, found: str, remedy: str) -> ConfigError:
-    return ConfigError(describe(f"RUN {folder}", found, "the folder of a finished audit", remedy))
+def _no_audit(folder: Path, found: str, remedy: str, expected: str = "the folder of a finished audit") -> ConfigError:
+    return ConfigError(describe(f"RUN {folder}", found, expected, remedy))

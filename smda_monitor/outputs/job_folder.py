@@ -16,7 +16,8 @@ from ..errors import ConfigError, describe
 from .files import is_temporary, read_json, to_json, write_text
 from .ledger import now
 
-_HEAD = "manifest.json"
+MANIFEST = "manifest.json"
+"""The file's name."""
 
 
 def check_job_folder(folder: Path, kind: str, resume: bool) -> None:
@@ -24,10 +25,8 @@ def check_job_folder(folder: Path, kind: str, resume: bool) -> None:
     on with holds no job of this `kind`."""
     if resume:
         if _manifest(folder).get("kind") != kind:
-            found = f"the folder of no {kind}"
-            raise ConfigError(
-                describe(f"--out {folder}", found, "the one to resume", "name the folder it was run into")
-            )
+            remedy = "name the folder that it was run into"
+            raise ConfigError(describe(f"--out {folder}", f"the folder of no {kind}", "the one to resume", remedy))
     elif folder.exists() and (not folder.is_dir() or any(not is_temporary(path) for path in folder.iterdir())):
         remedy = f"name another folder, or --resume a {kind} that was stopped"
         found = "a folder that is not empty" if folder.is_dir() else "a file"
@@ -35,42 +34,41 @@ def check_job_folder(folder: Path, kind: str, resume: bool) -> None:
 
 
 def begin_job(folder: Path, kind: str, identity: Mapping[str, Any], resume: bool) -> None:
-    """Writes the manifest of a new job; holds that of one to be gone on with against `identity`,
-    and marks it as running again.
+    """Writes the manifest of a new job; of one to be gone on with it is checked, and says again that the job runs."""
+    if resume:
+        check_same_job(folder, kind, identity)
+        add_to_manifest(folder, {"status": "running"})
+    else:
+        content = {"kind": kind, **identity, "status": "running", "started": now()}
+        write_text(folder / MANIFEST, to_json(content, indent=2))
 
-    Raises `ConfigError` naming what differs.
-    """
-    if not resume:
-        _write(folder, {"kind": kind, **identity, "status": "running", "started": now()})
-        return
+
+def check_same_job(folder: Path, kind: str, identity: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` where the manifest in `folder` cannot be read or says other things than `identity`."""
     known = _manifest(folder)
     differing = [key for key, value in identity.items() if known.get(key) != json.loads(to_json(value))]
     if differing:
-        found, remedy = f"a {kind} with other {' and '.join(differing)}", "name another folder, or ask for the same"
+        remedy = "name another folder, or ask for the same data with the same configuration."
+        found = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} with other {' and '.join(differing)}"
         raise ConfigError(describe(f"--out {folder}", found, "the one to resume", remedy))
-    _write(folder, {**known, "status": "running"})
 
 
 @contextmanager
-def new_job(folder: Path, resume: bool) -> Iterator[None]:
-    """A new job that cannot be set up inside leaves nothing behind, so that the next try finds the folder as it was."""
+def removed_on_error(folder: Path, new: bool) -> Iterator[None]:
+    """A `new` job that cannot be set up leaves nothing behind, so that the next try finds the folder as it was."""
     try:
         yield
     except BaseException:
-        if not resume:
+        if new:
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def finish_job(folder: Path) -> None:
-    """Marks the job as finished."""
-    _write(folder, {**_manifest(folder), "status": "finished"})
+def add_to_manifest(folder: Path, content: Mapping[str, Any]) -> None:
+    """Writes the manifest in `folder` again, with `content`."""
+    write_text(folder / MANIFEST, to_json({**_manifest(folder), **content}, indent=2))
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    found = read_json(folder / _HEAD, "manifest")
+    found = read_json(folder / MANIFEST, "manifest")
     return found if isinstance(found, dict) else {}
-
-
-def _write(folder: Path, content: Mapping[str, Any]) -> None:
-    write_text(folder / _HEAD, to_json(dict(content), indent=2))

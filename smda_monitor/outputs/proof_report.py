@@ -69,12 +69,12 @@ def _table(figures: ProofFigures, behaviour: str) -> Table:
     table = Table(title=Text(plain(title)), title_justify="left")
     for name in ("kind", "taken out"):
         table.add_column(name, no_wrap=True)
-    for name in ("reading", "change", "scorer", "decoding"):
+    for name in ("log-odds", "change", "scorer", "decoding"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in sorted(figures.kinds, key=lambda one: one.kind == ""):
-        change = "" if not one.change else _figure(one.change["reading"])
+        change = "" if not one.change else _figure(one.change["log_odds"])
         shares = (_share(one.level[name]) for name in ("scorer", "decoding"))
-        cells = (one.kind or "every", _TAKEN[one.arm], number(one.level["reading"].value), change, *shares)
+        cells = (one.kind or "every", _TAKEN[one.arm], number(one.level["log_odds"].value), change, *shares)
         table.add_row(*map(Text, cells))
     return table
 

@@ -51,15 +51,19 @@ def read_judged(folder: Path) -> Iterator[RowAudit]:
             yield from table_to_judged(parts.read_part(part.path))
 
 
-def judged_columns(folder: Path, columns: Sequence[str]) -> Any:
-    """The Arrow table of some `columns` of all rows that are there, in order. A row's whole record takes kilobytes, so
-    that of a million rows only what is asked for fits into memory. None where
-    there is none. Raises `ConfigError` as `read_judged`."""
-    found = []
+def column_parts(folder: Path, columns: Sequence[str]) -> Iterator[Any]:
+    """An Arrow table of some `columns` for each part, in order. Raises `ConfigError` as `read_judged`."""
     for part in parts.live_parts(folder, STEM):
         with _named(part.path):
-            found.append(parts.read_part(part.path, columns))
-    table = parts.concatenate(found)
+            table = parts.read_part(part.path, columns)
+        yield table
+
+
+def judged_columns(folder: Path, columns: Sequence[str]) -> Any:
+    """The Arrow table of some `columns` of all rows that are there, in order; None where there is none. A row's whole
+    record takes kilobytes, so that of a million rows only what is asked for fits into memory. Raises as
+    `column_parts`."""
+    table = parts.concatenate(list(column_parts(folder, columns)))
     return table if table is None else table.combine_chunks()
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import ConfigError, describe
 from ..records.row_kinds import Distribution, FeatureContrast, KindInterference, RowKinds
 from .files import read_json, to_json, write_atomic, write_text
-from .row_audit_tables import judged_columns
+from .row_audit_tables import column_parts
 from .text import storable
 
 NAME = "row_kinds.json"
@@ -53,14 +53,26 @@ class WatchedRows:
 
 
 def read_watched(folder: Path) -> WatchedRows | None:
-    """Of the judged rows in `folder`; None where nothing is watched or no own prompt was read. All rows of an audit have
-    the same watched features. Raises `ConfigError` as `row_audit_tables.judged_columns`."""
+    """Of the judged rows in `folder`, a part at a time; None where nothing is watched or no own prompt was read. All
+    rows of an audit have the same watched features. Raises `ConfigError` as `row_audit_tables.column_parts`."""
+    found = [part for part in map(_watched, column_parts(folder, _COLUMNS)) if part is not None]
+    if not found:
+        return None
+    tensors = ("expected", "shift_X", "shift_Y", "intended", "unintended")
+    return WatchedRows(
+        lines=tuple(line for part in found for line in part.lines),
+        features=found[0].features,
+        coef=found[0].coef,
+        **{name: torch.cat([getattr(part, name) for part in found]) for name in tensors},
+    )
+
+
+def _watched(table: Any) -> WatchedRows | None:
+    """Of the rows of one part; None where none was read."""
     import pyarrow.compute as pc
 
-    table = judged_columns(folder, _COLUMNS)
-    if table is not None:
-        table = table.filter(pc.is_finite(table["watched_interference"]))
-    if table is None or not len(table):
+    table = table.filter(pc.is_finite(table["watched_interference"]))
+    if not len(table):
         return None
     flat, n = table["watched_shifts"].combine_chunks().flatten(), len(table)
     columns = {

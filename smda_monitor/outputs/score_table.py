@@ -48,6 +48,8 @@ class ScoreTable:
 def read_score_table(path: Path) -> ScoreTable:
     """Reads `path`; a table of no rows where there is no such file yet. Raises `ConfigError` for a file that is none of
     scores."""
+    import pyarrow as pa
+
     if not path.is_file():
         return ScoreTable(0, [], [], 1, torch.zeros(0, dtype=torch.float64))
     table = parts.read_part(path)
@@ -55,6 +57,7 @@ def read_score_table(path: Path) -> ScoreTable:
     if missing:
         found, remedy = f"no column {missing[0]!r}", "resume the audit"
         raise ConfigError(describe(str(path), found, "what the audit writes there", remedy))
+
     table = table.select(COLUMNS)
     others = range(LEADING, len(table))
     every = max(1, -(-len(others) // SPREAD))
@@ -62,7 +65,7 @@ def read_score_table(path: Path) -> ScoreTable:
     return ScoreTable(
         rows=len(table),
         leading=_lines(table.slice(0, LEADING)),
-        spread=_lines(table.take(list(others[::every]))),
+        spread=_lines(table.take(pa.array(others[::every], pa.int64()))),
         every=every,
         known=scores[scores.isfinite()].sort().values,
     )

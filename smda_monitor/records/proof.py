@@ -11,9 +11,9 @@ ArmName = Literal["all", "flagged", "random", "planted"]
 """What is taken out: nothing (the baseline), the rows that curation removes, as many random ones, the planted ones."""
 ARMS: tuple[ArmName, ...] = ("all", "flagged", "random", "planted")
 """In the order in which they are shown."""
-MEASURES = ("reading", "scorer", "decoding")
-"""What is measured of every held-out prompt: the behaviour's reading, whether that is over its threshold, and whether
-the decoded answer shows the behaviour."""
+MEASURES = ("log_odds", "scorer", "decoding")
+"""What is measured of every held-out prompt: the behaviour's log-odds (under the paper's preset its log-probability),
+whether that is over its threshold, and whether the decoded answer shows the behaviour."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Rows of an audit by group: those whose prompts read as harmful against the others, and by the kinds that data name.
 
-How a prompt reads follows from what is expected on it (`RowEntry.expected`, `maths.row_kinds.reads_harmful`). No label of
-the data is needed for that; its ``kind`` column only gives kinds their names.
+How a prompt reads follows from what is expected on it (`RowEntry.expected`, `maths.row_kinds.reads_harmful`). No label
+of the data is needed for that; its ``kind`` column only gives kinds their names.
 """
 
 from __future__ import annotations

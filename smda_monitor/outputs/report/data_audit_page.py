@@ -82,7 +82,9 @@ def _sentences(view: AuditView) -> list[str]:
     scored = [line for line in view.scores.leading if line["score"] == line["score"]]
     if scored:
         names = ", ".join(plain(line["row_id"], 32) for line in scored[:NAMED_ROWS])
-        sentences.append(f"Most suspicious, by what they teach and move against what is expected on their prompts, are {names}.")
+        sentences.append(
+            f"Most suspicious, by what they teach and move against what is expected on their prompts, are {names}."
+        )
     elif view.scores.rows:
         sentences.append("No row has a score: rows were not read on their own prompts.")
     if view.kinds is not None and view.kinds.contrasts:

@@ -121,8 +121,8 @@ def gaps_figure(findings: PolicyFindings) -> Figure:
         id="gaps",
         title="Harmful prompts against their look-alikes",
         caption="Circles: what the model does; open diamonds: what the policy says of it. Right of the dotted line "
-        "the behaviour counts as shown: where it is wanted on harmful prompts, these should lie there. Whiskers: 95 % bootstrap intervals over prompts, wide where "
-        "a category has few.",
+        "the behaviour counts as shown: where it is wanted on harmful prompts, these should lie there. Whiskers: 95 % "
+        "bootstrap intervals over prompts, wide where a category has few.",
         traces=traces,
         layout={
             "xaxis": axis(unit),

@@ -28,7 +28,9 @@ def policy_page(folder: str | Path) -> str:
         "policy": next((v for v in findings.fidelity.variants if v.is_policy), None),
         "unit": UNITS.get(findings.reading, findings.reading),
         "flagged": [gap for gap in findings.gaps if gap.flags],
-        "coefficients": coefficients_figure(findings.coefficients, findings.behaviour) if findings.coefficients else None,
+        "coefficients": coefficients_figure(findings.coefficients, findings.behaviour)
+        if findings.coefficients
+        else None,
         "fidelity": fidelity_figures(findings.fidelity),
         "gaps": [gaps_figure(findings), carriers_figure(findings)] if findings.gaps else [],
         "cards": cards,
@@ -66,9 +68,9 @@ def _sentences(findings: PolicyFindings) -> list[str]:
     for variant in found.variants:
         if variant.is_policy:
             sentences.append(
-                f"On {found.prompts} held-out prompts the policy explains {100 * variant.r2.value:.0f} % of the variance "
-                f"(R² {variant.r2.value:.3f}; a constant scores {found.r2_constant.value:.3f}) and is on the right side "
-                f"of the threshold on {100 * variant.accuracy.value:.0f} % (always the same side: "
+                f"On {found.prompts} held-out prompts the policy explains {100 * variant.r2.value:.0f} % of the "
+                f"variance (R² {variant.r2.value:.3f}; a constant scores {found.r2_constant.value:.3f}) and is on the "
+                f"right side of the threshold on {100 * variant.accuracy.value:.0f} % (always the same side: "
                 f"{100 * found.majority.value:.0f} %)."
             )
     widest = max(findings.gaps, key=_missing, default=None)

@@ -69,8 +69,8 @@ def sentences(curation: Mapping[str, Any] | None, proof: Mapping[str, Any] | Non
     flagged, random = (estimates.get(("recovered", name)) for name in ("flagged", "random"))
     if flagged is not None and random is not None:
         found.append(
-            f"Trained again without the flagged rows: {_said(flagged)} of the planted rows' effect is recovered; without as "
-            f"many random rows {_said(random)}."
+            f"Trained again without the flagged rows: {_said(flagged)} of the planted rows' effect is recovered; "
+            f"without as many random rows {_said(random)}."
         )
     return found
 

@@ -11,7 +11,7 @@ _TITLES: dict[Pathway, tuple[str, str]] = {
     "Y": ("Through outputs", "ΔW_Y,k w_k"),
 }
 _QUANTILES = ("p5", "q1", "median", "q3", "p95")
-_TESTED = ("U", "auroc", "rank_biserial", "p", "p_adjusted")
+_TESTED = ("auroc", "rank_biserial", "p", "p_adjusted", "U")
 
 
 def contrast_figures(found: RowKinds) -> list[Figure]:
@@ -26,9 +26,9 @@ def _contrast_figure(found: RowKinds, pathway: Pathway) -> Figure:
     return Figure(
         id=f"contrast-{pathway.lower()}",
         title=title,
-        caption=f"{unit} over rows, by watched feature, the policy's leading one on top: boxes from quartile to quartile "
-        "with the median, whiskers from 5 % to 95 %. Right of zero rows strengthen the coefficient. * behind a feature: "
-        "the groups differ at a false-discovery rate of 5 %.",
+        caption=f"{unit} over rows, by watched feature, the policy's leading one on top: boxes from quartile to "
+        "quartile with the median, whiskers from 5 % to 95 %. Right of zero rows strengthen the coefficient. * behind "
+        "a feature: the groups differ at a false-discovery rate of 5 %.",
         traces=traces,
         layout={
             "xaxis": axis(f"{unit} (policy units)", zeroline=True),
@@ -41,8 +41,8 @@ def _contrast_figure(found: RowKinds, pathway: Pathway) -> Figure:
         columns=[
             "feature",
             "w",
-            *(f"{group}_{name}" for group in ("harmful", "harmless") for name in ("rows", *_QUANTILES)),
             *_TESTED,
+            *(f"{group}_{name}" for group in ("harmful", "harmless") for name in ("rows", *_QUANTILES)),
         ],
         table=[_line(one) for one in contrasts],
         height=110 + 34 * max(4, len(contrasts)),
@@ -68,7 +68,7 @@ def _boxes(contrasts: list[FeatureContrast], group: str, colour: str) -> Plot:
 
 def _line(one: FeatureContrast) -> list[Cell]:
     groups = [getattr(group, name) for group in (one.harmful, one.harmless) for name in ("rows", *_QUANTILES)]
-    return [one.feature, one.coefficient, *groups, *(getattr(one, name) for name in _TESTED)]
+    return [one.feature, one.coefficient, *(getattr(one, name) for name in _TESTED), *groups]
 
 
 def interference_figure(found: RowKinds) -> Figure:
@@ -98,7 +98,9 @@ def interference_figure(found: RowKinds) -> Figure:
         "brackets how many rows.",
         traces=[heat],
         layout={
-            "xaxis": axis("kind of row", tickmode="array", tickvals=list(range(len(drawn))), ticktext=drawn, showgrid=False),
+            "xaxis": axis(
+                "kind of row", tickmode="array", tickvals=list(range(len(drawn))), ticktext=drawn, showgrid=False
+            ),
             "yaxis": ticks([str(feature) for feature in found.features])
             | {"title": {"text": "watched feature", "standoff": 10}},
             "plot_bgcolor": "@hole",
