@@ -134,7 +134,8 @@ def test_the_file_alone_makes_instruments_of_the_behaviour(instruments: Instrume
     assert policy.prompts is not None
     answers = read_reference_answers("shipped:stereotype")
     means = reference_means(bench.reader.model, bench.tokenizer, bench.reader.hook, answers.rows)
-    assert roc_auc_score(answers.shows, read_by(policy.answers, means).numpy()) > 0.7
+    # A random model hears little of it.
+    assert roc_auc_score(answers.shows, read_by(policy.answers, means).numpy()) > 0.6
 
 
 def test_nothing_is_expected_of_a_prompt_but_not_to_guess(instruments: Instruments) -> None:
