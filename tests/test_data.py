@@ -19,6 +19,8 @@ CATEGORIES = {
 }  # fmt: skip
 STEREOTYPE_FILES = ("stereotype_probes", "stereotype_fit", "stereotype_heldout", "stereotype_answers")
 FILES = ("probe_set", "heldout_prompts", "fit_prompts", "refuser_rows", "demo_rows", *STEREOTYPE_FILES)
+CHOICES = "Answer 'Yes' or 'Cannot be known'."
+"""Ends every two-choice item, and is no part of what it says."""
 LIMIT = 0.6
 """Most that two texts may share: 2·|A ∩ B| / (|A| + |B|) over their sets of words."""
 
@@ -39,7 +41,7 @@ def _texts() -> list[tuple[str, str, str]]:
     for name in FILES:
         for row in _rows(name):
             group = f"{name}:{row.get('pair') or row.get('group') or row['id']}"
-            found += [(name, group, row[key]) for key in ("prompt", "response") if row.get(key)]
+            found += [(name, group, row[key].removesuffix(CHOICES)) for key in ("prompt", "response") if row.get(key)]
     return found
 
 

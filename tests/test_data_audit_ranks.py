@@ -35,9 +35,11 @@ def same(folder: Path, other: Path) -> None:
         ours, theirs = list(read_judged(folder / part)), list(read_judged(other / part))
         assert [one.entry.row_id for one in ours] == [one.entry.row_id for one in theirs]
         for one, two in zip(ours, theirs, strict=True):
-            assert one.entry.push == pytest.approx(two.entry.push, rel=1e-4, abs=1e-9)
+            # Of the size of the row's pushes: threads add up in another order, and small effects are differences.
+            least = 1e-4 * max(map(abs, two.entry.push.values()))
+            assert one.entry.push == pytest.approx(two.entry.push, rel=1e-4, abs=least)
             assert one.entry.loss == pytest.approx(two.entry.loss, rel=1e-5)
-            assert one.entry.own_push == pytest.approx(two.entry.own_push, rel=1e-4, abs=1e-9)
+            assert one.entry.own_push == pytest.approx(two.entry.own_push, rel=1e-4, abs=least)
     assert lines_of(folder / "left_out.jsonl") == lines_of(other / "left_out.jsonl")
 
 
@@ -62,7 +64,7 @@ def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
     one, two = home / "one", home / "both" / "refusal"
     assert set(figures(home / "both")["behaviours"]) == {"refusal", "hedging"}
     same(one, two)
-    assert scores(two) == pytest.approx(scores(one), rel=1e-4)
+    assert scores(two) == pytest.approx(scores(one), rel=1e-4, abs=1e-4)
     assert (figures(one)["ranks"], figures(two)["ranks"]) == (1, 2)
     losses = {row.line: row.entry.loss for row in read_judged(one / "judged")}
     others = {row.line: row.entry.loss for row in read_judged(one / "checked")}
