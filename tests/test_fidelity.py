@@ -45,7 +45,15 @@ def test_nothing_gives_nan_throughout() -> None:
     assert all(math.isnan(v) for v in (found.overall.relative_error, found.overall.sign, found.overall.spearman))
 
 
-@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), min_size=1, max_size=20), st.floats(0.1, 10))
+def test_pushes_whose_product_underflows_keep_their_signs() -> None:
+    found = fidelity([(1e-200, 1e-200, 0.0), (-1e-200, -2e-200, 0.0), (1e-200, -1e-200, 0.0), (0.0, 1e-200, 0.0)])
+    assert (found.entries, found.sign) == (4, 0.5)
+
+
+PUSHES = st.floats(-9, 9, allow_subnormal=False)  # a tenth of the smallest subnormal number is 0, which has no sign
+
+
+@given(st.lists(st.tuples(PUSHES, PUSHES), min_size=1, max_size=20), st.floats(0.1, 10))
 @settings(max_examples=40, deadline=None)
 def test_laws(pairs: list[tuple[float, float]], unit: float) -> None:
     entries = [(p, r, 1e-3) for p, r in pairs]

@@ -108,7 +108,7 @@ def fidelity(entries: Iterable[tuple[float, float, float]], ranked: bool = True)
     every = list(entries)
     kept = [(p, r) for p, r, floor in every if math.isfinite(p) and math.isfinite(r) and r != 0 and abs(r) >= floor]
     errors = [abs(p - r) / abs(r) for p, r in kept]
-    signs = [float(p * r > 0) for p, r in kept]
+    signs = [float(p != 0 and (p > 0) == (r > 0)) for p, r in kept]  # their product may underflow
     sign = statistics.fmean(signs) if signs else float("nan")
     return Fidelity(
         len(kept), len(every) - len(kept), _median(errors), sign, _spearman(kept) if ranked else float("nan")
