@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from .causal import TreeBatch, inner_causal, node_stage, prompt_stage, readings_
 from .chat import PromptTokens
 from .dictionary import Dictionary
 from .gradient_tap import GradientTap
-from .heap import mapped_apart
+from .heap import kept_apart
 from .hookpoint import ResidualTap
 from .measurement import Measurement, detached, in_order, joined
 from .opening_head import plain_head
@@ -171,7 +171,7 @@ class ProbeReader:
                 for name, scalar in scalars.items():
                     rows = tap.rows(scalar)[0]
                     if name == "S_X" and not rows.pieces:
-                        chunks[name].append((tuple(chunk[:1]), rows.summed()))
+                        chunks[name].append((tuple(chunk[:1]), _kept(rows.summed(), False)))
                         continue
                     chunks[name].append((tuple(chunk), _kept(rows, half)))
             parts.append(detached(hidden, X, readings))
@@ -215,5 +215,5 @@ class ProbeReader:
 
 
 def _kept(rows: RowGradients, half: bool) -> RowGradients:
-    with mapped_apart():
-        return rows.half() if half else rows
+    kept = rows.half() if half else rows
+    return replace(kept, matrix=kept_apart(kept.matrix))
