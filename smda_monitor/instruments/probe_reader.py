@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..maths.health import dictionary_health
+from ..maths.portions import portions
 from ..maths.probe_gradients import ChunkedRows, ProbeGradients
 from ..maths.readings import Readings
 from ..maths.row_gradients import RowGradients
@@ -132,9 +133,8 @@ class ProbeReader:
                 # Where all that trains lies above the hookpoint there is no graph, and nothing moves.
                 for k, scalar in enumerate(scalars if scalars.requires_grad else ()):
                     rows, _ = tap.rows(scalar)
-                    for start in range(0, parameters.size, SLAB):
-                        stop = min(start + SLAB, parameters.size)
-                        found[k, start:stop] += rows.dense(start, stop).sum(0)
+                    for part in portions(parameters.size, SLAB):
+                        found[k, part.start : part.stop] += rows.dense(part.start, part.stop).sum(0)
         assert found is not None, "there are prompts"
         return found
 

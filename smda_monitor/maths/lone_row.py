@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from .portions import portions
 from .read_split import ColumnGradients
 from .row_gradients import RowGradients
 from .split import SLAB
@@ -31,8 +32,8 @@ def lone_directions(
 def row_norms(rows: RowGradients) -> list[float]:
     """‖g_i‖ of every row."""
     squares = torch.zeros(rows.rows, dtype=torch.float64)
-    for start in range(0, rows.size, SLAB):
-        squares += rows.dense(start, min(start + SLAB, rows.size)).double().square().sum(1).cpu()
+    for part in portions(rows.size, SLAB):
+        squares += rows.dense(part.start, part.stop).double().square().sum(1).cpu()
     norms: list[float] = squares.sqrt().tolist()
     return norms
 
