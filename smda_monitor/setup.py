@@ -154,7 +154,7 @@ def _manifest(instruments: Instruments, args: Any) -> dict[str, Any]:
         "fingerprints": {"model": bench.fingerprints.model, **_fixed(bench)},
         "behaviour": {"openings": bench.reader.behaviour.texts, "left_out": bench.reader.behaviour.left_out},
         "hookpoint": bench.reader.hook,
-        "measured_probes": [bench.probes.ids[i] for i in instruments.plan.chosen],
+        "measured_probes": instruments.plan.probe_ids,
         "training": {
             "learning_rate": args.learning_rate,
             "batch_size": args.per_device_train_batch_size,

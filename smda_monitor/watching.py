@@ -71,8 +71,7 @@ class Watcher:
     def _through_features(self, last: OpenStep, watched: WatchedShifts, after: Snapshot) -> tuple[Tensor, WatchedBy]:
         if last.taken is None:
             assert last.replays is not None
-            moved = [after.X.double() - without.X.double() for without in last.replays.without]
-            return torch.stack([watched.through_features(X, range(len(X))) for X in moved]), "replay"
+            return watched.by_replay(after.X, (without.X for without in last.replays.without)), "replay"
         asked = self._config.watched_by
         by = cheaper_way(len(last.rows), watched.count) if asked == "auto" else asked
         pushes = pushes_by_backward if by == "backward" else pushes_by_replay

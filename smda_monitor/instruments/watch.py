@@ -54,13 +54,7 @@ def pushes_by_replay(
 ) -> Tensor:
     """As `pushes_by_backward`. Parameters are set to θ − δ_i in their own type, and put back bit for bit, also after an
     exception. As many rows' parameters at a time as a quarter of the reader's budget holds."""
-    probes = range(len(prompts))
-    whole = reader.features(prompts).double()
-    found = [
-        watched.through_features(whole - X.double(), probes)
-        for X in _features_without(reader, prompts, parameters, taken)
-    ]
-    return torch.stack(found)
+    return watched.by_replay(reader.features(prompts), _features_without(reader, prompts, parameters, taken))
 
 
 def _features_without(

@@ -51,6 +51,11 @@ class Read:
     columns: Float64[Tensor, "n C"]
     """On the columns."""
 
+    @classmethod
+    def of(cls, columns: Float64[Tensor, "n C"], weights: Float64[Tensor, "K C"]) -> Read:
+        """From figures on the columns, of which `weights` makes the targets."""
+        return cls(columns @ weights.T, columns)
+
     def part(self, rows: slice) -> Read:
         """Of some rows."""
         return Read(self.targets[rows], self.columns[rows])
@@ -152,5 +157,5 @@ def _assembled(
 
 
 def _between(dots: Float64[Tensor, "2 d C"], ends: tuple[End, End], alpha: float) -> Read:
-    on_targets = [found @ end.weights.T for found, end in zip(dots, ends, strict=True)]
-    return Read(torch.lerp(on_targets[0], on_targets[1], alpha), torch.lerp(dots[0], dots[1], alpha))
+    start, stop = (Read.of(found, end.weights) for found, end in zip(dots, ends, strict=True))
+    return Read(torch.lerp(start.targets, stop.targets, alpha), torch.lerp(start.columns, stop.columns, alpha))

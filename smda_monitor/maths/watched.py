@@ -10,7 +10,7 @@ G_k itself (m, d) is never formed: K products with q_k and one with w are all th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +59,12 @@ class WatchedShifts:
         additive over probes: its value at ΔX of all m is ΔW_X of every watched feature."""
         residual, spread = (t[list(probes)].to(X) for t in (self.residual, self.spread))
         return residual @ (X @ self.Q.to(X)) - (X @ self.w.to(X)) @ spread
+
+    def by_replay(self, after: Float[Tensor, "m d"], without: Iterable[Float[Tensor, "m d"]]) -> Float64[Tensor, "n K"]:
+        """ΔW_X of every watched feature for each of n ≥ 1 rows: from X of the m probes `after` a step, and after the
+        step `without` the row."""
+        whole, probes = after.double(), range(len(after))
+        return torch.stack([self.through_features(whole - X.double(), probes) for X in without])
 
     def through_output(self, delta_y: Float64[Tensor, "n m"]) -> Float64[Tensor, "n K"]:
         """ΔW_Y of every watched feature for each of n causes; exact in Δy, units of w."""
