@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from .instruments.assemble import Instruments, assemble, open_bench
 from .instruments.config_file import load_config
 from .instruments.embedded import load_model
 from .instruments.feature_cards import CARDS, feature_card
 from .instruments.probe_files import read_probes
 from .instruments.quiet import quiet
+from .maths.by_kind import are_harmful
 from .maths.coefficients import ranked_coefficients
 from .maths.gaps import category_gaps
 from .maths.policy_fidelity import heldout_fidelity
@@ -83,7 +82,7 @@ def _scale(instruments: Instruments) -> Scale:
     """From those prompts of the policy's fit set whose kind is known: a loaded policy may have been fitted on prompts
     that the configuration does not name; the probes are always known."""
     bench, policy = instruments.bench, instruments.policy
-    kinds = {p.id: p.kind for p in (*read_probes(bench.config.probes.fit, "fit"), *bench.probes)}
-    rows = [i for i, name in enumerate(policy.fit_ids) if name in kinds]
-    harmful = torch.tensor([kinds[policy.fit_ids[i]] == "harmful" for i in rows])
+    known = {p.id: p for p in (*read_probes(bench.config.probes.fit, "fit"), *bench.probes)}
+    rows = [i for i, name in enumerate(policy.fit_ids) if name in known]
+    harmful = are_harmful(known[policy.fit_ids[i]] for i in rows)
     return Scale.of(bench.reader.behaviour.reading, policy.y[rows].double(), harmful)

@@ -194,12 +194,11 @@ class ProbeReader:
     def snapshot(self, step: int, probe_ids: Sequence[str], measured: Measurement) -> Snapshot:
         """The snapshot of a measurement."""
         readings = measured.readings
-        y = readings.mass if self.behaviour.reading == "mass" else readings.log_probability
         return Snapshot(
             step,
             tuple(probe_ids),
             measured.X,
-            y,
+            readings.y(self.behaviour.reading),
             readings.mass,
             readings.contrast,
             readings.openings,
