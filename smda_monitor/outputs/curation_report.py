@@ -25,7 +25,7 @@ def print_curation(
     removed: Sequence[RowFigures],
     console: Console | None = None,
 ) -> None:
-    """`removed` are the rows to remove, the most suspicious first."""
+    """`removed` are the rows to remove, in any order."""
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=_WIDTH)
@@ -56,7 +56,7 @@ def _table(removed: Sequence[RowFigures]) -> Table:
     table.add_column("row", no_wrap=True)
     for name in ("line", "score", "S", "calls for", "own push", "answer", "interference"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in removed[:LEADING]:
+    for row in sorted(removed, key=lambda one: -one.score)[:LEADING]:
         figures: list[Any] = [row.score, row.S, row.expected, row.own_push, row.answer_reading, row.interference]
         cells = [plain(row.row_id, 40), str(row.line), *map(number, figures)]
         table.add_row(*map(Text, cells))
