@@ -69,7 +69,7 @@ def run_curate(request: CurateRequest) -> int:
 def audited_rows(audit: FinishedAudit, ids: list[str], folder: Path) -> TrainingRows:
     """The rows that were audited, read again into `folder`. Raises `ConfigError` where they are other rows now."""
     read = read_rows(audit.data, folder, split=audit.split)
-    rows = named_rows(read, set(ids), "not judged by the audit")
+    rows = named_rows(read, set(ids))
     if rows.data._fingerprint != audit.rows:
         remedy = "restore the data, or run `smda audit` on them as they are now"
         raise ConfigError(describe(f"data {audit.data}", "other rows than were audited", "the same rows", remedy))

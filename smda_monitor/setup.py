@@ -102,9 +102,9 @@ def mark_checkpoint(args: Any, state: Any) -> None:
         write_text(folder / CHECKPOINT_FILE, to_json({"runs": [run.ledger.run_id for run in watching(state)]}))
 
 
-def finish_run(run: MonitoredRun, step: int, status: str) -> None:
+def finish_run(run: MonitoredRun, step: int) -> None:
     """Ends a run in order: last snapshot, feature cards, summary, report."""
-    run.finish(step, lambda: _summary(run, status))
+    run.finish(step, lambda: _summary(run, "finished"))
 
 
 def abandon_run(run: MonitoredRun, status: str, error: str | None = None) -> None:
