@@ -66,6 +66,10 @@ class ProbeReader:
         by_prompt = parameters.row_size(longest + positions) if parameters else 0
         return max(1, int(self.memory_gib * 2**30 // (4 * (per_prompt + 3 * by_prompt))))
 
+    def vectors(self, parameters: TrainedParameters) -> int:
+        """Flat vectors over `parameters` that a quarter of the budget holds in float32, ≥ 1."""
+        return max(1, int(self.memory_gib * 2**30 / 4) // (4 * parameters.size))
+
     def _chunks(
         self, prompts: Sequence[PromptTokens], parameters: TrainedParameters | None = None
     ) -> Iterator[list[int]]:

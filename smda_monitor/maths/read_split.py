@@ -117,6 +117,16 @@ def read_split(
     return _assembled(taken, by_step[:-1], ends, handed_on, own_push)
 
 
+def read_pushes(taken: TakenStep, gradients: ColumnGradients, columns: int) -> Float64[Tensor, "n C"]:
+    """⟨δ_i, ∇τ⟩ of every row of one step on C `columns`, whose `gradients` are those at the step's end."""
+    found = torch.zeros(taken.rows.rows, columns, dtype=torch.float64)
+    for _, start, stop, part in taken.step.slabs(SLAB):
+        push = directions(taken.gradient, part, start, stop).push.float()
+        for places, towards in gradients.blocks(start, stop):
+            found[:, places] += (push @ towards.T).double().cpu()
+    return found
+
+
 def _pulls(in_buffer: Sequence[Sequence[float]], scales: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """For every earlier step, what its rows are multiplied by to give, at either end, what they hold of the momentum of
     all steps: Σ_j (1 − α_j)·weight_j·scale_j and Σ_j α_j·weight_j·scale_j, α_j at the middle of step j.
