@@ -18,9 +18,9 @@ from .errors import ConfigError, describe
 from .instruments.answer_tap import AnswerTap
 from .instruments.assemble import Instruments
 from .instruments.causal import inner_causal
-from .instruments.chat import PromptTokens, generation_prompt, own_prompt
+from .instruments.chat import generation_prompt
 from .instruments.optimizer_step import read_step, unknown_step
-from .instruments.own_prompts import read_own_prompts
+from .instruments.own_prompts import prompts_of, read_own_prompts
 from .instruments.parameters import trained_parameters
 from .instruments.plan_pass import measure_plan, plan_gradients
 from .instruments.products import fast_products
@@ -67,7 +67,6 @@ class DataAudit:
         self._ids, self._lines = row_ids, lines
         self.parameters = trained_parameters(training.model)
         self._opening = generation_prompt(instruments.bench.tokenizer)
-        self._like = instruments.tokens([0])[0]
         self._columns = leading_features(instruments.policy, instruments.bench.config.account.watched_features)
         plan = instruments.plan
         self._watched = WatchedShifts.of(instruments.frame, plan.rows, plan.weights, self._columns)
@@ -128,7 +127,7 @@ class DataAudit:
         gradient = self.parameters.gradient()
         clipped = clip_factor(facts[0].gradient_norm, self._training.max_norm) * gradient
         optimizer, instruments = self._training.optimizer, self.instruments
-        prompt, own = self._own_prompt(row), unread(1, len(instruments.policy.feature_ids))
+        own, prompt = unread(1, len(instruments.policy.feature_ids)), list(prompts_of(instruments, [row]).values())
         with rehearsal(optimizer, self._training.model, self.parameters) as take:
             take(clipped)
             after = measure_plan(instruments, 0)
@@ -217,8 +216,3 @@ class DataAudit:
             kept = kept_type(self.instruments.reader, self._watched, self.parameters)
             if kept is not None and self._columns:
                 self._watched_gradients = FlatGradients.joined(self._watched_parts(), kept)
-
-    def _own_prompt(self, row: CapturedRow) -> list[PromptTokens]:
-        """The row's own prompt; none where it has none, or none is to be read."""
-        prompt = own_prompt(row.ids, row.first_label, self._like, self._opening)
-        return [prompt] if prompt and self.instruments.bench.config.probes.own_prompts else []

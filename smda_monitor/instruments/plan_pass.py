@@ -1,8 +1,9 @@
-"""The probes on the model as it is: those of the step plan, without or with gradients, or the whole set."""
+"""Probes on the model as it is: those of the step plan, without or with gradients, or any whole set."""
 
 from __future__ import annotations
 
 from ..maths.probe_gradients import ProbeGradients
+from ..records.probes import ProbeSet
 from ..records.snapshot import Snapshot
 from .assemble import Instruments
 from .measurement import Measurement
@@ -24,11 +25,11 @@ def plan_gradients(
     return _snapshot(instruments, step, measured), found
 
 
-def measure_whole(instruments: Instruments, step: int) -> Snapshot:
-    """Every probe of the set, without a graph; training is not disturbed (`quiet`)."""
-    probes, reader = instruments.bench.probes, instruments.reader
+def measure_set(instruments: Instruments, probes: ProbeSet, step: int) -> Snapshot:
+    """All of `probes`, without a graph; training is not disturbed (`quiet`)."""
+    reader = instruments.reader
     with quiet(reader.model):
-        measured = reader.measure(instruments.tokens(list(range(len(probes)))))
+        measured = reader.measure([instruments.bench.encode(probe.prompt) for probe in probes])
     return reader.snapshot(step, probes.ids, measured)
 
 
