@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..records.account import WatchedBy
 from ..records.policy import SymbolicPolicy
+from .coefficients import effects
 from .pathways import PolicyFrame
 
 
@@ -72,9 +73,9 @@ class WatchedShifts:
 
 
 def leading_features(policy: SymbolicPolicy, count: int) -> list[int]:
-    """Columns of the `count` features with the largest |w_k|·std(X_k) over the fit set, largest first: those that the
-    policy's predictions depend on most. None whose product is 0."""
-    return _largest(policy.coef.double().abs() * policy.X.double().std(dim=0, correction=0), count)
+    """Columns of the `count` features with the largest `coefficients.effects`, largest first: those that the policy's
+    predictions depend on most. None whose effect is 0."""
+    return _largest(effects(policy), count)
 
 
 def drifting_features(
