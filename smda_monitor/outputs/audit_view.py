@@ -104,8 +104,8 @@ def _judged_at(folder: Path, lines: Sequence[int]) -> list[RowAudit]:
 
 def _replayed(folder: Path) -> list[tuple[RowAudit, RowAudit]]:
     exact = list(read_judged(folder / "checked"))
-    cheap = {one.line: one for one in _judged_at(folder / "judged", [one.line for one in exact])}
-    return [(cheap[one.line], one) for one in exact if one.line in cheap]
+    estimates = {one.line: one for one in _judged_at(folder / "judged", [one.line for one in exact])}
+    return [(estimates[one.line], one) for one in exact if one.line in estimates]
 
 
 def _curation(folder: Path) -> Curation | None:

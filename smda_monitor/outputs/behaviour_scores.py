@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
 
 from .files import write_atomic
 from .text import number, plain
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from .wide_console import wide_console
 
 LEADING = 10
 """Rows printed for each behaviour."""
 NAMES = ("line", "row_id", "row_hash")
 """What a row is known by, before its scores."""
-WIDTH = 120
-"""Columns where there is no terminal to ask."""
 
 
 def column_name(behaviour: str) -> str:
@@ -40,17 +38,12 @@ def write_behaviour_scores(path: Path, audits: Mapping[str, Path]) -> None:
     write_atomic(path, lambda temporary: pq.write_table(ordered, temporary, compression="zstd"))
 
 
-def print_behaviours(path: Path, behaviours: Sequence[str], console: Console | None = None) -> None:
+def print_behaviours(path: Path, behaviours: Sequence[str]) -> None:
     """The rows that lead for each of the `behaviours`, with their scores for all of them, from what
     `write_behaviour_scores` wrote to `path`."""
     import pyarrow.parquet as pq
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=WIDTH)
+    console = wide_console()
     scores = pq.read_table(path)
     for behaviour in behaviours:
         table = Table(title=Text(f"Leading rows by score for {plain(behaviour, 40)}"), title_justify="left")
