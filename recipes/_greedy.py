@@ -18,7 +18,7 @@ def spoken_openings(model: Any, tokenizer: Any, probes: ProbeSet) -> list[str]:
     return greedy_openings(model, tokenizer, chat_texts(tokenizer, [p.prompt for p in probes]), TOKENS)
 
 
-def agreement(mass: torch.Tensor, said: list[str], probes: ProbeSet) -> str:
+def against_reading(mass: torch.Tensor, said: list[str], probes: ProbeSet) -> str:
     """How the mass reading agrees with what was said: accuracy at log-odds 0, AUROC, and refusals said by kind."""
     from sklearn.metrics import roc_auc_score
 

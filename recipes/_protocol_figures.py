@@ -12,7 +12,7 @@ import torch
 from _pairs import HARMFUL, HARMLESS
 from numpy.typing import NDArray
 
-from smda_monitor.maths.agreement import agreement
+from smda_monitor.maths.agreement import spearman
 from smda_monitor.maths.curation import curate_by_median
 from smda_monitor.outputs.row_audit_tables import judged_columns
 
@@ -92,11 +92,9 @@ def compared(ours: Judged, theirs: Judged) -> dict[str, Any]:
     """How two audits of the same rows agree: ``spearman`` of each score, and of the rows that the median rule removes
     how many are removed by ``both`` and by ``either``."""
     assert ours.ids == theirs.ids
-    spearman = {
-        name: agreement(ours.scores[name].tolist(), theirs.scores[name].tolist())["spearman"] for name in SCORES
-    }
+    ranked = {name: spearman(ours.scores[name].tolist(), theirs.scores[name].tolist()) for name in SCORES}
     one, other = misaligned(ours), misaligned(theirs)
-    return {"spearman": spearman, "both": int((one & other).sum()), "either": int((one | other).sum())}
+    return {"spearman": ranked, "both": int((one & other).sum()), "either": int((one | other).sum())}
 
 
 def table_rows(found: Mapping[str, Any]) -> list[list[str]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from _cards import SHIPPED, header, table
-from _greedy import agreement, spoken_openings
+from _greedy import against_reading, spoken_openings
 
 from smda_monitor.instruments.adapters import bind_adapter
 from smda_monitor.instruments.behaviour import resolve_behaviour
@@ -110,7 +110,7 @@ def main() -> None:
     bind_adapter(args.out, base)
     heldout = read_probes("shipped", "heldout")
     spoken = spoken_openings(model, tokenizer, heldout)
-    write_card(args, before, after, agreement(after, spoken, heldout))
+    write_card(args, before, after, against_reading(after, spoken, heldout))
 
 
 def save(model: Any, folder: Path) -> None:

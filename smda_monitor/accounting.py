@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .audit import Auditor
@@ -22,9 +21,9 @@ from .instruments.heap import hold_heap, release_heap
 from .instruments.optimizer_step import step_was_skipped
 from .instruments.own_prompts import OwnPrompts, read_own_prompts
 from .instruments.parameters import trained_parameters
+from .instruments.plan_pass import measure_plan, plan_gradients
 from .instruments.products import fast_products
 from .instruments.quiet import quiet
-from .instruments.replay import measure_plan
 from .instruments.row_capture import RowCapture
 from .instruments.row_identity import RowNames
 from .maths.account import (
@@ -40,7 +39,7 @@ from .maths.by_kind import readings_by_kind
 from .maths.pathways import output_shift
 from .maths.probe_gradients import ProbeGradients
 from .maths.read_split import End, SplitReading, read_split
-from .maths.replay_reading import replay_reading
+from .maths.replay_reading import pushed_y, replay_reading
 from .maths.rulers import read_by
 from .open_step import OpenStep, open_step
 from .pace import AccountSeconds, Pace
@@ -219,7 +218,7 @@ class Accountant:
             push = reading.push.part(here)
             delta_y = plan.targets.delta_y(push.columns, after.saturation)
             if one.replays:
-                delta_y = torch.stack([after.y - without.y for without in one.replays.without])
+                delta_y = pushed_y(one.replays.without, after)
             entries += row_entries(
                 one.number,
                 one.facts,
@@ -235,11 +234,7 @@ class Accountant:
 
     def _probe(self, step: int) -> tuple[Snapshot, ProbeGradients | None]:
         """The step plan's probes; with gradients where the optimizer's map is known."""
-        plan, reader = self.instruments.plan, self.instruments.reader
-        with quiet(reader.model):
+        with quiet(self.instruments.reader.model):
             if self.method == "replay":
                 return measure_plan(self.instruments, step), None
-            prompts = self.instruments.tokens(plan.chosen)
-            targets = plan.targets
-            measured, found = reader.gradients(prompts, targets.cotangent_X, targets.coef, self.parameters)
-        return reader.snapshot(step, [plan.probes.ids[i] for i in plan.chosen], measured), found
+            return plan_gradients(self.instruments, self.parameters, step)

@@ -36,7 +36,7 @@ def compare_groups(folder: Path, labels: Mapping[int, str], wanted_on: WantedOn 
         named=bool(labels),
         features=rows.features,
         contrasts=feature_contrasts(rows.features, rows.coef, rows.shift_X, rows.shift_Y, harmful),
-        kinds=kind_interference(rows.coef, rows.shift_X + rows.shift_Y, rows.intended, rows.unintended, kinds),
+        kinds=kind_interference(rows.coef, rows.shift_X, rows.shift_Y, rows.intended, rows.unintended, kinds),
     )
     write_row_kinds(folder, found)
     return summarise(found)

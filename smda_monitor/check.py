@@ -8,7 +8,7 @@ from pathlib import Path
 from .instruments.assemble import Instruments, assemble, open_bench
 from .instruments.config_file import load_config
 from .instruments.embedded import load_model
-from .instruments.quiet import quiet
+from .instruments.plan_pass import measure_set
 from .maths.by_kind import readings_by_kind
 from .outputs.check_report import CheckFindings, print_findings
 from .outputs.json_file import check_json_file, write_json_file
@@ -27,17 +27,10 @@ def run_check(config_path: str | Path, json_file: str | Path | None = None) -> i
     model, tokenizer = load_model(config.model.name, config.model.adapter, config.model.dtype)
     check_run_folder(config.outputs.folder, config.outputs.exists)
     instruments = assemble(open_bench(config, model, tokenizer))
-    findings = _findings(instruments, _measure(instruments))
+    findings = _findings(instruments, measure_set(instruments, instruments.bench.probes, 0))
     print_findings(findings)
     write_json_file(json_file, asdict(findings))
     return 0
-
-
-def _measure(instruments: Instruments) -> Snapshot:
-    probes = instruments.bench.probes
-    with quiet(instruments.reader.model):
-        measured = instruments.reader.measure(instruments.tokens(list(range(len(probes)))))
-    return instruments.reader.snapshot(0, probes.ids, measured)
 
 
 def _findings(instruments: Instruments, snapshot: Snapshot) -> CheckFindings:

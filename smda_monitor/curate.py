@@ -8,21 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from .errors import ConfigError, describe
 from .instruments.row_choice import named_rows
 from .instruments.row_files import originals, read_rows
 from .instruments.row_store import TrainingRows
-from .maths.curation import curate_by_median, curate_by_score, opposed, over_usual, ranks
+from .maths.curation import Division, divide
 from .outputs.curation_files import check_curation_folder, write_curation
 from .outputs.curation_reasons import reasons
 from .outputs.curation_report import print_curation
 from .outputs.finished_audit import FinishedAudit, left_out_reasons, read_audit, read_figures
 from .outputs.json_file import check_json_file, write_json_file
 from .outputs.report import renew_report_with
-from .records.curation import BUCKETS, Bucket, CurationRule, MedianCut, RowFigures, RowVerdict, ScoreCut
+from .records.curation import Bucket, CurationRule, RowFigures, RowVerdict
 
 RATE = 0.10
 """False-discovery rate where none is asked for."""
@@ -58,15 +55,16 @@ def run_curate(request: CurateRequest) -> int:
     folder = request.out or request.run / FOLDER
     check_curation_folder(folder)
     figures = read_figures(audit)
-    verdicts, cut = _judged(figures, request, behaviour_of(audit))
+    division = divide(figures, request.rule, request.fdr)
+    verdicts = _verdicts(figures, division, audit.config["behaviour"]["name"])
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".rows-", suffix=".tmp", dir=folder) as aside:
         rows = audited_rows(audit, [one.row_id for one in figures], Path(aside))
-        head = {"rule": request.rule, "audit": audit.identity, "data": audit.data, **asdict(cut)}
+        head = {"rule": request.rule, "audit": audit.identity, "data": audit.data, **asdict(division.cut)}
         content = write_curation(folder, _lines(rows, verdicts, left_out_reasons(audit)), head)
     write_json_file(request.json, content)
     removed = [one for one in figures if verdicts[one.row_id].bucket == "remove"]
-    print_curation(folder, content["rows"], cut, sorted(removed, key=lambda one: -one.score))
+    print_curation(folder, content["rows"], division.cut, removed)
     renew_report_with(audit.folder, FOLDER, folder)
     return 0
 
@@ -74,39 +72,19 @@ def run_curate(request: CurateRequest) -> int:
 def audited_rows(audit: FinishedAudit, ids: list[str], folder: Path) -> TrainingRows:
     """The rows that were audited, read again into `folder`. Raises `ConfigError` where they are other rows now."""
     read = read_rows(audit.data, folder, split=audit.split)
-    rows = named_rows(read, set(ids), "not judged by the audit")
+    rows = named_rows(read, set(ids))
     if rows.data._fingerprint != audit.rows:
         remedy = "restore the data, or run `smda audit` on them as they are now"
         raise ConfigError(describe(f"data {audit.data}", "other rows than were audited", "the same rows", remedy))
     return rows
 
 
-def behaviour_of(audit: FinishedAudit) -> str:
-    """The name of the audit's behaviour."""
-    return str(audit.config["behaviour"]["name"])
-
-
-def _judged(
-    figures: list[RowFigures], request: CurateRequest, behaviour: str
-) -> tuple[dict[str, RowVerdict], ScoreCut | MedianCut]:
-    """The verdict on every row by its id, and where the lines were drawn."""
-    score, expected = _column(figures, "score"), _column(figures, "expected")
-    excess, _ = over_usual(score, expected)
-    cut: ScoreCut | MedianCut
-    if request.rule == "median":
-        remove, review, cut = curate_by_median(_column(figures, "S"), expected)
-    else:
-        against = opposed(expected, _column(figures, "own_push"), _column(figures, "answer_reading"))
-        remove, review, cut = curate_by_score(excess, against, _column(figures, "interference"), request.fdr)
-    places, scored = ranks(excess), int((~excess.isnan()).sum())
-    keep, check, drop = BUCKETS
-    verdicts = {}
-    for i, row in enumerate(figures):
-        bucket: Bucket = drop if remove[i] else check if review[i] else keep
-        verdicts[row.row_id] = RowVerdict(
-            bucket, reasons(row, bucket, cut, float(excess[i]), places[i], scored, behaviour)
-        )
-    return verdicts, cut
+def _verdicts(figures: list[RowFigures], division: Division, behaviour: str) -> dict[str, RowVerdict]:
+    """The verdict on every row, by its id."""
+    return {
+        row.row_id: RowVerdict(bucket, reasons(row, bucket, division.cut, excess, rank, division.scored, behaviour))
+        for row, bucket, excess, rank in zip(figures, division.buckets, division.excess, division.ranks, strict=True)
+    }
 
 
 def _lines(
@@ -118,7 +96,3 @@ def _lines(
         else:
             why = left_out.get(line, "for a reason that is not listed")
             yield "review", None, line, raw, (f"The audit did not judge this row: {why}.",)
-
-
-def _column(figures: list[RowFigures], name: str) -> Tensor:
-    return torch.tensor([getattr(one, name) for one in figures], dtype=torch.float64)

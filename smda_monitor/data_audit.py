@@ -18,20 +18,22 @@ from .errors import ConfigError, describe
 from .instruments.answer_tap import AnswerTap
 from .instruments.assemble import Instruments
 from .instruments.causal import inner_causal
-from .instruments.chat import PromptTokens, generation_prompt, own_prompt
+from .instruments.chat import generation_prompt
 from .instruments.optimizer_step import read_step, unknown_step
-from .instruments.own_prompts import read_own_prompts
+from .instruments.own_prompts import prompts_of, read_own_prompts
 from .instruments.parameters import trained_parameters
+from .instruments.plan_pass import measure_plan, plan_gradients
 from .instruments.products import fast_products
 from .instruments.rehearsal import rehearsal
-from .instruments.replay import measure_plan, replay
+from .instruments.replay import replay
 from .instruments.row_capture import CapturedRow, RowCapture
 from .instruments.watched_gradients import kept_type, watched_gradients
 from .maths.account import OwnReading, PolicyShift, RowFacts, policy_shift, row_entries, unread
-from .maths.lone_row import read_alone, row_norms
+from .maths.lone_row import read_alone, read_parts_alone, row_norms
 from .maths.pathways import output_shift
 from .maths.probe_gradients import FlatGradients, FurtherColumns, ProbeGradients
 from .maths.read_split import Read
+from .maths.replay_reading import pushed_y, read_measured
 from .maths.row_gradients import RowGradients
 from .maths.row_watched import watched_effects
 from .maths.rulers import read_by
@@ -65,7 +67,6 @@ class DataAudit:
         self._ids, self._lines = row_ids, lines
         self.parameters = trained_parameters(training.model)
         self._opening = generation_prompt(instruments.bench.tokenizer)
-        self._like = instruments.tokens([0])[0]
         self._columns = leading_features(instruments.policy, instruments.bench.config.account.watched_features)
         plan = instruments.plan
         self._watched = WatchedShifts.of(instruments.frame, plan.rows, plan.weights, self._columns)
@@ -103,19 +104,15 @@ class DataAudit:
             )
             through_features = found[:, count:] if kept else self._read_watched(gradients, factors, step)
         own.reading.push[:] = pushes
-        columns = found[:, :count]
-        push = Read(columns @ weights.T, columns)
-        delta_y = plan.targets.delta_y(columns, self._without.saturation)
+        push = Read.of(found[:, :count], weights)
+        delta_y = plan.targets.delta_y(push.columns, self._without.saturation)
         return self._judged(chosen, facts, push, delta_y, through_features, own.reading, answers)
 
     def _read_watched(self, rows: RowGradients, factors: Sequence[float], step: WholeStep) -> Tensor:
         """(n, K) ΔW_X of the watched features, on gradients that are taken for these rows alone."""
-        found = [torch.zeros(rows.rows, 0, dtype=torch.float64)]
         with rehearsal(self._training.optimizer, self._training.model, self.parameters) as take:
             take(torch.zeros(self.parameters.size))
-            for part in self._watched_parts():
-                found.append(read_alone(rows, factors, step, part, part.count)[0])
-        return torch.cat(found, dim=1)
+            return read_parts_alone(rows, factors, step, self._watched_parts())
 
     def _watched_parts(self) -> Iterator[FlatGradients]:
         instruments = self.instruments
@@ -130,20 +127,18 @@ class DataAudit:
         gradient = self.parameters.gradient()
         clipped = clip_factor(facts[0].gradient_norm, self._training.max_norm) * gradient
         optimizer, instruments = self._training.optimizer, self.instruments
+        own, prompt = unread(1, len(instruments.policy.feature_ids)), list(prompts_of(instruments, [row]).values())
         with rehearsal(optimizer, self._training.model, self.parameters) as take:
             take(clipped)
             after = measure_plan(instruments, 0)
-            with_row = self._own(row)
-        own = unread(1, len(instruments.policy.feature_ids))
+            with_row = instruments.reader.measure(prompt) if prompt else None
         if with_row is not None:
             with rehearsal(optimizer, self._training.model, self.parameters) as take:
                 take(torch.zeros_like(gradient))
-                alone = self._own(row)
-            assert alone is not None
-            own = replace(alone, push=with_row.push - alone.push)
-        plan, targets = instruments.plan, instruments.plan.targets
-        push = Read(targets.measure(self._without, after)[None], targets.measure_columns(self._without, after)[None])
-        delta_y = (after.y - self._without.y)[None]
+                alone = instruments.reader.measure(prompt)
+            own = OwnReading.of(alone.readings, with_row.readings, alone.X, instruments.expected(alone))
+        plan = instruments.plan
+        push, delta_y = read_measured(plan.targets, [(self._without, after)]), pushed_y([self._without], after)
         shift = policy_shift(instruments.policy, instruments.frame, plan.rows, plan.weights, self._without, after)
         through_features = shift.figures[1:2, self._columns]
         (found,) = self._judged([number], facts, push, delta_y, through_features, own, answers, shift)
@@ -211,27 +206,13 @@ class DataAudit:
         """The probes where a step on no gradient ends; once. ``.grad`` must be that of a row."""
         if self._without is not None:
             return
-        instruments, plan = self.instruments, self.instruments.plan
         nothing = torch.zeros(self.parameters.size)
         if not with_gradients:
-            self._without, _ = replay(self._training.optimizer, instruments, self.parameters, nothing, 0)
+            self._without, _ = replay(self._training.optimizer, self.instruments, self.parameters, nothing, 0)
             return
         with rehearsal(self._training.optimizer, self._training.model, self.parameters) as take:
             take(nothing)
-            targets = plan.targets
-            measured, self._gradients = instruments.reader.gradients(
-                instruments.tokens(plan.chosen), targets.cotangent_X, targets.coef, self.parameters
-            )
-            kept = kept_type(instruments.reader, self._watched, self.parameters)
+            self._without, self._gradients = plan_gradients(self.instruments, self.parameters, 0)
+            kept = kept_type(self.instruments.reader, self._watched, self.parameters)
             if kept is not None and self._columns:
                 self._watched_gradients = FlatGradients.joined(self._watched_parts(), kept)
-        self._without = instruments.reader.snapshot(0, [plan.probes.ids[i] for i in plan.chosen], measured)
-
-    def _own(self, row: CapturedRow) -> OwnReading | None:
-        """The row on its own prompt; its contrast in the place of the push."""
-        prompt: PromptTokens | None = own_prompt(row.ids, row.first_label, self._like, self._opening)
-        if prompt is None or not self.instruments.bench.config.probes.own_prompts:
-            return None
-        measured = self.instruments.reader.measure([prompt])
-        expected = self.instruments.expected(measured)
-        return OwnReading(measured.readings.contrast, measured.readings.mass, measured.X.double(), expected)

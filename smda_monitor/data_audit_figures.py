@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .maths.agreement import agreement
 from .maths.controls import auroc_controls, auroc_controls_by_kind
-from .maths.score import scores
+from .maths.score import score_figures, scores
 from .outputs.row_audit_tables import SCORED, judged_columns, judged_parts, write_scores
 from .records.training_row import PlantedRow
 
@@ -33,8 +33,7 @@ def audit_figures(folder: Path, with_answers: bool, planted: Sequence[PlantedRow
     write_scores(folder / "scores.parquet", judged, found)
     return {
         "rows": judged.num_rows,
-        "scored": int(found.isfinite().sum()),
-        "unintended": float(_column(judged, "unintended").mean()),
+        **score_figures(found, _column(judged, "unintended")),
         "gradient_vs_replay": _closeness(folder, judged),
         "auroc_controls": auroc_controls(found, [one for one in planted if one.behaviour in (None, behaviour)]),
         "auroc_controls_by_kind": auroc_controls_by_kind(found, planted),

@@ -37,6 +37,7 @@ from .instruments.row_choice import fitting, token_count, without_probes
 from .instruments.row_files import read_rows
 from .instruments.row_labels import row_labels
 from .instruments.row_store import TrainingRows
+from .maths.portions import portions, spacing
 from .outputs.audit_folder import KIND, begin_audit
 from .outputs.audit_report import LEADING, print_audit
 from .outputs.files import to_json, write_text
@@ -91,10 +92,10 @@ def run_audit(request: AuditRequest, ranks: Ranks | None = None) -> int:
         config = _configured(request)
         training, instruments, rows = _set_up(request, config, ranks)
         settings = config.data_audit
-        portions = [range(first, min(first + PORTION, len(rows))) for first in range(0, len(rows), PORTION)]
-        _judge(_audit(training, instruments, rows, settings.method), portions, request.out / "judged", ranks)
+        parts = portions(len(rows), PORTION)
+        _judge(_audit(training, instruments, rows, settings.method), parts, request.out / "judged", ranks)
         if settings.method == "gradient" and settings.check:
-            sample = [range(i, i + 1) for i in range(0, len(rows), max(1, -(-len(rows) // settings.check)))]
+            sample = [range(i, i + 1) for i in range(0, len(rows), spacing(len(rows), settings.check))]
             _judge(_audit(training, instruments, rows, "replay"), sample, request.out / "checked", ranks)
         ranks.meet("judged")
         if ranks.first:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from .instruments.assemble import Instruments, assemble, open_bench
 from .instruments.config_file import load_config
 from .instruments.embedded import load_model
 from .instruments.feature_cards import CARDS, feature_card
+from .instruments.plan_pass import measure_set
 from .instruments.probe_files import read_probes
-from .instruments.quiet import quiet
+from .maths.by_kind import are_harmful
 from .maths.coefficients import ranked_coefficients
 from .maths.gaps import category_gaps
 from .maths.policy_fidelity import heldout_fidelity
@@ -21,8 +20,6 @@ from .outputs.findings_folder import check_findings_folder, write_findings
 from .outputs.policy_report import print_policy
 from .outputs.report import write_report
 from .records.policy_findings import PolicyFindings
-from .records.probes import ProbeSet
-from .records.snapshot import Snapshot
 
 
 def run_policy(config_path: str | Path, folder: str | Path, json_file: str | Path | None = None) -> int:
@@ -46,7 +43,7 @@ def _findings(instruments: Instruments) -> PolicyFindings:
     bench, policy = instruments.bench, instruments.policy
     config, behaviour = bench.config, bench.reader.behaviour
     heldout = read_probes(config.probes.heldout, "heldout")
-    probes, judged = (_measured(instruments, prompts) for prompts in (bench.probes, heldout))
+    probes, judged = (measure_set(instruments, prompts, 0) for prompts in (bench.probes, heldout))
     scale = _scale(instruments)
     fidelity = heldout_fidelity(policy, judged.X, judged.y, scale.threshold, config.seed)
     gaps = category_gaps(policy, bench.probes, probes.X, probes.y, scale, config.seed, config.behaviour.wanted_on)
@@ -72,18 +69,11 @@ def _findings(instruments: Instruments) -> PolicyFindings:
     )
 
 
-def _measured(instruments: Instruments, prompts: ProbeSet) -> Snapshot:
-    reader = instruments.reader
-    with quiet(reader.model):
-        measured = reader.measure([instruments.bench.encode(prompt.prompt) for prompt in prompts])
-    return reader.snapshot(0, prompts.ids, measured)
-
-
 def _scale(instruments: Instruments) -> Scale:
     """From those prompts of the policy's fit set whose kind is known: a loaded policy may have been fitted on prompts
     that the configuration does not name; the probes are always known."""
     bench, policy = instruments.bench, instruments.policy
-    kinds = {p.id: p.kind for p in (*read_probes(bench.config.probes.fit, "fit"), *bench.probes)}
-    rows = [i for i, name in enumerate(policy.fit_ids) if name in kinds]
-    harmful = torch.tensor([kinds[policy.fit_ids[i]] == "harmful" for i in rows])
+    known = {p.id: p for p in (*read_probes(bench.config.probes.fit, "fit"), *bench.probes)}
+    rows = [i for i, name in enumerate(policy.fit_ids) if name in known]
+    harmful = are_harmful(known[policy.fit_ids[i]] for i in rows)
     return Scale.of(bench.reader.behaviour.reading, policy.y[rows].double(), harmful)

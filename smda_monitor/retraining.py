@@ -17,7 +17,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .errors import ConfigError, MeasurementError, describe
@@ -32,8 +31,9 @@ from .instruments.read_behaviour import check_reading, read_behaviour
 from .instruments.row_choice import probe_rows
 from .instruments.row_store import TrainingRows
 from .instruments.start_weights import StartWeights
+from .maths.by_kind import are_harmful
 from .maths.threshold import Scale
-from .maths.training_order import training_order
+from .maths.training_order import rows_left, training_order
 from .records.config import MonitorConfig
 from .records.probes import ProbeSet
 from .records.proof import Arm, ArmRun
@@ -80,8 +80,7 @@ class Retraining:
             return 0.0
         probes = read_probes(self.config.probes.file, "probes")
         self._start.put_back()
-        harmful = torch.tensor([one.kind == "harmful" for one in probes])
-        return Scale.of(self._behaviour.reading, self._read(self._encoded(probes)), harmful).threshold
+        return Scale.of(self._behaviour.reading, self._read(self._encoded(probes)), are_harmful(probes)).threshold
 
     def run(self, arm: Arm, advance: Callable[[int], None]) -> ArmRun:
         """Trains without the rows of `arm` and measures; `advance` hears of every step.
@@ -124,7 +123,7 @@ class Retraining:
             chosen = training_order(len(self._prepared), arm.left_out, arm.seed, self.steps * self._batch)
             arguments["train_sampling_strategy"] = "sequential"  # the rows are shuffled already
         else:
-            chosen = sorted(set(range(len(self._prepared))) - set(arm.left_out))
+            chosen = rows_left(len(self._prepared), arm.left_out)
         training = self.config.training.model_copy(update={"arguments": arguments, "lora": None})
         rows = self._prepared.select(chosen)
         trainer = open_trainer(training, self._model, self._tokenizer, rows, self._folder, [_heard(advance)])
@@ -139,7 +138,7 @@ class Retraining:
     def _read(self, prompts: list[Any]) -> Tensor:
         with fast_pass(next(self._model.parameters()).device):
             found = read_behaviour(self._model, self._behaviour, prompts, self._tokenizer.pad_token_id)
-        return found.mass if self._behaviour.reading == "mass" else found.log_probability
+        return found.y(self._behaviour.reading)
 
     def _encoded(self, prompts: ProbeSet) -> list[Any]:
         return [prompt_tokens(self._tokenizer, one.prompt, "last_prompt_token") for one in prompts]

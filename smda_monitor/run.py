@@ -13,7 +13,7 @@ from .accounting import Accountant
 from .audit import Auditor
 from .instruments.assemble import Instruments
 from .instruments.feature_cards import feature_cards
-from .instruments.quiet import quiet
+from .instruments.plan_pass import measure_set
 from .instruments.row_identity import RowNames, new_texts
 from .maths.alerts import threshold_alerts
 from .maths.by_kind import readings_by_kind
@@ -58,7 +58,7 @@ class MonitoredRun:
         self.alerts: list[Alert] = []
         self._texts: set[str] = set()
         self._resumed = first is not None
-        self.first = self.last = first or self._whole(step)
+        self.first = self.last = first or measure_set(instruments, bench.probes, step)
         self.accountant.start = instruments.plan.part(self.first)
 
     def open(self, sinks: SinkGroup, ledger: Ledger, past: Past) -> None:
@@ -143,7 +143,7 @@ class MonitoredRun:
         with self.pace.working():
             try:
                 self.account(more=False)
-                self.last = self._whole(step)
+                self.last = measure_set(self.instruments, self.instruments.bench.probes, step)
                 self.sinks.snapshot(self.last)
                 drift = self.last.X.double() - self.first.X.double()
                 self.ledger.feature_cards(feature_cards(self.instruments, self.last, drift, self._tokenizer))
@@ -159,12 +159,6 @@ class MonitoredRun:
     def _choose_probes(self) -> None:
         self.accountant.choose_probes(self.first)
         self.instruments = self.accountant.instruments
-
-    def _whole(self, step: int) -> Snapshot:
-        probes, reader = self.instruments.bench.probes, self.instruments.reader
-        with quiet(self.model):
-            measured = reader.measure(self.instruments.tokens(list(range(len(probes)))))
-        return reader.snapshot(step, probes.ids, measured)
 
     def _alerts(self) -> list[Alert]:
         start, _ = readings_by_kind(self.accountant.start, self.instruments.bench.probes)

@@ -102,9 +102,9 @@ def mark_checkpoint(args: Any, state: Any) -> None:
         write_text(folder / CHECKPOINT_FILE, to_json({"runs": [run.ledger.run_id for run in watching(state)]}))
 
 
-def finish_run(run: MonitoredRun, step: int, status: str) -> None:
+def finish_run(run: MonitoredRun, step: int) -> None:
     """Ends a run in order: last snapshot, feature cards, summary, report."""
-    run.finish(step, lambda: _summary(run, status))
+    run.finish(step, lambda: _summary(run, "finished"))
 
 
 def abandon_run(run: MonitoredRun, status: str, error: str | None = None) -> None:
@@ -154,7 +154,7 @@ def _manifest(instruments: Instruments, args: Any) -> dict[str, Any]:
         "fingerprints": {"model": bench.fingerprints.model, **_fixed(bench)},
         "behaviour": {"openings": bench.reader.behaviour.texts, "left_out": bench.reader.behaviour.left_out},
         "hookpoint": bench.reader.hook,
-        "measured_probes": [bench.probes.ids[i] for i in instruments.plan.chosen],
+        "measured_probes": instruments.plan.probe_ids,
         "training": {
             "learning_rate": args.learning_rate,
             "batch_size": args.per_device_train_batch_size,

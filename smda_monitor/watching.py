@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from .instruments.assemble import Instruments
@@ -59,20 +58,19 @@ class Watcher:
         plan, policy = self.instruments.plan, self.instruments.policy
         watched = WatchedShifts.of(self.instruments.frame, plan.rows, plan.weights, self.columns)
         through_features, by = self._through_features(last, watched, after)
-        both = torch.stack([through_features, watched.through_output(delta_y)], dim=2).tolist()
+        pathways = through_features.tolist(), watched.through_output(delta_y).tolist()
         ids = [policy.feature_ids[k] for k in self.columns]
-        earlier = len(rows) - len(both)
+        earlier = len(rows) - len(through_features)
         split = [
-            replace(row, watched={feature: (x, y) for feature, (x, y) in zip(ids, pushes, strict=True)})
-            for row, pushes in zip(rows[earlier:], both, strict=True)
+            replace(row, watched={feature: (x, y) for feature, x, y in zip(ids, on_X, on_Y, strict=True)})
+            for row, on_X, on_Y in zip(rows[earlier:], *pathways, strict=True)
         ]
         return (*rows[:earlier], *split), by
 
     def _through_features(self, last: OpenStep, watched: WatchedShifts, after: Snapshot) -> tuple[Tensor, WatchedBy]:
         if last.taken is None:
             assert last.replays is not None
-            moved = [after.X.double() - without.X.double() for without in last.replays.without]
-            return torch.stack([watched.through_features(X, range(len(X))) for X in moved]), "replay"
+            return watched.by_replay(after.X, (without.X for without in last.replays.without)), "replay"
         asked = self._config.watched_by
         by = cheaper_way(len(last.rows), watched.count) if asked == "auto" else asked
         pushes = pushes_by_backward if by == "backward" else pushes_by_replay

@@ -25,6 +25,7 @@ from smda_monitor.maths.account import (
 )
 from smda_monitor.maths.pathways import PolicyFrame, exact_refit, feature_shift, output_shift
 from smda_monitor.maths.read_split import Read, SplitReading
+from smda_monitor.maths.readings import Readings
 from smda_monitor.maths.score import scores
 from smda_monitor.records.account import READINGS, FeatureShift, PastShare, RowEntry, TargetBalance
 from smda_monitor.records.policy import SymbolicPolicy
@@ -66,6 +67,18 @@ def policy(coef: Tensor) -> SymbolicPolicy:
     d = len(coef)
     made = make_policy(torch.rand(6, d, generator=torch.Generator().manual_seed(0)), t(*range(6)), True)
     return replace(made, coef=coef, intercept=0.5, feature_ids=tuple(100 - 7 * k for k in range(d)))
+
+
+def test_a_replayed_row_pushes_its_own_prompt_by_what_it_gains() -> None:
+    def read(contrast: Tensor, mass: Tensor) -> Readings:
+        return Readings(torch.zeros(2, 3).double(), -mass.exp(), mass, contrast)
+
+    X = torch.rand(2, 4)
+    found = OwnReading.of(read(t(1, -2), t(0.5, 3)), read(t(1.5, -5), t(9, 9)), X, t(1, -1))
+    assert found.push.tolist() == [0.5, -3.0]
+    assert found.mass.tolist() == [0.5, 3.0], "before the row's step"
+    assert torch.equal(found.X, X.double())
+    assert found.expected.tolist() == [1.0, -1.0]
 
 
 def test_balances_by_hand() -> None:

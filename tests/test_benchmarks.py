@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from _growth import Growth
 from _leave_one_out import leave_one_out, undone
 from _replay import Replayer
 from _settings import Settings, knows, monitor_config, supported
+from _show import number
 from _slices import DenseRows, slices
 
 from smda_monitor.instruments.config_file import load_config
+from smda_monitor.outputs.files import to_json
 
 KINDS = ("harmful", "lookalike", "benign")
 TARGETS = ("S_X", "S_Y", *(f"mass.{k}" for k in KINDS), *(f"contrast.{k}" for k in KINDS))
@@ -202,8 +205,9 @@ def test_nothing_above_the_noise_gives_no_figure_and_json_null() -> None:
     found.add("S_X", _figures([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], 1.0))
     judged = found.judged()["S_X"]
     assert (judged.rows, judged.left_out) == (0, 3)
-    assert judged.by_method["push"].spearman is None
-    assert judged.by_method["push"].worst is None
+    push = json.loads(to_json(asdict(judged)))["by_method"]["push"]
+    assert push == {"spearman": None, "relative_error": None, "worst": None}
+    assert number(judged.by_method["push"].worst) == "–"
 
 
 def test_settings_that_the_monitor_does_not_know_are_not_written(tmp_path: Path) -> None:

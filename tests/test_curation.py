@@ -18,12 +18,14 @@ from smda_monitor.maths.curation import (
     bulk,
     curate_by_median,
     curate_by_score,
+    divide,
     flag_rates,
     mirrored_rate,
     opposed,
     over_usual,
     ranks,
 )
+from smda_monitor.records.curation import MedianCut, RowFigures, ScoreCut
 
 
 def t(*values: float) -> Tensor:
@@ -165,6 +167,34 @@ def test_with_one_sort_of_rows_the_median_rule_removes_nothing() -> None:
     remove, review, cut = curate_by_median(t(1, 2, 3), t(0.2, 0.3, 0.4))
     assert not bool(remove.any() | review.any())
     assert isnan(cut.harmless)
+
+
+def row(i: int, score: float, expected: float, push: float = 0.0, S: float = 0.0) -> RowFigures:
+    return RowFigures(f"row-{i}", i, score, S, 0.0, push, nan, expected, 0.5, -1, False)
+
+
+def test_rows_are_divided_by_their_scores() -> None:
+    """Forty rows whose scores lie along −e², four above it that push the wrong way, one above that does not, one
+    without a score."""
+    bulk_rows = [row(i, -(e**2) + 0.01 * (i % 7), e, e) for i, e in enumerate(0.2 + 0.02 * k for k in range(40))]
+    high = [row(40 + k, 3.0 + k, 0.5, -0.1) for k in range(4)]
+    found = divide([*bulk_rows, *high, row(44, 9.0, 0.5, 0.1), row(45, nan, nan, nan)], "score", 0.1)
+    assert found.buckets == ("keep",) * 40 + ("remove",) * 4 + ("review",) * 2
+    assert found.ranks[40:] == (5, 4, 3, 2, 1, 0)
+    assert (found.scored, sorted(found.ranks)[0]) == (45, 0)
+    above = [*bulk_rows, *high, row(44, 9.0, 0.5)]
+    _, slope = over_usual(t(*(one.score for one in above)), t(*(one.expected for one in above)))
+    assert found.excess[40] == pytest.approx(3.0 - slope * 0.25)
+    assert isnan(found.excess[45])
+    assert isinstance(found.cut, ScoreCut)
+    assert (found.cut.rate, found.cut.looser_rate) == (0.1, 0.2)
+
+
+def test_rows_are_divided_by_the_papers_medians() -> None:
+    sorts = [(0.5, 1.0), (0.5, 4.0), (0.5, -2.0), (-0.5, 3.0), (-0.5, -1.0), (-0.5, 2.0), (nan, 9.0)]
+    found = divide([row(i, 0.0, expected, S=S) for i, (expected, S) in enumerate(sorts)], "median", 7.0)
+    assert found.buckets == ("remove", "keep", "remove", "remove", "keep", "remove", "review")
+    assert found.cut == MedianCut(1.0, 2.0)
 
 
 def test_ranks() -> None:

@@ -18,8 +18,8 @@ from synthetic_run import TARGETS, make_audit
 
 from smda_monitor.instruments.assemble import assemble, open_bench
 from smda_monitor.instruments.config_file import load_config
+from smda_monitor.instruments.plan_pass import measure_plan
 from smda_monitor.instruments.quiet import quiet
-from smda_monitor.instruments.replay import measure_plan
 from smda_monitor.maths.fidelity import RANKED, fidelity, noise_floor, pooled_fidelity
 
 nan, inf = math.nan, math.inf

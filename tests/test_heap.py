@@ -9,14 +9,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from smda_monitor.instruments.heap import OWN_SETTINGS
+from smda_monitor.instruments.heap import OWN_SETTINGS, kept_apart, zeros_apart
 
 MIB = 1 << 20
 PROGRAM = """
 import json, re
 from pathlib import Path
-from smda_monitor.instruments.heap import hold_heap, mapped_apart, release_heap
+from smda_monitor.instruments.heap import hold_heap, kept_apart, release_heap, zeros_apart
 
 def resident():
     return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) << 10
@@ -31,18 +32,20 @@ def used_and_freed():
 plain = used_and_freed()
 held = hold_heap()
 kept = used_and_freed()
-before = resident()
-with mapped_apart():
-    large = bytearray(b"1") * (640 << 20)
-    del large
-apart = resident() - before
+before = resident()  # with 256 MiB of it free in the heap
+large = zeros_apart(64 << 18).add_(1.0)
+copy = kept_apart(large.bfloat16())
+apart = resident() - before, float(large.sum() + copy.sum())
+del large, copy
+left = resident() - before
 hold_heap()
 if held:
     release_heap()
 still = used_and_freed()
 if held:
     release_heap()
-print(json.dumps({"held": held, "plain": plain, "kept": kept, "after": resident(), "apart": apart, "still": still}))
+found = {"held": held, "plain": plain, "kept": kept, "still": still, "apart": apart, "left": left}
+print(json.dumps({**found, "after": resident()}))
 """
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
@@ -67,7 +70,10 @@ def test_what_is_freed_stays_until_it_is_released() -> None:
     assert still_peak - still_freed < 8 * MIB, "for another run it is held on"
     assert kept_peak - found["after"] > 200 * MIB  # type: ignore[operator]
     assert kept_peak < plain_peak + 16 * MIB, "the peak is the same"
-    assert found["apart"] < 8 * MIB, "what is mapped apart goes back at once"  # type: ignore[operator]
+    apart, sums = found["apart"]  # type: ignore[misc]
+    assert sums == 2 * (64 << 18)
+    assert apart > 90 * MIB, "not in the heap, where there would be room"
+    assert found["left"] < 8 * MIB, "what lies apart goes back at once"  # type: ignore[operator]
 
 
 @glibc
@@ -95,3 +101,10 @@ def test_inside_it_is_held_and_afterwards_not() -> None:
     (held,) = found
     assert held == (platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in OWN_SETTINGS))
     assert not heap._held
+
+
+def test_what_is_kept_stays_where_it_is_while_no_heap_is_held() -> None:
+    kept = torch.ones(1 << 19)
+    assert kept_apart(kept) is kept
+    assert zeros_apart(2, 3, device=torch.device("meta")).device.type == "meta"
+    assert zeros_apart(2, 3).eq(0).all()

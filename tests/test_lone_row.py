@@ -11,8 +11,8 @@ from torch import Tensor
 
 from smda_monitor.instruments.optimizer_step import read_step
 from smda_monitor.instruments.parameters import TrainedParameters, trained_parameters
-from smda_monitor.maths.lone_row import read_alone, row_norms
-from smda_monitor.maths.probe_gradients import ChunkedRows
+from smda_monitor.maths.lone_row import read_alone, read_parts_alone, row_norms
+from smda_monitor.maths.probe_gradients import ChunkedRows, FlatGradients
 from smda_monitor.maths.row_gradients import RowGradients
 from smda_monitor.maths.step_map import clip_factor
 
@@ -87,3 +87,14 @@ def test_a_row_alone_is_torchs_step_with_it_less_torchs_step_on_zero(
     assert bool(on_own[[0, 2, 4]].isnan().all())
     unclipped = torch.stack([moved(optimizer, parameters, row) - nothing for row in rows]) @ columns.double().T
     assert (max_norm == 0) == torch.allclose(found, unclipped, rtol=1e-3), "clipping bites where it is on"
+
+
+def test_columns_that_come_in_parts_are_read_as_those_that_lie_together() -> None:
+    optimizer, parameters = bench(torch.optim.AdamW, lr=0.05)
+    step, generator = read_step(optimizer, parameters), torch.Generator().manual_seed(1)
+    rows = RowGradients.of(torch.randn(N, parameters.size, generator=generator, dtype=torch.float64))
+    columns, factors = torch.randn(C, parameters.size, generator=generator), [1.0, 0.5, 1.0, 0.1, 1.0]
+    whole, _ = read_alone(rows, factors, step, FlatGradients(columns), C)
+    parts = read_parts_alone(rows, factors, step, (FlatGradients(part) for part in columns.split([3, 1, 3])))
+    assert torch.allclose(parts, whole, rtol=1e-5, atol=float(whole.abs().max()) * 1e-6)
+    assert read_parts_alone(rows, factors, step, []).shape == (N, 0)

@@ -21,7 +21,6 @@ from smda_monitor.maths.pathways import (
     exact_refit,
     feature_shift,
     output_shift,
-    pair_score,
     remainder,
     score_cotangent_X,
     score_cotangent_y,
@@ -126,8 +125,8 @@ def test_equal_to_the_dense_reference(shape: tuple[int, int], intercept: bool, w
     assert relative(frame.w, reference.w) < 1e-10
     assert relative(W_X, residual + explained) < 1e-10
     assert relative(W_Y, output) < 1e-10
-    assert pair_score(W_X, frame.w) == pytest.approx(float((residual + explained) @ reference.w), rel=1e-10)
-    assert pair_score(W_Y, frame.w) == pytest.approx(float(output @ reference.w), rel=1e-10)
+    assert float(W_X @ frame.w) == pytest.approx(float((residual + explained) @ reference.w), rel=1e-10)
+    assert float(W_Y @ frame.w) == pytest.approx(float(output @ reference.w), rel=1e-10)
     assert relative(alignment(W_Y, frame.w), output * reference.w) < 1e-10
     # Not vacuous: without either term, with its sign turned, or with the other pathway's, the comparison fails.
     for wrong in (residual, explained, residual - explained, residual + explained + output):
@@ -148,8 +147,8 @@ def test_scores_by_cotangent_equal_scores_by_shift(shape: tuple[int, int], inter
     for w in (weights, None):
         by_X = float((score_cotangent_X(frame, rows, w) * delta_X).sum())
         by_y = float(score_cotangent_y(frame, rows, w) @ delta_y)
-        assert by_X == pytest.approx(pair_score(feature_shift(frame, rows, delta_X, w), frame.w), rel=1e-10)
-        assert by_y == pytest.approx(pair_score(output_shift(frame, rows, delta_y, w), frame.w), rel=1e-10)
+        assert by_X == pytest.approx(float(feature_shift(frame, rows, delta_X, w) @ frame.w), rel=1e-10)
+        assert by_y == pytest.approx(float(output_shift(frame, rows, delta_y, w) @ frame.w), rel=1e-10)
         assert min(abs(by_X), abs(by_y)) > 1e-3, "not a comparison of zeros"
 
 
@@ -223,7 +222,7 @@ def test_constructed_truth_by_hand() -> None:
     assert float(frame.w) == pytest.approx(0.7)
     assert float(output_shift(frame, rows, one)) == pytest.approx(2 / 10)
     assert float(feature_shift(frame, rows, one[:, None])) == pytest.approx((1.6 - 2 * 0.7) / 10)
-    assert pair_score(output_shift(frame, rows, one), frame.w) == pytest.approx(0.14)
+    assert float(output_shift(frame, rows, one) @ frame.w) == pytest.approx(0.14)
     assert float(exact_refit(policy, rows, one[:, None], one)) == pytest.approx((1 + 3 * 4) / 15 - 0.7)
 
 

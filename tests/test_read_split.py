@@ -18,7 +18,7 @@ from smda_monitor.instruments.optimizer_step import read_step
 from smda_monitor.maths.adam import AdamStep
 from smda_monitor.maths.past import PastStep, remember
 from smda_monitor.maths.probe_gradients import ChunkedRows
-from smda_monitor.maths.read_split import End, SplitReading, read_split
+from smda_monitor.maths.read_split import End, Read, SplitReading, read_pushes, read_split
 from smda_monitor.maths.row_gradients import RowGradients
 from smda_monitor.maths.split import SLAB, Directions, TakenStep, directions
 from smda_monitor.maths.step_map import WholeStep, clip_factor
@@ -35,6 +35,14 @@ def random(*shape: int, seed: int) -> Tensor:
 def end(on_targets: Tensor) -> End:
     """The end at which the targets' gradients are `on_targets` (K, p), each a column of its own."""
     return End(Fixed(on_targets.float()), torch.eye(len(on_targets), dtype=torch.float64))
+
+
+def test_targets_are_weighted_sums_of_columns() -> None:
+    columns, weights = random(2, C, seed=1), random(K, C, seed=2)
+    found = Read.of(columns, weights)
+    assert torch.equal(found.columns, columns)
+    by_hand = [[sum(weights[k, c] * row[c] for c in range(C)) for k in range(K)] for row in columns]
+    assert torch.allclose(found.targets, torch.tensor(by_hand, dtype=torch.float64), rtol=1e-12)
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,15 @@ def whole(one: TakenStep) -> Directions:
     found = [directions(one.gradient, part, start, stop) for _, start, stop, part in one.step.slabs(P)]
     names = ("shares", "push", "history", "decay", "momentum_scale")
     return Directions(*(torch.cat([getattr(f, name) for f in found], dim=-1) for name in names))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_pushes_alone_are_those_of_the_whole_reading_at_the_steps_end(name: str) -> None:
+    run = take(1, OPTIMIZERS[name], max_norm=0.5)
+    found = read_pushes(run.steps[0], Fixed(b.float()), K)
+    truth = (run.thetas[-1] - run.without[-1]) @ b.T
+    assert torch.allclose(found, truth, rtol=1e-4, atol=1e-5 * float(truth.abs().max()))
+    assert torch.allclose(found, read_split(run.steps, [], (end(A[0, :K]), end(b))).push.targets, **SINGLE)
 
 
 # shares

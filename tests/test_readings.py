@@ -101,6 +101,14 @@ def test_without_opposite_the_contrast_is_unknown_and_the_rest_is_not() -> None:
     assert bool(found.mass.isfinite().all())
 
 
+def test_y_is_the_reading_that_the_policy_names() -> None:
+    tree = build_tree(BEHAVIOUR, OPPOSITE)
+    found = read_openings(random_logits(tree), tree)
+    assert torch.equal(found.y("mass"), found.mass)
+    assert torch.equal(found.y("log_probability"), found.log_probability)
+    assert not torch.equal(found.mass, found.log_probability)
+
+
 @settings(max_examples=40, deadline=None)
 @given(prefix_free_sets(), st.integers(0, 10**6))
 def test_tree_and_leaving_are_everything(sets: tuple[Sequences, Sequences], seed: int) -> None:

@@ -173,14 +173,14 @@ def test_conversations_stay_whole_where_all_rows_are_conversations(tmp_path: Pat
         {"id": "7", "line": 1, "messages": CHAT},
         {"id": "row-2", "line": 2, "messages": [system, *CHAT]},
     ]
-    assert (rows.form, rows.brought_over) == ("messages", 0)
+    assert rows.form == "messages"
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_of_mixed_rows_a_conversations_last_message_is_the_answer(tmp_path: Path, order: tuple[int, ...]) -> None:
     given: list[Any] = [{"id": "c", "messages": CHAT}, TEXTS[0], {"id": "d", "messages": CHAT[:2]}]
     rows = read(tmp_path, [given[i] for i in order])
-    assert (rows.form, rows.brought_over) == ("prompt-completion", 2)
+    assert rows.form == "prompt-completion"
     by_id = {row["id"]: row for row in rows.data}
     assert [row["id"] for row in rows.data] == [given[i]["id"] for i in order]
     assert (by_id["c"]["prompt"], by_id["c"]["completion"]) == (CHAT[:-1], CHAT[-1:])

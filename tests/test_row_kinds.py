@@ -128,7 +128,7 @@ def test_a_column_sums_to_the_mean_interference_of_its_rows(n: int, seed: int) -
     shift[0] = 0.0  # a row that moves nothing
     kinds = ["ab"[i % 2] for i in range(n)]
     unintended = torch.rand(n, generator=generator) < 0.3
-    found = kind_interference(COEF, shift, intended, unintended, kinds)
+    found = kind_interference(COEF, 0.3 * shift, 0.7 * shift, intended, unintended, kinds)
     assert sorted(one.kind for one in found) == sorted(set(kinds))
     for one in found:
         rows = [i for i in range(n) if kinds[i] == one.kind]
@@ -143,7 +143,9 @@ def test_a_matrix_by_hand() -> None:
     """|ΔW_k w_k| of two rows of one kind: (1, 2, 1, 0) with features 0 and 3 intended, (0, 0, 0, 4) with none."""
     shift = torch.tensor([[2.0, 1.0, -1.0, 0.0], [0.0, 0.0, 0.0, 16.0]], dtype=torch.float64)
     intended = torch.tensor([[True, False, False, True], [False] * 4])
-    (found,) = kind_interference(COEF, shift, intended, torch.tensor([True, True]), ["k", "k"])
+    (found,) = kind_interference(
+        COEF, shift - 1, torch.ones_like(shift), intended, torch.tensor([True, True]), ["k", "k"]
+    )
     assert found.by_feature == pytest.approx((0.0, 0.25, 0.125, 0.5))
     assert (found.interference, found.unintended, found.rows) == (pytest.approx(0.875), 1.0, 2)
 
@@ -151,9 +153,8 @@ def test_a_matrix_by_hand() -> None:
 def test_rare_kinds_are_one() -> None:
     kinds = [f"kind-{i}" for i in range(NAMED_KINDS) for _ in range(2)] + ["rare-1", "rare-2", "rare-3"]
     n = len(kinds)
-    found = kind_interference(
-        COEF, shifts(n, 8), torch.zeros(n, K, dtype=torch.bool), torch.zeros(n, dtype=torch.bool), kinds
-    )
+    shift, none = shifts(n, 8), torch.zeros(n, K, dtype=torch.bool)
+    found = kind_interference(COEF, shift, shift, none, none[:, 0], kinds)
     assert len(found) == NAMED_KINDS + 1
     assert [one.rows for one in found if one.kind == OTHER] == [3]
     assert sum(one.rows for one in found) == n

@@ -27,8 +27,6 @@ def test_labels_by_line_of_the_rows_that_are_kept(tmp_path: Path) -> None:
     )
     rows = read_rows(tmp_path / "rows.jsonl", tmp_path / "kept")
     assert row_labels(rows) == {2: "plain", 4: "odd", 8: "4"}
-    assert row_labels(rows, "prompt") == {2: "a", 3: "c", 4: "e", 5: "g", 8: "a"}
-    assert row_labels(rows, "sort") == {}
 
 
 def test_a_table_with_and_without_the_column(tmp_path: Path) -> None:

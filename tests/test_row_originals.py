@@ -59,14 +59,14 @@ def test_named_rows_are_those_that_other_reasons_left_whatever_the_way(tmp_path:
     """Their fingerprint is one of contents: that of an audit's rows is found again from their ids alone."""
     rows = read(tmp_path, ROWS)
     audited = fitting(fitting(rows, lambda row: 9 * (row["id"] == "a"), 5), lambda row: 9 * (row["id"] == "d"), 5)
-    again = named_rows(read(tmp_path, ROWS), {"b", "e"}, "not judged")
+    again = named_rows(read(tmp_path, ROWS), {"b", "e"})
     assert again.data["id"] == audited.data["id"] == ["b", "e"]
     assert again.data._fingerprint == audited.data._fingerprint
-    assert [one.reason for one in again.omitted()][1:] == ["not judged", "not judged"]
-    other = named_rows(read(tmp_path, [*ROWS[:4], {**ROWS[4], "response": "Me."}]), {"b", "e"}, "not judged")
+    assert [one.reason for one in again.omitted()][1:] == ["not judged by the audit"] * 2
+    other = named_rows(read(tmp_path, [*ROWS[:4], {**ROWS[4], "response": "Me."}]), {"b", "e"})
     assert other.data._fingerprint != audited.data._fingerprint
     whole = read(tmp_path, ROWS)
-    assert named_rows(whole, set(whole.data["id"]), "not judged") is whole
+    assert named_rows(whole, set(whole.data["id"])) is whole
 
 
 def test_planted_rows_name_a_control_beside_their_kind(tmp_path: Path) -> None:

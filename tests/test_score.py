@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from smda_monitor.maths.score import against, expectation, scores
+from smda_monitor.maths.score import against, expectation, score_figures, scores
 
 
 def t(*values: float) -> Tensor:
@@ -28,6 +28,12 @@ def test_by_hand() -> None:
     taught = scores(push, expected, t(-0.9, 0.8, 0.5, -0.1))
     assert taught.tolist() == pytest.approx([0.8 * (0.9 + 0.2), 0.9 * (0.8 + 0.1), 0.0, -0.5 * (-0.1 + 0.2)])
     assert against(t(-0.4, 0.2, 3.0, 0.1), expected).tolist() == [True, True, False, False]
+
+
+def test_figures_of_scores_by_hand() -> None:
+    found = score_figures(t(0.5, nan, -2.0, nan, 0.0), t(1, 0, 0, 1, 0))
+    assert found == {"scored": 3, "unintended": pytest.approx(2 / 5)}
+    assert isinstance(found["scored"], int), "a count in JSON is a whole number"
 
 
 @pytest.mark.parametrize(

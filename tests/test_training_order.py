@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smda_monitor.errors import ConfigError
-from smda_monitor.maths.training_order import training_order
+from smda_monitor.maths.training_order import rows_left, training_order
 
 
 @settings(max_examples=60, deadline=None)
@@ -38,5 +38,7 @@ def test_seeds_and_passes_differ() -> None:
 
 
 def test_no_row_left_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no row left"):
-        training_order(2, (0, 1), 0, 5)
+    assert rows_left(5, (3, 0)) == [1, 2, 4]
+    for order in (lambda: training_order(2, (0, 1), 0, 5), lambda: rows_left(2, (1, 0))):
+        with pytest.raises(ConfigError, match="no row left"):
+            order()

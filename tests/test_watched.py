@@ -37,6 +37,17 @@ def test_both_pathways_are_the_whole_shifts_columns(intercept: bool, shape: tupl
     assert torch.allclose(some, through_features[1:])
 
 
+def test_replays_give_the_whole_shift_of_each_row() -> None:
+    policy, rows, delta_X, _, weights = example((14, 9), True)
+    frame = PolicyFrame.of(policy)
+    after = policy.X[rows].double() + delta_X
+    without = [after - scale * delta_X.roll(k, 0) for k, scale in enumerate((1.0, -0.5, 0.0))]
+    found = WatchedShifts.of(frame, rows, weights, WATCHED).by_replay(after, iter(without))
+    truth = [feature_shift(frame, rows, after - one, weights)[WATCHED] for one in without]
+    assert torch.allclose(found, torch.stack(truth), rtol=1e-8, atol=1e-10)
+    assert float(found[1].abs().max()) > 1e-3
+
+
 @pytest.mark.parametrize("intercept", [True, False])
 def test_the_score_is_the_weighted_sum_of_all_features(intercept: bool) -> None:
     policy, rows, delta_X, _, weights = example((14, 9), intercept)

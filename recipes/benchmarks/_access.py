@@ -11,6 +11,7 @@ import torch
 from _slices import Rows
 from torch import Tensor
 
+from smda_monitor.instruments.plan_pass import measure_plan
 from smda_monitor.instruments.quiet import quiet
 from smda_monitor.run import MonitoredRun
 
@@ -66,9 +67,5 @@ def other_products() -> Iterator[None]:
 
 def measure_targets(run: MonitoredRun) -> Tensor:
     """(K,) the targets at the present weights less those at the run's start, by a pass without a graph; float64."""
-    instruments = run.instruments
-    reader, chosen = instruments.reader, instruments.plan.chosen
     with quiet(run.model):
-        measured = reader.measure(instruments.tokens(chosen))
-    ids = [instruments.bench.probes.ids[i] for i in chosen]
-    return instruments.plan.targets.measure(run.accountant.start, reader.snapshot(0, ids, measured))
+        return run.instruments.plan.targets.measure(run.accountant.start, measure_plan(run.instruments, 0))

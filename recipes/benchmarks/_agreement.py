@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import mean, median
+from statistics import mean
 
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
+
+from smda_monitor.maths.agreement import median, relative_errors, spearman
 
 FLOOR = 3.0
 """An effect counts from this many times the root mean square of what rounding alone makes."""
-FEWEST = 3
-"""Rows of a step that have a rank correlation, at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +34,12 @@ class StepFigures:
 class Agreement:
     """One method on one target, over all steps."""
 
-    spearman: float | None
-    """Rank correlation with the exact effects, averaged over steps; None where no step has enough rows."""
-    relative_error: float | None
-    """Median of |estimate − exact| / |exact|; None where no row is above the noise."""
-    worst: float | None
-    """The largest of them."""
+    spearman: float
+    """Rank correlation with the exact effects, averaged over steps; NaN where no step has enough rows."""
+    relative_error: float
+    """Median of |estimate − exact| / |exact|; NaN where no row is above the noise."""
+    worst: float
+    """The largest of them; NaN where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +99,7 @@ def judge(steps: Sequence[StepFigures]) -> TargetFigures:
 
 
 def _agreement(pairs: Sequence[tuple[Tensor, Tensor]]) -> Agreement:
-    errors = torch.cat([(estimate - truth).abs() / truth.abs() for estimate, truth in pairs])
-    ranks = [rank for estimate, truth in pairs if (rank := _spearman(estimate, truth)) is not None]
-    return Agreement(
-        mean(ranks) if ranks else None,
-        float(errors.quantile(0.5)) if len(errors) else None,
-        float(errors.max()) if len(errors) else None,
-    )
-
-
-def _spearman(estimate: Tensor, truth: Tensor) -> float | None:
-    """None for fewer than `FEWEST` rows, or where one side is constant and has no ranks."""
-    if len(truth) < FEWEST or float(estimate.std()) == 0 or float(truth.std()) == 0:
-        return None
-    found = float(spearmanr(estimate.numpy(), truth.numpy()).statistic)
-    return found if math.isfinite(found) else None
+    by_step = [(estimate.tolist(), truth.tolist()) for estimate, truth in pairs]
+    ranks = [rank for step in by_step if not math.isnan(rank := spearman(*step))]
+    errors = [error for step in by_step for error in relative_errors(*step)]
+    return Agreement(mean(ranks) if ranks else math.nan, median(errors), max(errors, default=math.nan))

@@ -9,8 +9,8 @@ WIDTH = 160
 
 
 def number(value: float | None, form: str = ".3g") -> str:
-    """`value` in the format `form`; a dash for no value."""
-    return "–" if value is None else format(value, form)
+    """`value` in the format `form`; a dash for None and NaN."""
+    return "–" if value is None or value != value else format(value, form)
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> None:

@@ -26,7 +26,8 @@ from _tiny import tiny_config, tiny_model, tiny_tokenizer
 
 from smda_monitor.data_audit_run import AuditRequest, run_audit
 from smda_monitor.errors import SMDAError
-from smda_monitor.outputs.files import read_json, to_json, write_text
+from smda_monitor.outputs.files import read_json
+from smda_monitor.outputs.json_file import check_json_file, write_json_file
 
 MILLION = 1_000_000
 TOPICS = ("a river", "the market", "old maps", "bread", "a bicycle", "the harbour", "tea", "a violin")
@@ -122,14 +123,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(set(args.rows)) < 2 or min(args.rows) < 1:
         parser.error("--rows: give at least two different sizes")
     try:
+        check_json_file(args.json)
         costs = measure(args)
+        million = costs[-1].at(MILLION, costs[-2])
+        report(costs, million)
+        write_json_file(args.json, _figures(costs, million, args))
     except (SMDAError, RuntimeError) as error:
         print(f"audit_memory: {error}", file=sys.stderr)
         return 2
-    million = costs[-1].at(MILLION, costs[-2])
-    report(costs, million)
-    if args.json:
-        write_text(args.json, to_json(_figures(costs, million, args), indent=1))
     return 0
 
 

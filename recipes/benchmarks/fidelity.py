@@ -13,7 +13,6 @@ square of the differences.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from _settings import Settings
 from _show import number, show
 
 from smda_monitor.errors import PrerequisiteError, SMDAError
+from smda_monitor.outputs.json_file import check_json_file, write_json_file
 
 LEARNING_RATE = {"lora": 1e-3, "full": 2e-5}
 CLIPPING = {"off": 0.0, "idle": 1e3, "biting": 0.1}
@@ -57,7 +57,7 @@ def replayed(bed: Bed, part: str, max_grad_norm: float, args: argparse.Namespace
 
 
 def as_json(figures: dict[str, TargetFigures]) -> dict[str, Any]:
-    """The part's figures under the names of its targets; null where there is none."""
+    """The part's figures under the names of its targets."""
 
     def both(found: Agreement) -> dict[str, Any]:
         return {"spearman": found.spearman, "relative_error": found.relative_error}
@@ -137,14 +137,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = ("lora", "full") if args.part == "both" else (args.part,)
     with tempfile.TemporaryDirectory(prefix="smda-fidelity-") as temporary:
         try:
+            check_json_file(args.json)
             bed = make_bed(args.model, args.folder or Path(temporary), args.seed)
             found = {part: run_part(bed, part, args) for part in parts}
+            settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder")}
+            write_json_file(args.json, {**found, "settings": settings})
         except SMDAError as error:
             print(f"fidelity: {error}", file=sys.stderr)
             return 2
-    settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder")}
-    if args.json:
-        args.json.write_text(json.dumps({**found, "settings": settings}, indent=1) + "\n", encoding="utf-8")
     return 0 if any(found.values()) else 2
 
 

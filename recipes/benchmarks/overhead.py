@@ -32,6 +32,7 @@ from _settings import Settings
 from _show import number, show
 
 from smda_monitor.errors import SMDAError
+from smda_monitor.outputs.json_file import check_json_file, write_json_file
 
 MEMORY = ("plain", "plain_held", "capture", "interval_1", "interval_8", "interval_8_own_prompt", "history")
 """What gets a process of its own."""
@@ -162,13 +163,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args.rounds = args.rounds or (1 if args.quick else 2)
     with tempfile.TemporaryDirectory(prefix="smda-overhead-") as temporary:
         try:
+            check_json_file(args.json)
             found = measure(make_bed(args.model, args.folder or Path(temporary), args.seed), args)
+            settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder", "one")}
+            write_json_file(args.json, {**found, "settings": settings})
         except SMDAError as error:
             print(f"overhead: {error}", file=sys.stderr)
             return 2
-    settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder", "one")}
-    if args.json:
-        args.json.write_text(json.dumps({**found, "settings": settings}, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

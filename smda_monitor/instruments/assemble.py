@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PrerequisiteError
+from ..maths.by_kind import are_harmful
 from ..maths.pathways import PolicyFrame
 from ..maths.rulers import fit_ruler, opinion, read_by
 from ..maths.score import expectation
@@ -159,8 +160,8 @@ def assemble(bench: Bench, policy: SymbolicPolicy | None = None) -> Instruments:
     ids = torch.tensor(policy.feature_ids, device=bench.reader.feature_ids.device)
     plan = plan_step(bench.probes, policy, frame, bench.config.probes.per_step, bench.config.seed)
     # The probe set's rows come first in the policy's X.
-    harmful = torch.tensor([p.kind == "harmful" for p in bench.probes])
-    return Instruments(bench, policy, frame, opinion(policy, harmful), replace(bench.reader, feature_ids=ids), plan)
+    own = opinion(policy, are_harmful(bench.probes))
+    return Instruments(bench, policy, frame, own, replace(bench.reader, feature_ids=ids), plan)
 
 
 def _configured_policy(bench: Bench) -> SymbolicPolicy:

@@ -4,17 +4,21 @@ glibc returns the free end of its heap, and every block of more than 32 MiB (a b
 Training gets them again at every step; what lies free for the seconds of a probe pass comes back slower still, and the
 forward after it takes up to a half longer. So while a run is monitored on a CPU freed memory stays in the process,
 where the next step finds it. A process then holds its peak until the run ends, and the peak is higher by some percent,
-since blocks of unlike sizes share one heap. What the monitor keeps from step to step is mapped apart all the same: in
-the heap it would split the free space into holes that are too small for the trainer's large blocks.
+since blocks of unlike sizes share one heap. What the monitor keeps from step to step lies apart all the same: in the
+heap it would split the free space into holes that are too small for the trainer's large blocks.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+import torch
+from torch import Tensor
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 """The numbers by which glibc's `mallopt` knows them (malloc.h)."""
@@ -24,6 +28,9 @@ RELEASED = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 
 """Where glibc itself starts, or moves to as a process frees large blocks; bytes, and a number of blocks."""
 OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 """Environment variables by which a user sets them: then nothing is changed."""
+
+LARGE = 1 << 20
+"""Bytes from which a tensor is worth memory of its own."""
 
 _held = 0
 """For how many runs this process holds its heap; there is one heap for all of it."""
@@ -65,15 +72,21 @@ def heap_held() -> Iterator[None]:
             release_heap()
 
 
-@contextmanager
-def mapped_apart() -> Iterator[None]:
-    """For making what is kept from step to step: inside, large blocks are mapped apart although the heap is held."""
-    if not _held:
-        yield
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(M_MMAP_MAX, RELEASED[M_MMAP_MAX])
-    try:
-        yield
-    finally:
-        libc.mallopt(M_MMAP_MAX, HELD[M_MMAP_MAX])
+def zeros_apart(*shape: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Zeros for what is kept from step to step: while the heap is held, large ones on the CPU lie outside it, in memory
+    that the system gets back with the tensor. glibc itself would look for room in the heap first."""
+    size = torch.Size(shape).numel() * dtype.itemsize
+    if not _held or size < LARGE or (device is not None and device.type != "cpu"):
+        return torch.zeros(*shape, device=device, dtype=dtype)
+    memory = mmap.mmap(-1, size)  # anonymous, so it is zero
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
+def kept_apart(tensor: Tensor) -> Tensor:
+    """The same numbers where `zeros_apart` would put them; `tensor` itself where that is no other place."""
+    if not _held or tensor.nbytes < LARGE or tensor.device.type != "cpu":
+        return tensor
+    return zeros_apart(*tensor.shape, dtype=tensor.dtype).copy_(tensor)

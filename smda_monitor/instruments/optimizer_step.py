@@ -12,7 +12,7 @@ from ..errors import PrerequisiteError, describe
 from ..maths.adam import AdamStep
 from ..maths.sgd import SgdStep
 from ..maths.step_map import NoStep, StepMap, WholeStep
-from .parameters import TrainedParameters
+from .parameters import TrainedParameters, flattened
 
 KNOWN = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
 """Optimizers whose step is known exactly. A subclass may do anything in its step and is none of them."""
@@ -78,9 +78,9 @@ def _part(optimizer: Any, weights: Sequence[Tensor]) -> StepMap:
 
     def joined(name: str) -> Tensor:
         pairs = zip(states, weights, strict=True)
-        return _flat([s[name] if s.get(name) is not None else torch.zeros_like(w) for s, w in pairs])
+        return flattened([s[name] if s.get(name) is not None else torch.zeros_like(w) for s, w in pairs])
 
-    theta, maximize = _flat(weights), bool(group["maximize"])
+    theta, maximize = flattened(weights), bool(group["maximize"])
     lr, decay = float(group["lr"]), float(group["weight_decay"])
     if type(optimizer) is torch.optim.SGD:
         kept = group["momentum"] != 0 and all(s.get("momentum_buffer") is not None for s in states)
@@ -109,7 +109,3 @@ def _part(optimizer: Any, weights: Sequence[Tensor]) -> StepMap:
         maximize=maximize,
         lr=lr,
     )
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([t.detach().reshape(-1) for t in tensors])

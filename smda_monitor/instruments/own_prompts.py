@@ -11,7 +11,7 @@ from torch import Tensor
 from ..maths.account import OwnReading, unread
 from ..maths.probe_gradients import ChunkedRows
 from .assemble import Instruments
-from .chat import generation_prompt, own_prompt
+from .chat import PromptTokens, generation_prompt, own_prompt
 from .parameters import TrainedParameters
 from .quiet import quiet
 from .row_capture import CapturedRow
@@ -38,15 +38,21 @@ class OwnPrompts:
         return found
 
 
+def prompts_of(instruments: Instruments, rows: Sequence[CapturedRow]) -> dict[int, PromptTokens]:
+    """By its place, the own prompt of each of `rows` that has one; none where ``probes.own_prompts`` is off."""
+    if not instruments.bench.config.probes.own_prompts:
+        return {}
+    like, opening = instruments.tokens([0])[0], generation_prompt(instruments.bench.tokenizer)
+    found = [(i, own_prompt(row.ids, row.first_label, like, opening)) for i, row in enumerate(rows)]
+    return {i: prompt for i, prompt in found if prompt is not None}
+
+
 def read_own_prompts(
     instruments: Instruments, parameters: TrainedParameters, rows: Sequence[CapturedRow]
 ) -> OwnPrompts:
-    """The `rows` on their own prompts; none is read where ``probes.own_prompts`` is off."""
-    own = unread(len(rows), len(instruments.policy.feature_ids))
-    like, opening = instruments.tokens([0])[0], generation_prompt(instruments.bench.tokenizer)
-    found = [(i, own_prompt(row.ids, row.first_label, like, opening)) for i, row in enumerate(rows)]
-    prompts = {i: prompt for i, prompt in found if prompt is not None}
-    if not prompts or not instruments.bench.config.probes.own_prompts:
+    """The `rows` on their own prompts (`prompts_of`)."""
+    own, prompts = unread(len(rows), len(instruments.policy.feature_ids)), prompts_of(instruments, rows)
+    if not prompts:
         return OwnPrompts(own, [], None)
     at = list(prompts)
     with quiet(instruments.reader.model):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import PrerequisiteError, describe
+from .heap import zeros_apart
 
 Kind = Literal["linear", "conv1d", "embedding", "magnitude", "replayed"]
 """How a module's rows are captured: from the factors of its matrix (``conv1d``: stored transposed), of its table,
@@ -101,7 +104,7 @@ class TrainedParameters:
 
     def flatten(self, tensors: list[Tensor]) -> Tensor:
         """(p,) one tensor per parameter as a flat copy in their own type, on their device."""
-        return torch.cat([t.detach().reshape(-1) for t in tensors])
+        return flattened(tensors)
 
     def gradient(self) -> Tensor:
         """(p,) the parameters' ``.grad`` as a flat copy; 0 where there is none."""
@@ -110,6 +113,13 @@ class TrainedParameters:
     def split(self, flat: Tensor) -> list[Tensor]:
         """The parts of a flat (p,) vector as views in the shapes of the weights, in order."""
         return [flat[t.start : t.stop].view(t.parameter.shape) for t in self.tensors]
+
+
+def flattened(tensors: Sequence[Tensor]) -> Tensor:
+    """One after the other, flat, as a copy that may be kept from step to step."""
+    flat = [t.detach().reshape(-1) for t in tensors]
+    kind = reduce(torch.promote_types, (t.dtype for t in flat))
+    return torch.cat(flat, out=zeros_apart(sum(map(len, flat)), device=flat[0].device, dtype=kind))
 
 
 def trained_parameters(model: nn.Module) -> TrainedParameters:

@@ -32,9 +32,14 @@ class StepPlan:
     targets: TargetPlan
     """The targets on them."""
 
+    @property
+    def probe_ids(self) -> list[str]:
+        """Of the measured probes, in order."""
+        return [self.probes.ids[i] for i in self.chosen]
+
     def part(self, snapshot: Snapshot) -> Snapshot:
         """The measured probes of a snapshot of the whole set."""
-        return snapshot.part([self.probes.ids[i] for i in self.chosen])
+        return snapshot.part(self.probe_ids)
 
 
 def plan_step(probes: ProbeSet, policy: SymbolicPolicy, frame: PolicyFrame, per_step: int, seed: int) -> StepPlan:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from ..errors import MeasurementError, describe
-from ..maths.ridge import bootstrap_coef, choose_alpha, fit_ridge, r_squared
+from ..maths.by_kind import are_harmful
+from ..maths.ridge import bootstrap_coef, choose_alpha, fit_ridge, predict, r_squared
 from ..maths.rulers import fit_ruler
 from ..records.config import Preset
 from ..records.policy import Fingerprints, PolicyQuality, SymbolicPolicy
 from ..records.probes import ProbeSet
 from .chat import PromptTokens
-from .measurement import Measurement
 from .probe_reader import ProbeReader
 from .quiet import quiet
 
@@ -59,8 +58,8 @@ def fit_policy(
     with quiet(reader.model):
         measured = reader.measure(prompts.tokens(fit_set))
         judged = reader.measure(prompts.tokens(prompts.heldout)) if len(prompts.heldout) else None
-    X, y = measured.X.double(), _target(reader, measured)
-    harmful = torch.tensor([p.kind == "harmful" for p in fit_set])
+    X, y = measured.X.double(), measured.readings.y(reader.behaviour.reading)
+    harmful = are_harmful(fit_set)
     kept = _kept(X, harmful, feature_contrast)
     if not len(kept):
         found = f"no feature above a contrast of {feature_contrast}"
@@ -84,25 +83,21 @@ def fit_policy(
         fit_ids=fit_set.ids,
         coef_low=low,
         coef_high=high,
-        quality=PolicyQuality(r_squared(y, X @ fit.coef + fit.intercept), float("nan"), float("nan"), 0),
+        quality=PolicyQuality(r_squared(y, predict(fit, X)), float("nan"), float("nan"), 0),
         fingerprints=fingerprints,
         prompts=fit_ruler(measured.hidden.double(), harmful) if two_sorts else None,
     )
     if judged is None:
         return policy
-    held_X, held_y = judged.X.double()[:, kept], _target(reader, judged)
+    held_X, held_y = judged.X.double()[:, kept], judged.readings.y(reader.behaviour.reading)
     constant = y.mean().expand_as(held_y)
     quality = PolicyQuality(
         policy.quality.r2_fit,
-        r_squared(held_y, held_X @ fit.coef + fit.intercept),
+        r_squared(held_y, predict(fit, held_X)),
         r_squared(held_y, constant),
         len(held_y),
     )
     return replace(policy, quality=quality)
-
-
-def _target(reader: ProbeReader, measured: Measurement) -> Tensor:
-    return measured.readings.mass if reader.behaviour.reading == "mass" else measured.readings.log_probability
 
 
 def _kept(X: Tensor, harmful: Tensor, contrast: float) -> Tensor:

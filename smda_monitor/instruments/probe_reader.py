@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..maths.health import dictionary_health
+from ..maths.portions import portions
 from ..maths.probe_gradients import ChunkedRows, ProbeGradients
 from ..maths.readings import Readings
 from ..maths.row_gradients import RowGradients
@@ -25,7 +26,7 @@ from .causal import TreeBatch, inner_causal, node_stage, prompt_stage, readings_
 from .chat import PromptTokens
 from .dictionary import Dictionary
 from .gradient_tap import GradientTap
-from .heap import mapped_apart
+from .heap import kept_apart
 from .hookpoint import ResidualTap
 from .measurement import Measurement, detached, in_order, joined
 from .opening_head import plain_head
@@ -64,6 +65,10 @@ class ProbeReader:
         per_prompt = (longest + positions) * layers * (14 * hidden + 6 * inner) + 8 * positions * config.vocab_size
         by_prompt = parameters.row_size(longest + positions) if parameters else 0
         return max(1, int(self.memory_gib * 2**30 // (4 * (per_prompt + 3 * by_prompt))))
+
+    def vectors(self, parameters: TrainedParameters) -> int:
+        """Flat vectors over `parameters` that a quarter of the budget holds in float32, ≥ 1."""
+        return max(1, int(self.memory_gib * 2**30 / 4) // (4 * parameters.size))
 
     def _chunks(
         self, prompts: Sequence[PromptTokens], parameters: TrainedParameters | None = None
@@ -132,9 +137,8 @@ class ProbeReader:
                 # Where all that trains lies above the hookpoint there is no graph, and nothing moves.
                 for k, scalar in enumerate(scalars if scalars.requires_grad else ()):
                     rows, _ = tap.rows(scalar)
-                    for start in range(0, parameters.size, SLAB):
-                        stop = min(start + SLAB, parameters.size)
-                        found[k, start:stop] += rows.dense(start, stop).sum(0)
+                    for part in portions(parameters.size, SLAB):
+                        found[k, part.start : part.stop] += rows.dense(part.start, part.stop).sum(0)
         assert found is not None, "there are prompts"
         return found
 
@@ -171,7 +175,7 @@ class ProbeReader:
                 for name, scalar in scalars.items():
                     rows = tap.rows(scalar)[0]
                     if name == "S_X" and not rows.pieces:
-                        chunks[name].append((tuple(chunk[:1]), rows.summed()))
+                        chunks[name].append((tuple(chunk[:1]), _kept(rows.summed(), False)))
                         continue
                     chunks[name].append((tuple(chunk), _kept(rows, half)))
             parts.append(detached(hidden, X, readings))
@@ -194,12 +198,11 @@ class ProbeReader:
     def snapshot(self, step: int, probe_ids: Sequence[str], measured: Measurement) -> Snapshot:
         """The snapshot of a measurement."""
         readings = measured.readings
-        y = readings.mass if self.behaviour.reading == "mass" else readings.log_probability
         return Snapshot(
             step,
             tuple(probe_ids),
             measured.X,
-            y,
+            readings.y(self.behaviour.reading),
             readings.mass,
             readings.contrast,
             readings.openings,
@@ -215,5 +218,5 @@ class ProbeReader:
 
 
 def _kept(rows: RowGradients, half: bool) -> RowGradients:
-    with mapped_apart():
-        return rows.half() if half else rows
+    kept = rows.half() if half else rows
+    return replace(kept, matrix=kept_apart(kept.matrix))

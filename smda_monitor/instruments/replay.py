@@ -13,14 +13,8 @@ from ..maths.split import StepGradient
 from ..records.snapshot import Snapshot
 from .assemble import Instruments
 from .parameters import TrainedParameters
+from .plan_pass import measure_plan
 from .rehearsal import rehearsal
-
-
-def measure_plan(instruments: Instruments, step: int) -> Snapshot:
-    """The step plan's probes on the model as it is, without a graph; the model should be in eval mode (`quiet`)."""
-    plan, reader = instruments.plan, instruments.reader
-    measured = reader.measure(instruments.tokens(plan.chosen))
-    return reader.snapshot(step, [plan.probes.ids[i] for i in plan.chosen], measured)
 
 
 def replay(

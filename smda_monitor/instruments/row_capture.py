@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import MeasurementError, describe
 from ..maths.row_gradients import DenseRows, Head, RowAccumulator, RowGradients, head_factors
-from .heap import mapped_apart
+from .heap import zeros_apart
 from .module_calls import ModuleCalls
 from .module_rows import Inputs, module_rows
 from .parameters import TrainedModule, TrainedParameters
@@ -149,8 +149,7 @@ class RowCapture:
         parameters = self._parameters
         formed = [tensor.formed(ids.shape[1]) for tensor in parameters.tensors]
         device = parameters.weights[0].device
-        with mapped_apart():
-            self._batches.append(RowAccumulator(ids.shape[0], parameters.bounds, formed, device))
+        self._batches.append(RowAccumulator(ids.shape[0], parameters.bounds, formed, device, zeros_apart))
         self._arrived.append(False)
         self._calls.open(len(self._batches) - 1, ids.shape[0])
 

@@ -49,9 +49,9 @@ def fitting(rows: TrainingRows, tokens: Callable[[Mapping[str, Any]], int], max_
     return kept
 
 
-def named_rows(rows: TrainingRows, ids: Collection[str], reason: str) -> TrainingRows:
-    """The rows of `rows` that are called by `ids`; the others are left out for `reason`."""
-    return _without(rows, lambda row: None if row["id"] in ids else reason)
+def named_rows(rows: TrainingRows, ids: Collection[str]) -> TrainingRows:
+    """The rows of `rows` that are called by `ids`, those of an audit that is gone on from; the others are left out."""
+    return _without(rows, lambda row: None if row["id"] in ids else "not judged by the audit")
 
 
 def token_count(tokenizer: Any) -> Callable[[Mapping[str, Any]], int]:

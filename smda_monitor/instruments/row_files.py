@@ -65,7 +65,6 @@ def read_rows(data: str | Path, folder: Path, split: bool = False) -> TrainingRo
             data=kept.data_set().remove_columns(unwanted),
             left_out=left_out,
             form="messages" if all_conversations else "prompt-completion",
-            brought_over=0 if all_conversations else conversations,
             folder=folder,
         )
 

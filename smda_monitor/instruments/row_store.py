@@ -34,8 +34,6 @@ class TrainingRows:
     """The others, a `datasets.Dataset`: ``line``, ``id`` (null where unknown), ``reason``; by stage, then line."""
     form: Literal["prompt-completion", "messages"]
     """Which columns `data` has. ``messages`` only where every kept row was written as a conversation."""
-    brought_over: int
-    """Conversations that were split into prompt and last answer, since other rows are written so."""
     folder: Path
     """Where the files lie."""
 

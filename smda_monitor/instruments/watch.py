@@ -15,11 +15,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ..maths.split import SLAB, StepGradient, TakenStep, directions
+from ..maths.portions import portions
+from ..maths.read_split import read_pushes
+from ..maths.split import SLAB, TakenStep, directions
 from ..maths.watched import WatchedShifts
 from .chat import PromptTokens
 from .parameters import TrainedParameters
 from .probe_reader import ProbeReader
+from .watched_gradients import watched_gradients
 
 
 def pushes_by_backward(
@@ -33,16 +36,8 @@ def pushes_by_backward(
 
     As many features at a time as a quarter of the reader's budget holds gradients of.
     """
-    size = _held(reader, parameters)
-    found = torch.zeros(taken.rows.rows, watched.count, dtype=torch.float64)
-    for first in range(0, watched.count, size):
-        part = watched.part(slice(first, first + size))
-        gradients = reader.feature_gradients(prompts, part.through_features, parameters)
-        for _, start, stop, step in taken.step.slabs(SLAB):
-            push = directions(taken.gradient, step, start, stop).push
-            dots = push.to(gradients) @ gradients[:, start:stop].T
-            found[:, first : first + size] += dots.double().cpu()
-    return found
+    parts = watched_gradients(reader, prompts, watched, parameters)
+    return torch.cat([read_pushes(taken, part, part.count) for part in parts], dim=1)
 
 
 def pushes_by_replay(
@@ -54,22 +49,16 @@ def pushes_by_replay(
 ) -> Tensor:
     """As `pushes_by_backward`. Parameters are set to θ − δ_i in their own type, and put back bit for bit, also after an
     exception. As many rows' parameters at a time as a quarter of the reader's budget holds."""
-    probes = range(len(prompts))
-    whole = reader.features(prompts).double()
-    found = [
-        watched.through_features(whole - X.double(), probes)
-        for X in _features_without(reader, prompts, parameters, taken)
-    ]
-    return torch.stack(found)
+    return watched.by_replay(reader.features(prompts), _features_without(reader, prompts, parameters, taken))
 
 
 def _features_without(
     reader: ProbeReader, prompts: Sequence[PromptTokens], parameters: TrainedParameters, taken: TakenStep
 ) -> Iterator[Tensor]:
     """(m, d) features at θ − δ_i, row after row."""
-    end, size = parameters.flatten(parameters.weights), _held(reader, parameters)
-    for first in range(0, taken.rows.rows, size):
-        for theta in _without(end, taken, range(first, min(first + size, taken.rows.rows))):
+    end = parameters.flatten(parameters.weights)
+    for rows in portions(taken.rows.rows, reader.vectors(parameters)):
+        for theta in _without(end, taken, rows):
             with _set_to(parameters, theta):
                 yield reader.features(prompts)
 
@@ -77,9 +66,8 @@ def _features_without(
 def _without(end: Tensor, taken: TakenStep, rows: range) -> Tensor:
     """(rows, p) θ − δ_i in the type of `end` (θ)."""
     found = end.new_empty(len(rows), len(end))
-    gradient: StepGradient = taken.gradient
     for _, start, stop, step in taken.step.slabs(SLAB):
-        push = directions(gradient, step, start, stop).push[rows.start : rows.stop]
+        push = directions(taken.gradient, step, start, stop).push[rows.start : rows.stop]
         found[:, start:stop] = end[start:stop].double() - push
     return found
 
@@ -98,8 +86,3 @@ def _set_to(parameters: TrainedParameters, theta: Tensor) -> Iterator[None]:
 def _write(parameters: TrainedParameters, values: Sequence[Tensor]) -> None:
     for weight, value in zip(parameters.weights, values, strict=True):
         weight.data.copy_(value)
-
-
-def _held(reader: ProbeReader, parameters: TrainedParameters) -> int:
-    """Flat vectors that a quarter of the budget holds, ≥ 1."""
-    return max(1, int(reader.memory_gib * 2**30 / 4) // (4 * parameters.size))

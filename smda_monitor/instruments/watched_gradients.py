@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from ..maths.portions import portions
 from ..maths.probe_gradients import FlatGradients
 from ..maths.watched import WatchedShifts
 from .chat import PromptTokens
@@ -37,7 +38,6 @@ def watched_gradients(
     No more than a quarter of the reader's budget is held beside what the caller keeps. Raises `MeasurementError` for
     NaN or Inf, as `ProbeReader.features`.
     """
-    size = max(1, int(reader.memory_gib * 2**30 / 4) // (4 * parameters.size))
-    for first in range(0, watched.count, size):
-        part = watched.part(slice(first, first + size))
+    for features in portions(watched.count, reader.vectors(parameters)):
+        part = watched.part(slice(features.start, features.stop))
         yield FlatGradients(reader.feature_gradients(prompts, part.through_features, parameters))

@@ -15,6 +15,7 @@ from ..records.snapshot import Snapshot
 from .interference import dominant_feature, intended_features, interference
 from .pathways import PolicyFrame, alignment, exact_refit, feature_shift, output_shift, remainder
 from .read_split import Read, SplitReading
+from .readings import Readings
 from .ridge import predict
 from .score import against, scores
 
@@ -90,6 +91,14 @@ class OwnReading:
     """Features of the own prompt."""
     expected: Float64[Tensor, " n"]
     """What is expected on it: 1 refuse, −1 answer."""
+
+    @classmethod
+    def of(
+        cls, alone: Readings, after: Readings, X: Float[Tensor, "n d"], expected: Float64[Tensor, " n"]
+    ) -> OwnReading:
+        """Of replays: readings of the own prompts after the step without the row (`alone`), where their features `X`
+        and what is `expected` on them are known too, and `after` the step with it."""
+        return cls(after.contrast - alone.contrast, alone.mass, X.double(), expected)
 
     def part(self, rows: slice) -> OwnReading:
         """Of some rows."""

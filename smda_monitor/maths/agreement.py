@@ -1,20 +1,52 @@
-"""How close cheap figures come to exact ones, row by row."""
+"""How well estimates agree with the exact figures of the same rows: in rank, in size and in sign.
+
+    relative error = |estimate − exact| / |exact|,     sign: both on the same side of zero
+
+The one place for it: the self-audit (`fidelity`), an audit by gradient beside its replays, their pages, the benchmarks.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+FEWEST = 3
+"""Pairs from which a rank correlation is given."""
 
 
-def agreement(cheap: Sequence[float], exact: Sequence[float]) -> dict[str, float]:
-    """``spearman``, the rank correlation of the two, in [−1, 1], NaN for fewer than three rows or where one side is
-    constant; ``relative_error``, the median of |cheap − exact|/|exact| over rows whose exact figure is not 0."""
+def agreement(estimates: Sequence[float], exact: Sequence[float]) -> dict[str, float]:
+    """``spearman`` of the two, and ``relative_error``, the `median` of `relative_errors`."""
+    return {"spearman": spearman(estimates, exact), "relative_error": median(relative_errors(estimates, exact))}
+
+
+def spearman(estimates: Sequence[float], exact: Sequence[float], fewest: int = FEWEST) -> float:
+    """Rank correlation, in [−1, 1]; NaN for fewer than `fewest` pairs, or where one side does not vary."""
+    if len(exact) < fewest or len(set(estimates)) == 1 or len(set(exact)) == 1:
+        return math.nan
     from scipy.stats import spearmanr
 
-    errors = [abs(a - b) / abs(b) for a, b in zip(cheap, exact, strict=True) if b != 0]
-    ranked = len(exact) >= 3 and len(set(cheap)) > 1 and len(set(exact)) > 1
-    return {
-        "spearman": float(spearmanr(cheap, exact).statistic) if ranked else math.nan,
-        "relative_error": statistics.median(errors) if errors else math.nan,
-    }
+    return float(spearmanr(estimates, exact).statistic)
+
+
+def relative_error(estimate: float, exact: float) -> float:
+    """Of one pair, ≥ 0; NaN where `exact` is 0."""
+    return abs(estimate - exact) / abs(exact) if exact != 0 else math.nan
+
+
+def relative_errors(estimates: Sequence[float], exact: Sequence[float]) -> list[float]:
+    """Of every pair whose exact figure is not 0, in their order; ≥ 0."""
+    return [relative_error(a, b) for a, b in zip(estimates, exact, strict=True) if b != 0]
+
+
+def same_sign(estimates: Sequence[float], exact: Sequence[float]) -> float:
+    """Share of pairs of the same sign, in [0, 1]; 0 has none. NaN without a pair."""
+    # Compared, not multiplied: the product of two small figures may underflow.
+    same = [a != 0 and b != 0 and (a > 0) == (b > 0) for a, b in zip(estimates, exact, strict=True)]
+    return statistics.fmean(same) if same else math.nan
+
+
+def median(values: Iterable[float]) -> float:
+    """Their median; NaN without a value."""
+    found = list(values)
+    return statistics.median(found) if found else math.nan

@@ -1,10 +1,22 @@
-"""Both readings of the behaviour as means over each probe kind, from a snapshot of the whole set or of a part."""
+"""Probes by kind: which are harmful, and both readings of the behaviour as means over each kind, from a snapshot of
+the whole set or of a part."""
 
 from __future__ import annotations
 
-from ..records.probes import KINDS, ProbeSet
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from ..records.probes import KINDS, Probe, ProbeSet
 from ..records.snapshot import Snapshot
 from .sampling import stratum, stratum_weights, weighted_mean_and_error
+
+
+def are_harmful(probes: Iterable[Probe]) -> Bool[Tensor, " n"]:
+    """Which of n `probes` are harmful, in their order."""
+    return torch.tensor([probe.kind == "harmful" for probe in probes], dtype=torch.bool)
 
 
 def readings_by_kind(snapshot: Snapshot, probes: ProbeSet) -> tuple[dict[str, float], dict[str, float]]:

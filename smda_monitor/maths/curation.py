@@ -22,6 +22,7 @@ harmful rows' median, is misaligned.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +30,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from ..errors import ConfigError, describe
-from ..records.curation import MedianCut, ScoreCut
+from ..records.curation import Bucket, CurationRule, MedianCut, RowFigures, ScoreCut
 from .score import against
 
 LOOSER = 2.0
@@ -50,6 +51,45 @@ class Bulk:
     """Standard deviation as the lower half has it; ≥ 0, NaN without a value."""
     freedom: float
     """ν, degrees of freedom of `spread`; > 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """The n rows of an audit, divided."""
+
+    buckets: tuple[Bucket, ...]
+    """Where each row goes."""
+    excess: tuple[float, ...]
+    """Of each row's score over what is usual (`over_usual`); NaN without a score."""
+    ranks: tuple[int, ...]
+    """Of the excess (`ranks`)."""
+    scored: int
+    """Rows that have a rank."""
+    cut: ScoreCut | MedianCut
+    """Where the lines were drawn."""
+
+
+def divide(rows: Sequence[RowFigures], rule: CurationRule, rate: float) -> Division:
+    """Where `rows` go by `rule`; `rate` is the score rule's false-discovery rate, of which the median rule knows
+    nothing. Raises `ConfigError` as `curate_by_score`."""
+
+    def column(name: str) -> Float64[Tensor, " n"]:
+        return torch.tensor([getattr(row, name) for row in rows], dtype=torch.float64)
+
+    expected = column("expected")
+    excess, _ = over_usual(column("score"), expected)
+    cut: ScoreCut | MedianCut
+    if rule == "median":
+        remove, review, cut = curate_by_median(column("S"), expected)
+    else:
+        wrong_way = opposed(expected, column("own_push"), column("answer_reading"))
+        remove, review, cut = curate_by_score(excess, wrong_way, column("interference"), rate)
+    buckets: list[Bucket] = [
+        "remove" if out else "review" if asked else "keep"
+        for out, asked in zip(remove.tolist(), review.tolist(), strict=True)
+    ]
+    scored = int((~excess.isnan()).sum())
+    return Division(tuple(buckets), tuple(excess.tolist()), tuple(ranks(excess)), scored, cut)
 
 
 def over_usual(scores: Float64[Tensor, " n"], expected: Float64[Tensor, " n"]) -> tuple[Float64[Tensor, " n"], float]:

@@ -1,6 +1,5 @@
-"""How close the account's push comes to a replay of the step without the row, pooled over the rows replayed.
-
-    relative error = |push − replayed| / |replayed|,     sign: both on the same side of zero
+"""How close the account's push comes to a replay of the step without the row (`agreement`), pooled over the rows
+replayed.
 
 Entries whose replayed figure is below the noise floor, or is not finite, are left out and counted. The noise floor of a
 target τ = Σ_j a_j x_j of n readings x_j, each rounded to a relative ε of its scale s_j, the roundings independent:
@@ -14,9 +13,8 @@ itself, for a feature that is on the largest activation of its probe.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float64
@@ -24,6 +22,7 @@ from torch import Tensor
 
 from ..records.audit import AuditEntry
 from ..records.snapshot import Snapshot
+from .agreement import median, relative_errors, same_sign, spearman
 from .targets import TargetPlan
 
 ROUNDINGS = 8.0
@@ -97,9 +96,7 @@ def pooled_fidelity(audits: Sequence[AuditEntry]) -> PooledFidelity:
     targets = {name: fidelity(entries) for name, entries in pairs.items()}
     together = fidelity([pair for entries in pairs.values() for pair in entries], ranked=False)
     correlations = [f.spearman for f in targets.values() if not math.isnan(f.spearman)]
-    overall = Fidelity(
-        together.entries, together.below_noise, together.relative_error, together.sign, _median(correlations)
-    )
+    overall = replace(together, spearman=median(correlations))
     return PooledFidelity(len(judged), bool(settled), targets, overall)
 
 
@@ -107,21 +104,11 @@ def fidelity(entries: Iterable[tuple[float, float, float]], ranked: bool = True)
     """Of pairs given as (push, replayed, noise floor); with `ranked` their rank correlation too."""
     every = list(entries)
     kept = [(p, r) for p, r, floor in every if math.isfinite(p) and math.isfinite(r) and r != 0 and abs(r) >= floor]
-    errors = [abs(p - r) / abs(r) for p, r in kept]
-    signs = [float(p != 0 and (p > 0) == (r > 0)) for p, r in kept]  # their product may underflow
-    sign = statistics.fmean(signs) if signs else float("nan")
+    push, replayed = [p for p, _ in kept], [r for _, r in kept]
     return Fidelity(
-        len(kept), len(every) - len(kept), _median(errors), sign, _spearman(kept) if ranked else float("nan")
+        entries=len(kept),
+        below_noise=len(every) - len(kept),
+        relative_error=median(relative_errors(push, replayed)),
+        sign=same_sign(push, replayed),
+        spearman=spearman(push, replayed, RANKED) if ranked else math.nan,
     )
-
-
-def _median(values: Sequence[float]) -> float:
-    return statistics.median(values) if values else float("nan")
-
-
-def _spearman(kept: Sequence[tuple[float, float]]) -> float:
-    if len(kept) < RANKED or any(len({pair[i] for pair in kept}) == 1 for i in (0, 1)):
-        return float("nan")
-    from scipy.stats import spearmanr
-
-    return float(spearmanr([p for p, _ in kept], [r for _, r in kept]).statistic)

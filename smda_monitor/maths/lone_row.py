@@ -8,12 +8,14 @@ u is the optimizer's map at one state (`step_map`), the same for every row. Read
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from .portions import portions
+from .probe_gradients import FlatGradients
 from .read_split import ColumnGradients
 from .row_gradients import RowGradients
 from .split import SLAB
@@ -31,8 +33,8 @@ def lone_directions(
 def row_norms(rows: RowGradients) -> list[float]:
     """‖g_i‖ of every row."""
     squares = torch.zeros(rows.rows, dtype=torch.float64)
-    for start in range(0, rows.size, SLAB):
-        squares += rows.dense(start, min(start + SLAB, rows.size)).double().square().sum(1).cpu()
+    for part in portions(rows.size, SLAB):
+        squares += rows.dense(part.start, part.stop).double().square().sum(1).cpu()
     norms: list[float] = squares.sqrt().tolist()
     return norms
 
@@ -59,3 +61,11 @@ def read_alone(
             at = torch.tensor(own_rows)[places]
             on_own[at] += (moved[at] * towards).sum(1).double().cpu()
     return found, on_own
+
+
+def read_parts_alone(
+    rows: RowGradients, factors: Sequence[float], step: WholeStep, parts: Iterable[FlatGradients]
+) -> Float64[Tensor, "n K"]:
+    """As `read_alone`, on the columns of all `parts`, one part after the other, as they come."""
+    found = [read_alone(rows, factors, step, part, part.count)[0] for part in parts]
+    return torch.cat([torch.zeros(rows.rows, 0, dtype=torch.float64), *found], dim=1)

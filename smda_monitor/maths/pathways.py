@@ -98,11 +98,6 @@ def alignment(delta_W: Float64[Tensor, "*b d"], w: Float64[Tensor, " d"]) -> Flo
     return delta_W * w
 
 
-def pair_score(delta_W: Float64[Tensor, " d"], w: Float64[Tensor, " d"]) -> float:
-    """S = Σ_k ΔW_k w_k, units of w²."""
-    return float(delta_W @ w)
-
-
 def score_cotangent_y(
     frame: PolicyFrame, rows: Int64[Tensor, " m"], weights: Float[Tensor, " m"] | None = None
 ) -> Float64[Tensor, " m"]:

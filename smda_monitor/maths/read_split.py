@@ -51,6 +51,11 @@ class Read:
     columns: Float64[Tensor, "n C"]
     """On the columns."""
 
+    @classmethod
+    def of(cls, columns: Float64[Tensor, "n C"], weights: Float64[Tensor, "K C"]) -> Read:
+        """From figures on the columns, of which `weights` makes the targets."""
+        return cls(columns @ weights.T, columns)
+
     def part(self, rows: slice) -> Read:
         """Of some rows."""
         return Read(self.targets[rows], self.columns[rows])
@@ -112,6 +117,16 @@ def read_split(
     return _assembled(taken, by_step[:-1], ends, handed_on, own_push)
 
 
+def read_pushes(taken: TakenStep, gradients: ColumnGradients, columns: int) -> Float64[Tensor, "n C"]:
+    """⟨δ_i, ∇τ⟩ of every row of one step on C `columns`, whose `gradients` are those at the step's end."""
+    found = torch.zeros(taken.rows.rows, columns, dtype=torch.float64)
+    for _, start, stop, part in taken.step.slabs(SLAB):
+        push = directions(taken.gradient, part, start, stop).push.float()
+        for places, towards in gradients.blocks(start, stop):
+            found[:, places] += (push @ towards.T).double().cpu()
+    return found
+
+
 def _pulls(in_buffer: Sequence[Sequence[float]], scales: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """For every earlier step, what its rows are multiplied by to give, at either end, what they hold of the momentum of
     all steps: Σ_j (1 − α_j)·weight_j·scale_j and Σ_j α_j·weight_j·scale_j, α_j at the middle of step j.
@@ -152,5 +167,5 @@ def _assembled(
 
 
 def _between(dots: Float64[Tensor, "2 d C"], ends: tuple[End, End], alpha: float) -> Read:
-    on_targets = [found @ end.weights.T for found, end in zip(dots, ends, strict=True)]
-    return Read(torch.lerp(on_targets[0], on_targets[1], alpha), torch.lerp(dots[0], dots[1], alpha))
+    start, stop = (Read.of(found, end.weights) for found, end in zip(dots, ends, strict=True))
+    return Read(torch.lerp(start.targets, stop.targets, alpha), torch.lerp(start.columns, stop.columns, alpha))

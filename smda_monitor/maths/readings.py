@@ -34,6 +34,10 @@ class Readings:
     contrast: Float[Tensor, " b"]
     """Mean log-probability of the behaviour's openings minus that of the opposite ones, nats; NaN without opposite."""
 
+    def y(self, reading: str) -> Float[Tensor, " b"]:
+        """What a symbolic policy is fitted to by its `reading`: ``mass`` or ``log_probability``; nats."""
+        return self.mass if reading == "mass" else self.log_probability
+
 
 def read_openings(logits: Float[Tensor, "b p v"], tree: OpeningTree) -> Readings:
     """All readings from `logits` at the tree's p positions (root first, then the inner nodes); differentiable.

@@ -32,15 +32,21 @@ def replay_reading(
 ) -> SplitReading:
     """From snapshots of the plan's probes: `before` the step, `after` it, after it `without` each of the n rows, and
     after the step of a zero gradient (`alone`); `own` are the pushes on the rows' own prompts."""
-    rows = _read(plan, [(snapshot, after) for snapshot in without])
-    history = _read(plan, [(before, alone)])
+    rows = read_measured(plan, [(snapshot, after) for snapshot in without])
+    history = read_measured(plan, [(before, alone)])
     nothing = Read(torch.zeros_like(history.targets), torch.zeros_like(history.columns))
     past = torch.zeros(0, len(plan.names), dtype=torch.float64)
     return SplitReading(rows, rows, history, nothing, past, own)
 
 
-def _read(plan: TargetPlan, ends: Sequence[tuple[Snapshot, Snapshot]]) -> Read:
+def read_measured(plan: TargetPlan, ends: Sequence[tuple[Snapshot, Snapshot]]) -> Read:
+    """The measured shifts between each pair of `ends`, (from, to), one pair at least."""
     return Read(
         torch.stack([plan.measure(start, end) for start, end in ends]),
         torch.stack([plan.measure_columns(start, end) for start, end in ends]),
     )
+
+
+def pushed_y(without: Sequence[Snapshot], after: Snapshot) -> Float64[Tensor, "n m"]:
+    """Δy of every probe by each of n ≥ 1 rows: y after the step less y after the step `without` the row."""
+    return torch.stack([after.y - one.y for one in without])

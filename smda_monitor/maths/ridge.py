@@ -9,7 +9,6 @@ and alpha = 5 (arXiv 2606.29171); with y around −12 that can do worse than a c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -101,20 +100,14 @@ def fit_ridge(X: Float64[Tensor, "n d"], y: Float64[Tensor, " n"], alpha: float,
     return RidgeFit(coef, y_mean - float(factor.mean @ coef) if intercept else 0.0)
 
 
-def choose_alpha(
-    X: Float64[Tensor, "n d"], y: Float64[Tensor, " n"], alphas: Sequence[float] = ALPHAS, intercept: bool = True
-) -> float:
-    """The penalty with the smallest leave-one-out squared error, by scikit-learn's ``RidgeCV``.
-
-    A result at either end of `alphas` means that the grid was too narrow. Raises `ConfigError` for a penalty ≤ 0.
-    """
+def choose_alpha(X: Float64[Tensor, "n d"], y: Float64[Tensor, " n"]) -> float:
+    """The penalty of `ALPHAS` with the smallest leave-one-out squared error of a fit with an intercept, by
+    scikit-learn's ``RidgeCV``. One at either end means that the grid is too narrow. Raises `ConfigError` where X and y
+    disagree in length, `MeasurementError` for NaN or Inf in y."""
     _check_y(X, y)
-    if len(alphas) == 0 or min(alphas) <= 0:
-        raise ConfigError(describe("alphas", list(alphas), "penalties above 0", "give at least one positive number"))
     from sklearn.linear_model import RidgeCV
 
-    search = RidgeCV(alphas=list(alphas), fit_intercept=intercept).fit(X.numpy(), y.numpy())
-    return float(search.alpha_)
+    return float(RidgeCV(alphas=ALPHAS).fit(X.numpy(), y.numpy()).alpha_)
 
 
 def bootstrap_coef(

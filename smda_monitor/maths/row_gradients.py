@@ -7,7 +7,7 @@ vector on demand, so that all that follows can go through it range by range.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -164,6 +164,8 @@ class RowAccumulator:
     """Whether a parameter is kept formed, in order."""
     device: torch.device | None = None
     """Where the formed ones lie."""
+    zeros: Callable[..., Tensor] = torch.zeros
+    """Makes their memory: of a shape, on a ``device``."""
     _matrix: Tensor = field(init=False)
     _columns: dict[int, slice] = field(init=False)
     _pieces: list[Piece] = field(init=False, default_factory=list)
@@ -174,7 +176,7 @@ class RowAccumulator:
             if formed:
                 self._columns[i] = slice(column, column + stop - start)
                 column += stop - start
-        self._matrix = torch.zeros(self.rows, column, device=self.device)
+        self._matrix = self.zeros(self.rows, column, device=self.device)
 
     def add(self, parameter: int, factors: RowFactors) -> None:
         """Adds one contribution to all rows of the parameter with that number."""

@@ -86,15 +86,16 @@ def distribution(figures: Float64[Tensor, " n"]) -> Distribution:
 
 def kind_interference(
     coef: Float64[Tensor, " K"],
-    shift: Float64[Tensor, "n K"],
+    shift_X: Float64[Tensor, "n K"],
+    shift_Y: Float64[Tensor, "n K"],
     intended: Bool[Tensor, "n K"],
     unintended: Bool[Tensor, " n"],
     kinds: Sequence[str],
 ) -> tuple[KindInterference, ...]:
-    """One entry for each of the n rows' `kinds`, those with most rows first. `shift` is ΔW = ΔW_X + ΔW_Y of the K
-    watched features, finite; `intended` tells which of them lie in a row's I, `unintended` whether its dominant one
-    does not."""
-    parts = (shift * coef).abs()
+    """One entry for each of the n rows' `kinds`, those with most rows first. `shift_X` and `shift_Y` are the rows'
+    ΔW_X and ΔW_Y of the K watched features, finite; `intended` tells which of them lie in a row's I, `unintended`
+    whether its dominant one does not."""
+    parts = ((shift_X + shift_Y) * coef).abs()
     total = parts.sum(1, keepdim=True)
     share = torch.where(total > 0, parts / total, 0.0)
     outside = torch.where(intended, 0.0, share)

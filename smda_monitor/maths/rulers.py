@@ -34,7 +34,7 @@ def fit_ruler(vectors: Float64[Tensor, "n d"], shows: Bool[Tensor, " n"]) -> Rul
     alpha = choose_alpha(X, target)
     fit = fit_ridge(X, target, alpha, intercept=True)
     folds = min(FOLDS, int(shows.sum()), int((~shows).sum()))
-    unseen = X @ fit.coef + fit.intercept
+    unseen = predict(fit, X)
     if folds > 1:
         from sklearn.linear_model import Ridge
         from sklearn.model_selection import StratifiedKFold, cross_val_predict

@@ -41,6 +41,12 @@ def scores(
     return -expected * witness
 
 
+def score_figures(found: Float64[Tensor, " n"], unintended: Float64[Tensor, " n"]) -> dict[str, int | float]:
+    """Of n ≥ 1 rows with scores `found` that are `unintended` (1) or not (0): ``scored``, how many have a score, and
+    ``unintended``, which share of all is, in [0, 1]."""
+    return {"scored": int(found.isfinite().sum()), "unintended": float(unintended.mean())}
+
+
 def against(push: Float64[Tensor, " n"], expected: Float64[Tensor, " n"]) -> Bool[Tensor, " n"]:
     """Whether a row moves refusal against what is expected on its prompt: of opposite sign."""
     return expected * push < 0

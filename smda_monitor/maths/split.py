@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from .portions import portions
 from .row_gradients import RowGradients
 from .step_map import StepMap, WholeStep, clip_factor, push_direction
 
@@ -47,9 +48,10 @@ class StepGradient:
     def left_out(self, row: int) -> Float[Tensor, " p"]:
         """c_i'·(G − g_i): what the optimizer would have seen without the row."""
         factor, found = float(self.without[row]), torch.empty_like(self.clipped)
-        for start, stop in _ranges(self.rows.size):
-            total = self.clipped[start:stop].double() / self.clip_factor
-            found[start:stop] = factor * (total - self.rows.dense(start, stop)[row].double())
+        for part in portions(self.rows.size, SLAB):
+            here = slice(part.start, part.stop)
+            total = self.clipped[here].double() / self.clip_factor
+            found[here] = factor * (total - self.rows.dense(part.start, part.stop)[row].double())
         return found
 
 
@@ -57,8 +59,8 @@ def step_gradient(rows: RowGradients, clipped: Float[Tensor, " p"], max_norm: fl
     """Of a step with the `clipped` gradient, whose unclipped rows are `rows`; `max_norm` 0 never clips."""
     squares, along = torch.zeros(rows.rows, dtype=torch.float64), torch.zeros(rows.rows, dtype=torch.float64)
     square = cross = seen = 0.0
-    for start, stop in _ranges(rows.size):
-        part, optimizer = rows.dense(start, stop).double(), clipped[start:stop].double()
+    for here in portions(rows.size, SLAB):
+        part, optimizer = rows.dense(here.start, here.stop).double(), clipped[here.start : here.stop].double()
         captured = part.sum(0)
         squares += part.square().sum(1).cpu()
         along += (part @ optimizer).cpu()
@@ -120,7 +122,3 @@ def directions(gradient: StepGradient, part: StepMap, start: int, stop: int) -> 
         part.decay(clipped),
         part.momentum_scale(clipped),
     )
-
-
-def _ranges(size: int) -> list[tuple[int, int]]:
-    return [(start, min(start + SLAB, size)) for start in range(0, size, SLAB)]

@@ -10,7 +10,7 @@ G_k itself (m, d) is never formed: K products with q_k and one with w are all th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..records.account import WatchedBy
 from ..records.policy import SymbolicPolicy
+from .coefficients import effects
 from .pathways import PolicyFrame
 
 
@@ -60,15 +61,21 @@ class WatchedShifts:
         residual, spread = (t[list(probes)].to(X) for t in (self.residual, self.spread))
         return residual @ (X @ self.Q.to(X)) - (X @ self.w.to(X)) @ spread
 
+    def by_replay(self, after: Float[Tensor, "m d"], without: Iterable[Float[Tensor, "m d"]]) -> Float64[Tensor, "n K"]:
+        """ΔW_X of every watched feature for each of n ≥ 1 rows: from X of the m probes `after` a step, and after the
+        step `without` the row."""
+        whole, probes = after.double(), range(len(after))
+        return torch.stack([self.through_features(whole - X.double(), probes) for X in without])
+
     def through_output(self, delta_y: Float64[Tensor, "n m"]) -> Float64[Tensor, "n K"]:
         """ΔW_Y of every watched feature for each of n causes; exact in Δy, units of w."""
         return delta_y @ self.spread
 
 
 def leading_features(policy: SymbolicPolicy, count: int) -> list[int]:
-    """Columns of the `count` features with the largest |w_k|·std(X_k) over the fit set, largest first: those that the
-    policy's predictions depend on most. None whose product is 0."""
-    return _largest(policy.coef.double().abs() * policy.X.double().std(dim=0, correction=0), count)
+    """Columns of the `count` features with the largest `coefficients.effects`, largest first: those that the policy's
+    predictions depend on most. None whose effect is 0."""
+    return _largest(effects(policy), count)
 
 
 def drifting_features(

@@ -6,24 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from .text import duration, number, percent, plain
+from .wide_console import wide_console
 
 LEADING = 10
 """Rows listed; the files hold all."""
-_WIDTH = 120
 
 
-def print_audit(
-    folder: Path, figures: Mapping[str, Any], leading: Sequence[Mapping[str, Any]], console: Console | None = None
-) -> None:
+def print_audit(folder: Path, figures: Mapping[str, Any], leading: Sequence[Mapping[str, Any]]) -> None:
     """`leading` are lines of ``scores.parquet``, the most suspicious first."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=_WIDTH)
+    console = wide_console()
     table = Table(title="Leading rows by score", title_justify="left")
     table.add_column("row", no_wrap=True)
     for name in ("line", "score", "S", "S_X", "S_Y"):

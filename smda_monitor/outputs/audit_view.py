@@ -88,8 +88,8 @@ def read_audit_view(folder: str | Path) -> AuditView:
 
 def _replayed(folder: Path) -> list[tuple[RowAudit, RowAudit]]:
     exact = list(read_judged(folder / "checked"))
-    cheap = {one.line: one for one in judged_at(folder / "judged", [one.line for one in exact])}
-    return [(cheap[one.line], one) for one in exact if one.line in cheap]
+    estimates = {one.line: one for one in judged_at(folder / "judged", [one.line for one in exact])}
+    return [(estimates[one.line], one) for one in exact if one.line in estimates]
 
 
 def _curation(folder: Path) -> Curation | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
 
 from .files import write_atomic
 from .text import number, plain
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from .wide_console import wide_console
 
 SCORES = "scores.parquet"
 """The file, in an audit's folder and in the one around several."""
@@ -18,8 +19,6 @@ LEADING = 10
 """Rows printed for each behaviour."""
 NAMES = ("line", "row_id", "row_hash")
 """What a row is known by, before its scores."""
-WIDTH = 120
-"""Columns where there is no terminal to ask."""
 
 
 def column_name(behaviour: str) -> str:
@@ -50,17 +49,12 @@ def leading_rows(scores: Any, behaviour: str, count: int) -> list[dict[str, Any]
     return found
 
 
-def print_behaviours(path: Path, behaviours: Sequence[str], console: Console | None = None) -> None:
+def print_behaviours(path: Path, behaviours: Sequence[str]) -> None:
     """The rows that lead for each of the `behaviours`, with their scores for all of them, from what
     `write_behaviour_scores` wrote to `path`."""
     import pyarrow.parquet as pq
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=WIDTH)
+    console = wide_console()
     scores = pq.read_table(path)
     for behaviour in behaviours:
         table = Table(title=Text(f"Leading rows by score for {plain(behaviour, 40)}"), title_justify="left")

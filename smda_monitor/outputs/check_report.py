@@ -24,9 +24,9 @@ class CheckFindings:
     """``mass.<kind>`` (log-odds) and ``contrast.<kind>`` (nats): means over the probe set."""
 
 
-def print_findings(findings: CheckFindings, console: Console | None = None) -> None:
+def print_findings(findings: CheckFindings) -> None:
     """Two tables: what was resolved, and the behaviour by probe kind."""
-    console = console or Console()
+    console = Console()
     facts = Table(show_header=False, box=None)
     for name, fact in findings.facts.items():
         facts.add_row(escape(name), escape(plain(fact)))

@@ -6,29 +6,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from ..records.curation import BUCKETS, MedianCut, RowFigures, ScoreCut
 from .text import number, plain
+from .wide_console import wide_console
 
 LEADING = 10
 """Rows listed; the files hold all."""
-_WIDTH = 120
 
 
 def print_curation(
-    folder: Path,
-    counts: Mapping[str, int],
-    cut: ScoreCut | MedianCut,
-    removed: Sequence[RowFigures],
-    console: Console | None = None,
+    folder: Path, counts: Mapping[str, int], cut: ScoreCut | MedianCut, removed: Sequence[RowFigures]
 ) -> None:
-    """`removed` are the rows to remove, the most suspicious first."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=_WIDTH)
+    """`removed` are the rows to remove, in any order."""
+    console = wide_console()
     if removed:
         console.print(_table(removed))
     for line in cut_lines(cut):
@@ -56,7 +49,7 @@ def _table(removed: Sequence[RowFigures]) -> Table:
     table.add_column("row", no_wrap=True)
     for name in ("line", "score", "S", "calls for", "own push", "answer", "interference"):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in removed[:LEADING]:
+    for row in sorted(removed, key=lambda one: -one.score)[:LEADING]:
         figures: list[Any] = [row.score, row.S, row.expected, row.own_push, row.answer_reading, row.interference]
         cells = [plain(row.row_id, 40), str(row.line), *map(number, figures)]
         table.add_row(*map(Text, cells))

@@ -65,7 +65,8 @@ class Ledger:
         self.home = self.folder / "ledger"
         assert merge > 1, "a range holds at least two parts"
         self._merge = merge
-        self._last_step = 0
+        self.last_step = 0
+        """The last step that has an account; 0 where there is none."""
         self._resumed = resume
         self.home.mkdir(parents=True, exist_ok=True)
         if resume:
@@ -78,11 +79,6 @@ class Ledger:
     def run_id(self) -> str:
         """The run's own name, the same when it is resumed."""
         return str(read_json(self.folder / "manifest.json", "manifest")["id"])
-
-    @property
-    def last_step(self) -> int:
-        """The last step that has an account; 0 where there is none."""
-        return self._last_step
 
     def start(self, run: RunHeader) -> None:
         """Writes the manifest (status ``running``), the probe set and the policy's coefficients."""
@@ -119,13 +115,13 @@ class Ledger:
         parts.write_part(self.home, "rows", a.step, a.step, rows_to_table(a.rows))
         parts.write_part(self.home, "past", a.step, a.step, past_to_table(a.step, a.past))
         parts.write_part(self.home, "accounts", a.step, a.step, accounts_to_table([a]))
-        self._last_step = a.step
+        self.last_step = a.step
         for stem in STEMS:
             parts.merge(self.home, stem, self._merge)
 
     def _check_next(self, step: int, what: str) -> None:
-        if step <= self._last_step:
-            found = f"{what} of step {step} after the account of step {self._last_step}"
+        if step <= self.last_step:
+            found = f"{what} of step {step} after the account of step {self.last_step}"
             remedy = "a resumed run must call drop_after(step of its checkpoint) first; a new run needs a new folder"
             raise ConfigError(describe(f"ledger {self.folder}", found, "steps that only grow", remedy))
 
@@ -161,7 +157,7 @@ class Ledger:
             kept = [a for a in read_json_lines(path, "alerts") if a["step"] <= step]
             if path.exists():
                 write_text(path, "".join(to_json(a) + "\n" for a in kept))
-        self._last_step = max((p.last for p in parts.live_parts(self.home, "accounts")), default=0)
+        self.last_step = max((p.last for p in parts.live_parts(self.home, "accounts")), default=0)
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes ``summary.json`` and closes the manifest with the summary's status, ``finished`` unless it says."""

@@ -11,17 +11,16 @@ from rich.text import Text
 
 from ..records.policy_findings import CategoryGap, Estimate, PolicyFindings
 from .text import number, plain
+from .wide_console import wide_console
 
 LEADING = 10
 """Coefficients listed; the files hold all."""
-WIDTH = 120
-"""Columns where there is no terminal to ask."""
 _UNITS = {"mass": "log-odds", "log_probability": "log-probability"}
 
 
 def print_policy(findings: PolicyFindings, console: Console | None = None) -> None:
     """Facts, then fidelity, coefficients and gaps."""
-    console = console or _default_console()
+    console = console or wide_console()
     facts = Table(show_header=False, box=None)
     for name, fact in findings.facts.items():
         facts.add_row(_inert(name), _inert(fact))
@@ -136,8 +135,3 @@ def _add(table: Table, *cells: str) -> None:
 def _inert(cell: str) -> Text:
     """A cell that rich prints as it is: a `Text` is not searched for markup."""
     return Text(plain(cell))
-
-
-def _default_console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)

@@ -14,8 +14,8 @@ from ..records.policy_findings import Estimate
 from ..records.proof import ProofFigures
 from .proof_finding import finding_sentence
 from .text import duration, number, plain
+from .wide_console import wide_console
 
-_WIDTH = 120
 _TAKEN = {"all": "none (all rows)", "flagged": "flagged rows", "random": "random rows", "planted": "planted rows"}
 
 
@@ -23,9 +23,7 @@ def print_proof(
     folder: Path, figures: ProofFigures, facts: Mapping[str, Any], behaviour: str, console: Console | None = None
 ) -> None:
     """`facts` are the counts of ``proof.json``."""
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(file=console.file, width=_WIDTH)
+    console = console or wide_console()
     console.print(_table(figures, behaviour))
     for line in finding_lines(figures, facts):
         console.print(Text(line), soft_wrap=True)

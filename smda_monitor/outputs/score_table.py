@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, describe
+from ..maths.portions import spacing
 from . import parts
 
 COLUMNS = ("row_id", "row_hash", "line", "score", "S", "S_X", "S_Y")
@@ -60,7 +61,7 @@ def read_score_table(path: Path) -> ScoreTable:
 
     table = table.select(COLUMNS)
     others = range(LEADING, len(table))
-    every = max(1, -(-len(others) // SPREAD))
+    every = spacing(len(others), SPREAD)
     scores = torch.tensor(table["score"].to_numpy(zero_copy_only=False).copy(), dtype=torch.float64)
     return ScoreTable(
         rows=len(table),

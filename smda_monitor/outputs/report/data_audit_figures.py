@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from ...maths.agreement import relative_error
 from ...records.row_audit import RowAudit
 from ..score_table import ScoreTable
 from .figure import Cell, Figure, Plot, axis, bars, label, ticks
@@ -131,21 +131,21 @@ def replay_figures(pairs: Sequence[tuple[RowAudit, RowAudit]]) -> list[Figure]:
 def _replay_figure(target: str, pairs: Sequence[tuple[RowAudit, RowAudit]]) -> Figure:
     name, colour = PATHWAYS[target]
     names, lines = [one.entry.row_id for one, _ in pairs], [one.line for one, _ in pairs]
-    cheap: list[float] = [getattr(one, target) for one, _ in pairs]
+    estimates: list[float] = [getattr(one, target) for one, _ in pairs]
     exact: list[float] = [getattr(other, target) for _, other in pairs]
-    points = _points("rows", colour, exact, cheap, [label(row_id) for row_id in names])
-    errors = [abs(a - b) / abs(b) if b != 0 else math.nan for a, b in zip(cheap, exact, strict=True)]
+    points = _points("rows", colour, exact, estimates, [label(row_id) for row_id in names])
+    errors = map(relative_error, estimates, exact)
     return Figure(
         id=f"replay-{target.replace('_', '-').lower()}",
         title=f"{target} ({name[4:]})",
         caption="Each point is a row that was judged both ways; on the dotted line the two are equal.",
-        traces=[_equal([*cheap, *exact]), points],
+        traces=[_equal([*estimates, *exact]), points],
         layout={
             "xaxis": axis(f"{target} by replay (exact)", zeroline=True),
             "yaxis": axis(f"{target} by gradient", zeroline=True),
         },
         columns=["row_id", "line", "gradient", "replay", "relative_error"],
-        table=[list(one) for one in zip(names, lines, cheap, exact, errors, strict=True)],
+        table=[list(one) for one in zip(names, lines, estimates, exact, errors, strict=True)],
         height=320,
     )
 
@@ -154,9 +154,9 @@ def _watched_figure(pairs: Sequence[tuple[RowAudit, RowAudit]]) -> Figure:
     """ΔW_k w_k of every watched feature and replayed row, either way."""
     facts: list[tuple[str, int]] = []
     figures: list[list[float]] = []
-    for cheap, exact in pairs:
-        for a, b in zip(cheap.watched, exact.watched, strict=True):
-            facts.append((cheap.entry.row_id, a.feature))
+    for estimate, exact in pairs:
+        for a, b in zip(estimate.watched, exact.watched, strict=True):
+            facts.append((estimate.entry.row_id, a.feature))
             figures.append([a.coefficient * x for x in (a.shift_X, b.shift_X, a.shift_Y, b.shift_Y)])
     names = [label(f"{row_id}, feature {feature}") for row_id, feature in facts]
     traces = []
@@ -184,13 +184,13 @@ def _equal(figures: Sequence[float]) -> Plot:
     return {"type": "scatter", "mode": "lines", "x": ends, "y": ends, "line": grey, "hoverinfo": "skip"}
 
 
-def _points(name: str, colour: str, exact: Sequence[float], cheap: Sequence[float], names: Sequence[str]) -> Plot:
+def _points(name: str, colour: str, exact: Sequence[float], estimates: Sequence[float], names: Sequence[str]) -> Plot:
     return {
         "type": "scatter",
         "mode": "markers",
         "name": name,
         "x": list(exact),
-        "y": list(cheap),
+        "y": list(estimates),
         "marker": {"color": colour, "size": 8, "opacity": 0.8},
         "customdata": list(names),
         "hovertemplate": "%{customdata}<br>replay %{x:.4g}, gradient %{y:.4g}<extra></extra>",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import unescape
@@ -170,6 +171,39 @@ def interval_points(
         "customdata": [[one.low, one.high] for one in found],
         "hovertemplate": f"{hover}<extra></extra>",
     }
+
+
+def heatmap(
+    x: Sequence[int],
+    z: Sequence[Sequence[float | None]],
+    facts: Sequence[Sequence[Sequence[Cell]]],
+    hover: str,
+    unit: str,
+) -> Plot:
+    """Lines of cells `z` at `x`, the first on top of `ticks`; red above 0, blue below, None a hole, all of one strength
+    where they are as far from 0. `facts` of every cell are plotly's ``customdata``; `unit` stands over the scale."""
+    limit = max((abs(one) for line in z for one in line if one is not None and math.isfinite(one)), default=0.0) or 1.0
+    return {
+        "type": "heatmap",
+        "x": list(x),
+        "y": list(range(len(z))),
+        "z": [list(line) for line in z],
+        "zmin": -limit,
+        "zmax": limit,
+        "colorscale": [[0, "#2c6cb5"], [0.5, "@panel"], [1, "#c2413b"]],
+        "xgap": 1,
+        "ygap": 1,
+        "hoverongaps": False,
+        "customdata": facts,
+        "hovertemplate": f"{hover}<extra></extra>",
+        "colorbar": {"title": {"text": unit, "side": "top"}, "thickness": 12},
+    }
+
+
+def dotted(x: float) -> Plot:
+    """An upright dotted line at `x`, a plotly shape."""
+    line = {"width": 1.4, "dash": "dot", "color": "rgba(128,128,128,0.8)"}
+    return {"type": "line", "xref": "x", "yref": "paper", "x0": x, "x1": x, "y0": 0, "y1": 1, "line": line}
 
 
 WARM_UP_SHADE = "rgba(128,128,128,0.10)"

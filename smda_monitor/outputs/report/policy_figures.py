@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...records.policy_findings import CategoryGap, Estimate, HeldoutFidelity, PolicyFindings, RankedCoefficient
-from .figure import Cell, Figure, Plot, axis, bars, interval_points, label, ticks, whiskers
+from .figure import Cell, Figure, axis, bars, dotted, heatmap, interval_points, label, ticks, whiskers
 
 DRAWN_FEATURES = 24
 """Features in the picture of coefficients."""
@@ -116,7 +116,6 @@ def gaps_figure(findings: PolicyFindings) -> Figure:
         interval_points(name, colour, found, [i + offset for i in range(len(gaps))], f"{name} {hover}", symbol)
         for name, colour, symbol, offset, found in groups
     ]
-    limit = {"type": "line", "xref": "x", "yref": "paper", "x0": findings.limit, "x1": findings.limit, "y0": 0, "y1": 1}
     return Figure(
         id="gaps",
         title="Harmful prompts against their look-alikes",
@@ -127,7 +126,7 @@ def gaps_figure(findings: PolicyFindings) -> Figure:
         layout={
             "xaxis": axis(unit),
             "yaxis": ticks([label(gap.category) for gap in gaps]),
-            "shapes": [limit | {"line": {"width": 1.4, "dash": "dot", "color": "rgba(128,128,128,0.8)"}}],
+            "shapes": [dotted(findings.limit)],
         },
         columns=["category", "n_harmful", "n_lookalike", *_names(), "flags"],
         table=[_line(gap, reading) for gap in gaps],
@@ -159,22 +158,13 @@ def carriers_figure(findings: PolicyFindings) -> Figure:
             size[one.feature] = max(size.get(one.feature, 0.0), abs(one.contribution))
     features = sorted(size, key=lambda feature: -size[feature])[:DRAWN_FEATURES]
     carried = [{one.feature: one.contribution for one in gap.features} for gap in gaps]
-    limit = max(size.values(), default=0.0) or 1.0
-    heat: Plot = {
-        "type": "heatmap",
-        "x": list(range(len(features))),
-        "y": list(range(len(gaps))),
-        "z": [[of.get(feature) for feature in features] for of in carried],
-        "zmin": -limit,
-        "zmax": limit,
-        "colorscale": [[0, "#2c6cb5"], [0.5, "@panel"], [1, "#c2413b"]],
-        "xgap": 1,
-        "ygap": 1,
-        "hoverongaps": False,
-        "customdata": [[[label(gap.category), feature] for feature in features] for gap in gaps],
-        "hovertemplate": "%{customdata[0]}, feature %{customdata[1]}<br>%{z:.3g}<extra></extra>",
-        "colorbar": {"title": {"text": UNITS[findings.reading].replace(" ", "<br>"), "side": "top"}, "thickness": 12},
-    }
+    heat = heatmap(
+        range(len(features)),
+        [[of.get(feature) for feature in features] for of in carried],
+        [[[label(gap.category), feature] for feature in features] for gap in gaps],
+        "%{customdata[0]}, feature %{customdata[1]}<br>%{z:.3g}",
+        UNITS[findings.reading].replace(" ", "<br>"),
+    )
     names = [str(feature) for feature in features]
     return Figure(
         id="carriers",

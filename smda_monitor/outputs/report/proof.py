@@ -11,7 +11,7 @@ from typing import Any
 
 from ...records.policy_findings import Estimate
 from ..proof_finding import finding_sentence
-from .figure import Cell, Figure, axis, interval_points, label, ticks
+from .figure import Cell, Figure, axis, dotted, interval_points, label, ticks
 
 LISTED = 400
 """Figures listed of one file."""
@@ -142,7 +142,6 @@ def _figure(id: str, title: str, caption: str, unit: str, found: Mapping[str, Es
         trace = interval_points(name, _COLOURS.get(name.split(".")[0], _ELSE), [one], [i], hover)
         del trace["name"]  # the axis names them; a legend would name them twice
         traces.append(trace)
-    zero = {"type": "line", "xref": "x", "yref": "paper", "x0": 0, "x1": 0, "y0": 0, "y1": 1}
     return Figure(
         id=id,
         title=title,
@@ -151,7 +150,7 @@ def _figure(id: str, title: str, caption: str, unit: str, found: Mapping[str, Es
         layout={
             "xaxis": axis(unit, zeroline=True),
             "yaxis": ticks([label(name, 44) for name, _ in drawn]),
-            "shapes": [zero | {"line": {"width": 1.4, "dash": "dot", "color": "rgba(128,128,128,0.8)"}}],
+            "shapes": [dotted(0)],
         },
         columns=["name", "value", "low", "high"],
         table=[[name, one.value, one.low, one.high] for name, one in found.items()],

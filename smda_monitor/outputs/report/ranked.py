@@ -9,7 +9,7 @@ from ...records.account import StepAccount
 from ..ledger_reader import Coefficient
 from ..ranking import RankedRow
 from .by_step import PART_COLOURS
-from .figure import Cell, Figure, Plot, axis, bars, label, step_axis, ticks, whiskers
+from .figure import Cell, Figure, Plot, axis, bars, heatmap, label, step_axis, ticks, whiskers
 
 DRAWN_ROWS = 15
 """Rows in the picture."""
@@ -76,23 +76,14 @@ def drift_figure(accounts: Sequence[StepAccount], coefficients: Sequence[Coeffic
     order = sorted(range(len(coefficients)), key=lambda k: -size[k])[:DRAWN_FEATURES]
     steps = [a.step for a in accounts]
     names = [f"{coefficients[k].feature} (w {coefficients[k].coef:+.3f})" for k in order]
-    limit = max((size[k] for k in order), default=0.0) or 1.0
-    heat: Plot = {
-        "type": "heatmap",
-        "x": steps,
-        "y": list(range(len(order))),
-        "z": [[m[k] for m in moved] for k in order],
-        "zmin": -limit,
-        "zmax": limit,
-        "colorscale": [[0, "#2c6cb5"], [0.5, "@panel"], [1, "#c2413b"]],
-        "xgap": 1,
-        "ygap": 1,
-        "hoverongaps": False,
-        "customdata": [[[name, a.drift[k]] for a in accounts] for name, k in zip(names, order, strict=True)],
-        "hovertemplate": "feature %{customdata[0]}<br>step %{x}<br>drift %{customdata[1]:.3g} activation units"
-        "<br>drift · w %{z:.3g} nats<extra></extra>",
-        "colorbar": {"title": {"text": "drift · w<br>(nats)", "side": "top"}, "thickness": 12},
-    }
+    hover = "feature %{customdata[0]}<br>step %{x}<br>drift %{customdata[1]:.3g} activation units"
+    heat = heatmap(
+        steps,
+        [[m[k] for m in moved] for k in order],
+        [[[name, a.drift[k]] for a in accounts] for name, k in zip(names, order, strict=True)],
+        f"{hover}<br>drift · w %{{z:.3g}} nats",
+        "drift · w<br>(nats)",
+    )
     return Figure(
         id="drift",
         title="Which features drifted",
