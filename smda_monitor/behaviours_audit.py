@@ -4,6 +4,8 @@
 scores.parquet       every row's score for each behaviour
 summary.json         the first one's closing figures, and under ``behaviours`` those of each; in
                      ``auroc_controls_by_kind`` planted rows of a kind are told by the behaviour that they are about
+manifest.json        ``kind`` audits, the data and the behaviours; written last, it says that all are there
+report.html          an index: the behaviours beside one another, with a link to the page of each
 """
 
 from __future__ import annotations
@@ -17,17 +19,21 @@ from .data_audit_run import AuditRequest, run_audit
 from .errors import ConfigError, describe
 from .instruments.config_file import load_config
 from .instruments.ranks import Ranks
-from .outputs.behaviour_scores import print_behaviours, write_behaviour_scores
-from .outputs.files import read_json, to_json, write_text
+from .outputs.behaviour_scores import SCORES, print_behaviours, write_behaviour_scores
+from .outputs.behaviours_view import KIND, SUMMARY
+from .outputs.files import is_temporary, read_json, to_json, write_text
+from .outputs.job_folder import MANIFEST
 from .outputs.json_file import check_json_file, write_json_file
+from .outputs.ledger import now
+from .outputs.report import PAGE, renew_report
 
-SCORES, SUMMARY = "scores.parquet", "summary.json"
+BESIDE = (SCORES, SUMMARY, MANIFEST, PAGE)
 """What lies beside the behaviours' folders."""
 
 
 def run_audits(request: AuditRequest, configs: Sequence[str]) -> int:
     """Judges the rows that `request` names by each of `configs`, in a folder of its own under ``request.out``, then
-    writes their scores side by side; with one configuration, `run_audit` alone. Returns 0.
+    writes their scores side by side, and an index; with one configuration, `run_audit` alone. Returns 0.
 
     With ``request.resume`` an audit that was begun goes on, one that was not begins. Raises as `run_audit`, and
     `ConfigError` where two configurations have one behaviour's name or a name is no folder's.
@@ -55,8 +61,11 @@ def _finish(request: AuditRequest, folders: Mapping[str, Path]) -> None:
     figures = _side_by_side(found)
     write_behaviour_scores(request.out / SCORES, folders)
     write_text(request.out / SUMMARY, to_json(figures, indent=2))
+    manifest = {"kind": KIND, "data": request.data, "behaviours": list(folders), "written": now()}
+    write_text(request.out / MANIFEST, to_json(manifest, indent=2))
     write_json_file(request.json, figures)
     print_behaviours(request.out / SCORES, list(folders))
+    renew_report(request.out)
 
 
 def _side_by_side(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +89,7 @@ def _folders(out: Path, configs: Sequence[str]) -> dict[str, Path]:
         if name in folders:
             remedy = "name the behaviours apart, or audit them into two folders."
             raise ConfigError(describe(what, f"{name!r}, as in another --config", "a name for each", remedy))
-        if Path(name).name != name or name.startswith(".") or name in (SCORES, SUMMARY):
+        if Path(name).name != name or name.startswith(".") or name in BESIDE:
             raise ConfigError(describe(what, repr(name), "a folder's name", "name it in letters and digits."))
         folders[name] = out / name
     return folders
@@ -91,8 +100,9 @@ def _check_out(request: AuditRequest, folders: dict[str, Path]) -> None:
     what = f"--out {request.out}"
     if request.out.is_file():
         raise ConfigError(describe(what, "a file", "an empty folder, or none", "name another folder."))
-    inside = {path.name for path in request.out.iterdir()} if request.out.is_dir() else set()
-    strange = inside - ({*folders, SCORES, SUMMARY} if request.resume else set())
+    inside = request.out.iterdir() if request.out.is_dir() else ()
+    own = {*folders, *BESIDE} if request.resume else set()
+    strange = {path.name for path in inside if not is_temporary(path)} - own
     if strange:
         found = f"a folder with {', '.join(sorted(strange)[:5])}"
         expected = "the audits to resume" if request.resume else "an empty folder, or none"

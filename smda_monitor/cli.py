@@ -108,8 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report",
         help="write the HTML report of a run, an audit or a policy from its folder",
-        description="Writes RUN/report.html from what lies in RUN alone: the ledger of a run, what an audit judged, or "
-        "what `smda policy` found. Nothing is measured or loaded again.",
+        description="Writes RUN/report.html from what lies in RUN alone: the ledger of a run, what an audit or "
+        "several judged, or what `smda policy` found. Nothing is measured or loaded again.",
     )
     report.add_argument("run", metavar="RUN", help="a run folder, e.g. runs/demo")
     report.add_argument("--json", metavar="FILE", type=Path, help="write the headline figures to this file too")

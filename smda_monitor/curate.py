@@ -18,6 +18,7 @@ from .outputs.curation_reasons import reasons
 from .outputs.curation_report import print_curation
 from .outputs.finished_audit import FinishedAudit, left_out_reasons, read_audit, read_figures
 from .outputs.json_file import check_json_file, write_json_file
+from .outputs.report import renew_report_with
 from .records.curation import Bucket, CurationRule, RowFigures, RowVerdict
 
 RATE = 0.10
@@ -43,7 +44,8 @@ class CurateRequest:
 
 
 def run_curate(request: CurateRequest) -> int:
-    """Curates the rows of the audit in ``request.run``, writes the files and prints what was done; returns 0.
+    """Curates the rows of the audit in ``request.run``, writes the files and the audit's page, prints what was done;
+    returns 0.
 
     Raises `ConfigError` where there is no finished audit, its data are no longer what was audited, or the folder holds
     other files.
@@ -63,6 +65,7 @@ def run_curate(request: CurateRequest) -> int:
     write_json_file(request.json, content)
     removed = [one for one in figures if verdicts[one.row_id].bucket == "remove"]
     print_curation(folder, content["rows"], division.cut, removed)
+    renew_report_with(audit.folder, FOLDER, folder)
     return 0
 
 

@@ -46,7 +46,7 @@ from .outputs.json_file import check_json_file, write_json_file
 from .outputs.ledger import now
 from .outputs.left_out import write_left_out
 from .outputs.progress import progress
-from .outputs.report import write_report
+from .outputs.report import renew_report
 from .outputs.row_audit_tables import judged_parts, read_scores, write_judged
 from .records.config import MonitorConfig
 from .records.row_audit import AuditMethod
@@ -182,4 +182,4 @@ def _finish(
     write_json_file(request.json, figures)
     add_to_manifest(request.out, {"status": "finished"})
     print_audit(request.out, figures, read_scores(request.out / "scores.parquet", LEADING))
-    print(f"report: {write_report(request.out)}")
+    renew_report(request.out)

@@ -28,6 +28,7 @@ from .outputs.json_file import check_json_file, write_json_file
 from .outputs.progress import progress
 from .outputs.proof_files import as_json, read_arm, write_arm
 from .outputs.proof_report import print_proof
+from .outputs.report import renew_report_with
 from .records.config import MonitorConfig
 from .records.proof import ARMS, Arm, ArmRun
 from .retraining import Retraining
@@ -59,7 +60,8 @@ class ProveRequest:
 
 
 def run_prove(request: ProveRequest) -> int:
-    """Trains every arm that is not there yet, measures it, and writes and prints what that shows; returns 0.
+    """Trains every arm that is not there yet, measures it, writes and prints what that shows, and writes the
+    audit's page again; returns 0.
 
     Raises `ConfigError` where there is no finished audit or no flagged row, for data or a curation that are not the
     audit's, and for what cannot be set up; `PrerequisiteError` for a model or a mode that is not accounted for.
@@ -105,6 +107,7 @@ def run_prove(request: ProveRequest) -> int:
     write_json_file(request.json, closing)
     add_to_manifest(folder, {"status": "finished"})
     print_proof(folder, figures, facts, config.behaviour.name)
+    renew_report_with(audit.folder, FOLDER, folder)
     return 0
 
 

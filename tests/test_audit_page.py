@@ -214,6 +214,34 @@ def test_curation_and_proof_are_on_the_page(tmp_path: Path) -> None:
     assert "effects.all.harmful.level.log_odds" in text
 
 
+def test_it_says_plainly_what_a_proof_shows_and_of_which_curation(tmp_path: Path) -> None:
+    home = tmp_path / "audit"
+    write_audit(home)
+    write_curation(home, ["score 2.3 above 1.25"])
+    write_proof(home)
+    assert "An effect of the flagged rows is shown" in flat(Page(write_report(home)))
+    rule = {key: CURATION[key] for key in ("rule", "rate", "threshold")}
+    known: dict[str, Any] = {"recovered": {"flagged": None, "random": None}, "finding": "nothing", "curation": rule}
+    (home / "proof" / "proof.json").write_text(json.dumps(known))
+    text = flat(Page(write_report(home)))
+    assert "No effect of the flagged rows is shown: the interval of the change of every kind of prompt" in text
+    assert "another curation" not in text
+    (home / "proof" / "proof.json").write_text(json.dumps({**known, "curation": {**rule, "threshold": 1.5}}))
+    assert "The proof is of rows that another curation flagged" in flat(Page(write_report(home)))
+
+
+def test_only_the_first_rows_of_a_long_list_are_on_the_page(tmp_path: Path) -> None:
+    write_audit(tmp_path / "audit")
+    write_curation(tmp_path / "audit", ["a reason"])
+    lines = [json.dumps({"id": f"odd-{i}", "line": i, "reason": "empty", "reasons": ["doubtful"]}) for i in range(70)]
+    for name in ("left_out.jsonl", "curation/review.jsonl"):
+        (tmp_path / "audit" / name).write_text("\n".join([*lines, '{"id": "never fini']))
+    text = flat(Page(write_report(tmp_path / "audit")))
+    assert "70 rows; the first 50 of them here" in text
+    assert "Review: the first 50" in text
+    assert text.count("doubtful") == text.count("empty") == 50
+
+
 def test_an_audit_that_has_only_begun_says_so(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"kind": "audit", "status": "running"}))
     page = Page(write_report(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ ROWS = 12
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model on disk, rows, and three configurations: refusal, another behaviour, and one with no folder's name."""
+    """A model on disk, rows, and configurations: refusal, another behaviour, and two with no folder's name."""
     folder = tmp_path_factory.mktemp("behaviours")
     tiny.tiny_llama().save_pretrained(folder / "model")  # type: ignore[operator]
     tiny.tiny_tokenizer().save_pretrained(folder / "model")
@@ -33,7 +34,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     openings = {"openings": ["Maybe", "Well"], "opposite": ["Surely", "No"]}
     named = {"refusal": refusal}
-    for file, name in (("hedging", "hedging"), ("nowhere", "../away")):
+    for file, name in (("hedging", "hedging"), ("nowhere", "../away"), ("page", "report.html")):
         named[file] = refusal | {"behaviour": {"name": name, **openings}}
     for file, config in named.items():
         (folder / f"{file}.yaml").write_text(yaml.safe_dump(config))
@@ -83,6 +84,17 @@ def test_two_behaviours_are_audited_as_each_alone(home: Path, capsys: pytest.Cap
     scores = [[line[f"score.{name}"] for line in lines] for name in names]
     assert scores[0] != pytest.approx(scores[1], rel=0.1), "they are two behaviours"
     assert not (home / "alone-refusal" / "refusal").exists(), "one configuration keeps its layout"
+    page = home / "both" / "report.html"
+    assert f"report: {page}" in shown
+    links = re.findall(r'href="([^"#:]+)"', page.read_text())
+    assert links == ["refusal/report.html", "hedging/report.html"]
+    assert all(f"{ROWS} rows judged" in (page.parent / link).read_text() for link in links)
+    written = page.read_text()
+    page.unlink()
+    assert main(["report", str(home / "both")]) == 0
+    assert page.read_text() == written
+    assert main(["curate", str(home / "both")]) == 2
+    assert "name one in it: hedging, refusal" in capsys.readouterr().err
 
 
 def test_what_was_stopped_between_two_behaviours_goes_on(home: Path) -> None:
@@ -93,13 +105,18 @@ def test_what_was_stopped_between_two_behaviours_goes_on(home: Path) -> None:
     assert audit(home, "stopped", ["refusal", "hedging"], "--resume") == 0
     assert len(list(read_judged(out / "hedging" / "judged"))) == ROWS
     assert set(json.loads((out / "summary.json").read_text())["behaviours"]) == {"refusal", "hedging"}
+    (out / ".summary.json.tmp").write_text("{")
+    (out / "report.html").unlink()
+    assert audit(home, "stopped", ["refusal", "hedging"], "--resume") == 0, "what is finished is summed up again"
+    assert (out / "report.html").is_file()
 
 
 def test_what_cannot_stand_side_by_side_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert audit(home, "never", ["refusal", "refusal"]) == 2
     assert "found 'refusal', as in another --config" in capsys.readouterr().err
-    assert audit(home, "never", ["refusal", "nowhere"]) == 2
-    assert "expected a folder's name" in capsys.readouterr().err
+    for name in ("nowhere", "page"):
+        assert audit(home, "never", ["refusal", name]) == 2
+        assert "expected a folder's name" in capsys.readouterr().err
     assert not (home / "never").exists()
     (home / "full").mkdir()
     (home / "full" / "notes.txt").write_text("mine")

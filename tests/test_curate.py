@@ -86,6 +86,30 @@ def _against(one: RowFigures) -> bool:
     return bool(opposed(*(torch.tensor([x], dtype=torch.float64) for x in figures))[0])
 
 
+def test_the_audits_page_shows_the_curation(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = run / "report.html"
+    assert "Curation:" not in page.read_text()
+    assert main(["curate", str(run)]) == 0
+    assert f"report: {page}" in capsys.readouterr().out
+    counts = read_curation(run / "curation")[0]["rows"]
+    said = f"Curation: {counts['remove']} rows to remove, {counts['review']} to review."
+    assert said in page.read_text()
+    assert "did not judge this row: no JSON" in page.read_text()
+    assert main(["curate", str(run), "--rule", "median", "--out", str(run / "elsewhere")]) == 0
+    assert f"nothing of {run / 'elsewhere'}" in capsys.readouterr().out
+    assert said in page.read_text(), "the page shows what lies in its own folder"
+
+
+def test_a_page_that_cannot_be_written_loses_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "report.html").unlink()
+    (run / "report.html").mkdir()
+    assert main(["curate", str(run), "--json", str(run / "figures.json")]) == 0
+    shown = capsys.readouterr()
+    assert "report: NOT written" in shown.err
+    assert "The rows' bulk lies at" in shown.out
+    assert read_curation(run / "curation")[0] == json.loads((run / "figures.json").read_text())
+
+
 def test_rows_that_were_left_out_are_to_be_reviewed(run: Path) -> None:
     assert main(["curate", str(run)]) == 0
     left = {row["line"]: row for row in curated(run / "curation")["review"] if row["line"] in audited.LEFT_OUT}
@@ -141,6 +165,8 @@ def test_what_is_no_finished_audit_is_refused(run: Path, tmp_path: Path, capsys:
     refused([str(run)], "an audit that was stopped", "--resume")
     (run / "manifest.json").write_text(json.dumps({**manifest, "kind": "proof"}))
     refused([str(run)], "the folder of another command")
+    (tmp_path / "empty" / "manifest.json").write_text(json.dumps({"kind": "audits"}))
+    refused([str(tmp_path / "empty")], "audits of several behaviours", "name one in it: refusal")
     (run / "manifest.json").write_text(json.dumps({key: manifest[key] for key in manifest if key != "rows"}))
     refused([str(run)], "a manifest without 'rows'")
     (run / "manifest.json").write_text(json.dumps(manifest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from smda_monitor.instruments.read_behaviour import read_behaviour
 from smda_monitor.maths.training_order import training_order
 from smda_monitor.outputs.curation_files import write_curation
 from smda_monitor.outputs.finished_audit import read_audit
+from smda_monitor.outputs.proof_finding import finding_sentence
 from smda_monitor.records.config import BehaviourConfig, TrainingConfig
 from smda_monitor.training import open_trainer, planned_steps
 
@@ -192,6 +194,32 @@ def test_more_seeds_are_added_to_a_finished_proof(run: Path) -> None:
     assert len(after) == 16
     assert before.items() <= after.items()
     assert json.loads((run / "proof" / "proof.json").read_text())["trainings"] == 16
+    assert _listed(run, "proof")["trainings"] == "16"
+
+
+def _listed(run: Path, name: str) -> dict[str, str]:
+    """The figures that the audit's page lists of a file, by their paths."""
+    (table,) = re.findall(rf'<table data-listed="{name}">(.*?)</table>', (run / "report.html").read_text(), re.DOTALL)
+    return dict(re.findall(r'<tr><td class="id">(.*?)</td><td>(.*?)</td>', table))
+
+
+def test_the_audits_page_shows_the_proof(run: Path, proof: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = json.loads((proof / "proof.json").read_text())
+    listed = _listed(run, "proof")
+    assert (listed["trainings"], listed["flagged_rows"]) == (str(figures["trainings"]), str(figures["flagged_rows"]))
+    assert finding_sentence(figures["finding"], True) in (run / "report.html").read_text()
+    assert "another curation" not in (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    assert main(["prove", str(run), "--max-steps", str(STEPS), "--resume"]) == 0, "all of it is there already"
+    assert f"report: {run / 'report.html'}" in capsys.readouterr().out
+    assert _listed(run, "proof")["trainings"] == "12"
+    (run / "report.html").unlink()
+    (run / "report.html").mkdir()
+    (run / "proof" / "proof.json").unlink()
+    assert main(["prove", str(run), "--max-steps", str(STEPS), "--resume"]) == 0
+    assert "report: NOT written" in capsys.readouterr().err
+    assert json.loads((run / "proof" / "proof.json").read_text())["recovered"] == figures["recovered"]
+    assert json.loads((run / "proof" / "manifest.json").read_text())["status"] == "finished"
 
 
 def test_another_proof_is_not_gone_on_with(run: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import math
 import random
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +23,7 @@ from smda_monitor.maths.controls import auroc_controls, auroc_controls_by_kind
 from smda_monitor.maths.score import scores
 from smda_monitor.outputs.parts import Part, covered
 from smda_monitor.outputs.row_audit_tables import (
+    judged_at,
     judged_columns,
     judged_parts,
     read_judged,
@@ -70,6 +72,41 @@ def test_columns_are_those_of_the_records_in_their_order(tmp_path: Path) -> None
     assert judged_columns(tmp_path / "nothing", ("row_id",)) is None
     with pytest.raises(ConfigError, match=r"judged-000001-000008\.parquet: found no column 'push\.S_Z'"):
         judged_columns(tmp_path, ("push.S_Z",))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 200), min_size=1, max_size=40, unique=True),
+    st.integers(1, 7),
+    st.lists(st.integers(0, 201), max_size=12, unique=True),
+)
+def test_law_rows_are_found_by_their_lines(lines: list[int], size: int, asked: list[int]) -> None:
+    """Wherever lines were left out, however many rows a part has, in whatever order they are asked for."""
+    rows = [replace(row, line=line) for row, line in zip(judged(len(lines)), sorted(lines), strict=True)]
+    with TemporaryDirectory() as folder:
+        write(Path(folder), rows, size)
+        found = judged_at(Path(folder), asked)
+    by_line = {row.line: row.entry.row_id for row in rows}
+    assert [(one.line, one.entry.row_id) for one in found] == [(a, by_line[a]) for a in asked if a in by_line]
+
+
+def test_few_parts_are_opened_to_find_a_row(tmp_path: Path) -> None:
+    """Of 64 parts no more than 7 need to be whole, the one that has the row among them."""
+    write(tmp_path, judged(128), size=2)
+    needed = []
+    for path in sorted(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        path.write_bytes(b"damaged")
+        try:
+            (one,) = judged_at(tmp_path, [77])
+            assert one.entry.row_id == "r-76"
+        except ConfigError as error:
+            assert path.name in str(error)
+            needed.append(path.name)
+        path.write_bytes(whole)
+    assert "judged-000077-000078.parquet" in needed
+    assert len(needed) <= 7
+    assert judged_at(tmp_path / "nothing", [77]) == []
 
 
 def test_figures_are_those_of_all_rows_beside_one_another(tmp_path: Path) -> None:

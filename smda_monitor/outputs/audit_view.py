@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, describe
 from ..records.row_audit import RowAudit
 from ..records.row_kinds import RowKinds
-from . import parts
-from .files import read_json, read_json_lines
+from .files import json_lines, read_json
 from .ledger_reader import RowText, read_row_texts
-from .row_audit_tables import STEM, read_judged, table_to_judged
+from .row_audit_tables import judged_at, read_judged
 from .row_kinds_files import read_row_kinds
 from .score_table import ScoreTable, read_score_table
 
@@ -69,15 +69,16 @@ def read_audit_view(folder: str | Path) -> AuditView:
     manifest = _object(path / "manifest.json", "manifest")
     summary, proof = path / "summary.json", path / "proof" / "proof.json"
     scores, left_out = read_score_table(path / "scores.parquet"), _lines(path / "left_out.jsonl")
+    listed = list(islice(left_out, LISTED))
     return AuditView(
         folder=path,
         manifest=manifest,
         summary=_object(summary, "summary") if summary.is_file() else {},
         scores=scores,
-        leading=_judged_at(path / "judged", [line["line"] for line in scores.leading[:SHOWN_ROWS]]),
+        leading=judged_at(path / "judged", [line["line"] for line in scores.leading[:SHOWN_ROWS]]),
         replayed=_replayed(path),
-        left_out=left_out[:LISTED],
-        omitted=len(left_out),
+        left_out=listed,
+        omitted=len(listed) + sum(1 for _ in left_out),
         kinds=read_row_kinds(path),
         texts=read_row_texts(path),
         curation=_curation(path / "curation"),
@@ -85,26 +86,9 @@ def read_audit_view(folder: str | Path) -> AuditView:
     )
 
 
-def _judged_at(folder: Path, lines: Sequence[int]) -> list[RowAudit]:
-    """The judged rows at `lines`, in that order; those that are not there are left out."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    wanted = pa.array(lines, pa.int64())
-    found: dict[int, RowAudit] = {}
-    for part in parts.live_parts(folder, STEM) if lines else ():
-        try:
-            inside = pc.is_in(parts.read_part(part.path, ["line"])["line"], value_set=wanted)
-            if pc.any(inside).as_py():
-                found |= {one.line: one for one in table_to_judged(parts.read_part(part.path).filter(inside))}
-        except (KeyError, TypeError) as error:
-            raise _unreadable(part.path, f"no column {error}") from error
-    return [found[line] for line in lines if line in found]
-
-
 def _replayed(folder: Path) -> list[tuple[RowAudit, RowAudit]]:
     exact = list(read_judged(folder / "checked"))
-    estimates = {one.line: one for one in _judged_at(folder / "judged", [one.line for one in exact])}
+    estimates = {one.line: one for one in judged_at(folder / "judged", [one.line for one in exact])}
     return [(estimates[one.line], one) for one in exact if one.line in estimates]
 
 
@@ -118,14 +102,14 @@ def _curation(folder: Path) -> Curation | None:
 
 def _reasons(path: Path) -> list[dict[str, Any]]:
     """The first rows of a bucket, without their own columns: their text stays where it is."""
-    return [{key: row.get(key) for key in ("id", "line", "reasons")} for row in _lines(path)[:LISTED]]
+    return [{key: row.get(key) for key in ("id", "line", "reasons")} for row in islice(_lines(path), LISTED)]
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    found = read_json_lines(path, "file")
-    if any(not isinstance(line, dict) for line in found):
-        raise _unreadable(path, "a line that is no object")
-    return found
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in json_lines(path, "file"):
+        if not isinstance(line, dict):
+            raise _unreadable(path, "a line that is no object")
+        yield line
 
 
 def _object(path: Path, what: str) -> dict[str, Any]:

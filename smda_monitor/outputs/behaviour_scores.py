@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -12,6 +13,8 @@ from .files import write_atomic
 from .text import number, plain
 from .wide_console import wide_console
 
+SCORES = "scores.parquet"
+"""The file, in an audit's folder and in the one around several."""
 LEADING = 10
 """Rows printed for each behaviour."""
 NAMES = ("line", "row_id", "row_hash")
@@ -30,12 +33,20 @@ def write_behaviour_scores(path: Path, audits: Mapping[str, Path]) -> None:
 
     joined = None
     for behaviour, folder in audits.items():
-        scores = pq.read_table(folder / "scores.parquet", columns=[*NAMES, "score"])
+        scores = pq.read_table(folder / SCORES, columns=[*NAMES, "score"])
         scores = scores.rename_columns([*NAMES, column_name(behaviour)])
         joined = scores if joined is None else joined.join(scores, list(NAMES), join_type="full outer")
     assert joined is not None
     ordered = joined.sort_by("line")
     write_atomic(path, lambda temporary: pq.write_table(ordered, temporary, compression="zstd"))
+
+
+def leading_rows(scores: Any, behaviour: str, count: int) -> list[dict[str, Any]]:
+    """The first `count` lines by the behaviour's score of the Arrow table that `write_behaviour_scores` wrote; rows
+    without one last."""
+    ordered = scores.sort_by([(column_name(behaviour), "descending")])
+    found: list[dict[str, Any]] = ordered.slice(0, count).to_pylist()
+    return found
 
 
 def print_behaviours(path: Path, behaviours: Sequence[str]) -> None:
@@ -50,8 +61,7 @@ def print_behaviours(path: Path, behaviours: Sequence[str]) -> None:
         table.add_column("row", no_wrap=True)
         for name in ("line", *behaviours):
             table.add_column(Text(plain(name, 40)), justify="right", no_wrap=True)
-        leading = scores.sort_by([(column_name(behaviour), "descending")]).slice(0, LEADING)
-        for row in leading.to_pylist():
+        for row in leading_rows(scores, behaviour, LEADING):
             found = [row[column_name(name)] for name in behaviours]
             cells = [plain(row["row_id"], 40), str(row["line"])]
             cells += ["n/a" if score is None else number(score) for score in found]

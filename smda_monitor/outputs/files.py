@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,19 +78,24 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def read_json_lines(path: Path, what: str) -> list[Any]:
-    """One value per line; an unfinished last line, which is all that a kill can leave, is skipped.
+    """All that `json_lines` yields."""
+    return list(json_lines(path, what))
+
+
+def json_lines(path: Path, what: str) -> Iterator[Any]:
+    """One value per line, a line at a time; an unfinished last line, which is all that a kill can leave, is skipped.
 
     Raises `ConfigError` naming the file and the line where any other line is not JSON. A missing file is empty.
     """
     if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was never finished
-    values = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            values.append(json.loads(line))
-        except ValueError as error:
-            raise ConfigError(
-                describe(f"{what} {path}, line {number}", f"{error}", "JSON", "restore the file or delete the line")
-            ) from error
-    return values
+        return
+    with path.open("rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ConfigError(
+                    describe(f"{what} {path}, line {number}", f"{error}", "JSON", "restore the file or delete the line")
+                ) from error

@@ -46,13 +46,16 @@ class FinishedAudit:
 
 def read_audit(folder: Path) -> FinishedAudit:
     """The audit in `folder`. Raises `ConfigError` where there is none, or one that was not finished."""
+    inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
+    one = f"name one in it: {', '.join(inside)}" if inside else None
     if not (folder / MANIFEST).is_file():
-        inside = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}"))
         found = f"a folder without {MANIFEST}" if folder.is_dir() else "no such folder"
-        remedy = f"name one in it: {', '.join(inside)}" if inside else "run `smda audit` first, and name its --out"
-        raise _no_audit(folder, found, remedy)
+        raise _no_audit(folder, found, one or "run `smda audit` first, and name its --out")
     manifest = read_json(folder / MANIFEST, "manifest")
-    if not isinstance(manifest, dict) or manifest.get("kind") != "audit":
+    kind = manifest.get("kind") if isinstance(manifest, dict) else None
+    if kind == "audits":
+        raise _no_audit(folder, "audits of several behaviours", one or "run the audits anew")
+    if kind != "audit":
         raise _no_audit(folder, "the folder of another command", "name the --out of an `smda audit`")
     if manifest.get("status") != "finished":
         raise _no_audit(folder, "an audit that was stopped", "finish it: `smda audit … --resume`")

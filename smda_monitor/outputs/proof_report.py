@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..records.policy_findings import Estimate
 from ..records.proof import ProofFigures
+from .proof_finding import finding_sentence
 from .text import duration, number, plain
 from .wide_console import wide_console
 
@@ -47,19 +48,8 @@ def finding_lines(figures: ProofFigures, facts: Mapping[str, Any]) -> list[str]:
         for name, part, apart in parts:
             noise = f"{apart:.2f} without noise that counts twice" if apart == apart else "seeds do not agree on it"
             lines.append(f"  taking out the {name} rows does {_plain_figure(part)} ({noise})")
-    lines.append(_finding(figures, recovery is not None))
+    lines.append(finding_sentence(figures.finding, recovery is not None))
     return lines
-
-
-def _finding(figures: ProofFigures, planted: bool) -> str:
-    what = "the part recovered" if planted else "the change of every kind of prompt"
-    if figures.finding == "shown":
-        return "An effect of the flagged rows is shown: taking them out does what taking out random rows does not."
-    if figures.finding == "nothing":
-        return f"No effect of the flagged rows is shown: the interval of {what} reaches 0."
-    if figures.finding == "as random":
-        return "No effect of the flagged rows is shown beyond that of random removal: the two cannot be told apart."
-    return "No effect of the flagged rows is shown: there is no interval to judge by."
 
 
 def _table(figures: ProofFigures, behaviour: str) -> Table:

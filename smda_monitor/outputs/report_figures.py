@@ -14,7 +14,7 @@ LEADING = 10
 """Rows listed; the ledger holds all."""
 
 
-CLOSING = {"audit": "summary.json", "policy": "symbolic_policy.json"}
+CLOSING = {"audit": "summary.json", "audits": "summary.json", "policy": "symbolic_policy.json"}
 """Where the figures of what is no run lie, by the manifest's ``kind``."""
 
 

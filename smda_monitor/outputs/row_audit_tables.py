@@ -6,8 +6,10 @@ beside it, the fields of `RowAudit` (``watched`` as ``watched_shifts``: the entr
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,35 @@ def read_judged(folder: Path) -> Iterator[RowAudit]:
     for part in parts.live_parts(folder, STEM):
         with _named(part.path):
             yield from table_to_judged(parts.read_part(part.path))
+
+
+def judged_at(folder: Path, lines: Sequence[int]) -> list[RowAudit]:
+    """The judged rows at `lines` of the data, in that order; those that are not there are left out.
+
+    Rows are numbered in the order of their lines, so that a line is looked for by halving: of P parts about log₂ P are
+    opened for it, for their lines alone, and the one that can have it is read. Raises `ConfigError` as `read_judged`.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    live = parts.live_parts(folder, STEM)
+
+    @cache
+    def first_line(place: int) -> int:
+        with _named(live[place].path):
+            return int(parts.read_part(live[place].path, ["line"])["line"][0].as_py())
+
+    wanted: dict[int, list[int]] = {}
+    for line in lines:
+        place = bisect_right(range(len(live)), line, key=first_line) - 1
+        if place >= 0:
+            wanted.setdefault(place, []).append(line)
+    found: dict[int, RowAudit] = {}
+    for place, there in wanted.items():
+        with _named(live[place].path):
+            table = parts.read_part(live[place].path)
+            found |= {one.line: one for one in table_to_judged(table.filter(pc.is_in(table["line"], pa.array(there))))}
+    return [found[line] for line in lines if line in found]
 
 
 def column_parts(folder: Path, columns: Sequence[str]) -> Iterator[Any]:

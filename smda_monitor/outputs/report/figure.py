@@ -13,6 +13,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import unescape
 from typing import Any
 
 from ...records.policy_findings import Estimate
@@ -53,9 +54,9 @@ class Figure:
     @property
     def legend(self) -> list[tuple[str, str, bool]]:
         """Name, CSS colour and whether it is a marker of each named trace, for a legend in HTML: it wraps
-        where plotly's own would take the plot's room."""
+        where plotly's own would take the plot's room. A name is as it was before `label`: the template escapes it."""
         named = [t for t in self.traces if "name" in t]
-        return [(t["name"], _css_colour(t), t["type"] == "scatter" and t["mode"] == "markers") for t in named]
+        return [(unescape(t["name"]), _css_colour(t), t["type"] == "scatter" and t["mode"] == "markers") for t in named]
 
     @property
     def csv_link(self) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...records.policy_findings import Estimate
+from ..proof_finding import finding_sentence
 from .figure import Cell, Figure, axis, dotted, interval_points, label, ticks
 
 LISTED = 400
@@ -72,7 +73,17 @@ def sentences(curation: Mapping[str, Any] | None, proof: Mapping[str, Any] | Non
             f"Trained again without the flagged rows: {_said(flagged)} of the planted rows' effect is recovered; "
             f"without as many random rows {_said(random)}."
         )
+    if isinstance(finding := (proof or {}).get("finding"), str):
+        found.append(finding_sentence(finding, flagged is not None))
+    if _of_another(curation, proof):
+        found.append("The proof is of rows that another curation flagged: `smda prove` has not been run on this one.")
     return found
+
+
+def _of_another(curation: Mapping[str, Any] | None, proof: Mapping[str, Any] | None) -> bool:
+    """Whether the proof names another rule, or another line drawn by it, than the curation that lies beside it."""
+    rule = (proof or {}).get("curation")
+    return curation is not None and isinstance(rule, Mapping) and any(curation.get(k) != v for k, v in rule.items())
 
 
 def _said(one: Estimate) -> str:

@@ -17,6 +17,8 @@ from ..files import write_text
 from ..text import duration, number, percent, plain, visible
 
 _HERE = Path(__file__).parent
+PAGE = "report.html"
+"""A page's file."""
 
 
 def render_page(template: str, context: Mapping[str, Any]) -> str:
@@ -52,7 +54,7 @@ def render_page(template: str, context: Mapping[str, Any]) -> str:
 def save_page(folder: str | Path, page: str) -> Path:
     """Writes `page` as ``report.html`` into `folder`, atomically, and returns its path. Raises `ConfigError` where it
     cannot be written."""
-    path = Path(folder) / "report.html"
+    path = Path(folder) / PAGE
     try:
         write_text(path, page)
     except OSError as error:

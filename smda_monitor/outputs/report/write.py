@@ -1,4 +1,4 @@
-"""The page of whatever a folder holds: a monitored run, an audit of data, or a policy laid open."""
+"""The page of whatever a folder holds: a monitored run, an audit of data or several, or a policy laid open."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from pathlib import Path
 
 from ...errors import ConfigError, describe
 from ..files import read_json
+from .behaviours_page import behaviours_page
 from .data_audit_page import audit_page
 from .page import run_page
 from .policy_page import policy_page
 from .rendering import save_page
 
-_PAGES: Mapping[str | None, Callable[[Path], str]] = {None: run_page, "audit": audit_page, "policy": policy_page}
+_PAGES: Mapping[str | None, Callable[[Path], str]] = {
+    None: run_page,
+    "audit": audit_page,
+    "audits": behaviours_page,
+    "policy": policy_page,
+}
 """By the manifest's ``kind``; a run's has none."""
 _EXPECTED = "the folder of a run, an audit or a policy"
 
 
 def write_report(folder: str | Path) -> Path:
     """Writes ``report.html`` into `folder` from what lies there, and returns its path. What the folder holds is said by
-    its manifest: ``kind`` is ``audit`` or ``policy``; without a kind it is a monitored run.
+    its manifest: ``kind`` is ``audit``, ``audits`` (one for each of several behaviours, the page their index) or
+    ``policy``; without a kind it is a monitored run.
 
     Raises `ConfigError` for a folder that holds none of them or a file that cannot be read, and where the page cannot
     be written.
