@@ -301,10 +301,16 @@ def test_fidelity_says_what_cannot_be_run(capsys: pytest.CaptureFixture[str]) ->
     assert "off, idle, biting" in capsys.readouterr().err
 
 
-def test_overhead_writes_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overhead_writes_every_figure_part_by_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "figures.json"
-    assert overhead.main(["--model", "tiny", "--quick", "--rows", "4", "--tokens", "32", "--json", str(out)]) == 0
+    asked = ["--model", "tiny", "--quick", "--rows", "4", "--tokens", "32", "--json", str(out), "--part"]
+    assert overhead.main([*asked, "memory"]) == 0
+    first = json.loads(out.read_text())
+    assert (first["plain"]["memory"], first["plain"]["wall"], first["growth"]) == (1, None, {})
+    assert overhead.main([*asked, "times", "growth"]) == 0
     found = json.loads(out.read_text())
+    assert found["interval_1"]["peak_bytes"] == first["interval_1"]["peak_bytes"], "it stays"
+    assert overhead.measured_before(out, {**found["settings"], "seed": 1}, ["plain"])["plain"]["memory"] is None
     for name in ("plain", "capture", "interval_1"):
         assert 0 < found[name]["wall"] < 1e3
         assert found[name]["spread"] >= 1

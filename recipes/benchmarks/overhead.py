@@ -1,6 +1,6 @@
 """What the monitor costs: time and memory of monitored over plain training, and how both grow.
 
-    python recipes/benchmarks/overhead.py [--quick] [--json FILE]
+    python recipes/benchmarks/overhead.py [--quick] [--part times memory growth] [--json FILE]
 
 LoRA (r = 8 on all linear layers) in fp32 without checkpointing, 8 rows of 256 tokens, 32 probes. Ways of training take
 turns in one process, on the same batches and from the same weights: plain, plain with freed memory held in the process
@@ -10,7 +10,7 @@ that library is installed. Seconds are wall time per optimizer step after two of
 the median over accounts of the mean over an account's steps.
 Peak memory is of a process for each. Growth is the exponent b of the monitor's own seconds = a·sizeᵇ. Let nothing else
 run meanwhile: where threads wait for a core, times of any size come out, and the spread (slowest over fastest step)
-shows it.
+shows it. The file is written after every part; a later run with the same settings that asks for other parts adds to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,8 +32,13 @@ from _settings import Settings
 from _show import number, show
 
 from smda_monitor.errors import SMDAError
+from smda_monitor.outputs.files import read_json
 from smda_monitor.outputs.json_file import check_json_file, write_json_file
 
+PARTS = ("times", "memory", "growth")
+"""What can be measured by itself."""
+FIGURES = ("wall", "seconds", "spread", "memory", "peak_bytes")
+"""Of every way of training; None where it was not measured."""
 MEMORY = ("plain", "plain_held", "capture", "interval_1", "interval_8", "interval_8_own_prompt", "history")
 """What gets a process of its own."""
 QUICK_MEMORY = ("plain", "interval_1", "history")
@@ -100,7 +105,34 @@ def ratio(value: float | None, plain: float | None) -> float | None:
     return None if value is None or plain is None else value / plain
 
 
-def report(found: dict[str, Any], ways: Mapping[str, Condition], grown: Mapping[str, Growth]) -> None:
+def timed(bed: Bed, ways: Mapping[str, Condition], load: Load, args: argparse.Namespace) -> dict[str, Any]:
+    """The part ``times`` as it is written, by way of training."""
+    taken = times(bed, ways, load, args.rounds)
+    seconds = {name: median(found) if found else None for name, found in taken.items()}
+    return {
+        name: {
+            "wall": ratio(seconds[name], seconds["plain"]),
+            "seconds": seconds[name],
+            "spread": max(found) / min(found) if found else None,
+        }
+        for name, found in taken.items()
+    }
+
+
+def sized(bed: Bed, ways: Mapping[str, Condition], load: Load, args: argparse.Namespace) -> dict[str, Any]:
+    """The part ``memory``."""
+    found = peaks(bed, ways, load, args)
+    return {n: {"memory": ratio(found.get(n), found["plain"]), "peak_bytes": found.get(n)} for n in ways}
+
+
+def grown(bed: Bed, ways: Mapping[str, Condition], load: Load, args: argparse.Namespace) -> dict[str, Any]:
+    """The part ``growth``, by factor."""
+    found = growth(bed, args)
+    measured = {name: {"sizes": g.sizes, "costs": g.costs, "unit": g.unit} for name, g in found.items()}
+    return {"growth": {name: g.exponent for name, g in found.items()}, "growth_measured": measured}
+
+
+def report(found: Mapping[str, Any], ways: Mapping[str, Condition]) -> None:
     rows = []
     for name, way in ways.items():
         here = found[name]
@@ -110,33 +142,35 @@ def report(found: dict[str, Any], ways: Mapping[str, Condition], grown: Mapping[
         rows.append([name, seconds, *ratios[:2], gib, ratios[2]])
     columns = ["training", "s per step", "of plain", "spread", "peak GiB", "of plain"]
     show("What it costs", columns, rows, "– : not measured.")
-    cells = [
-        [name, f"{g.exponent:.2f}", ", ".join(f"{s}: {c:.3g} {g.unit}" for s, c in zip(g.sizes, g.costs, strict=True))]
-        for name, g in grown.items()
-    ]
+    cells = []
+    for name, exponent in found["growth"].items():
+        of = found["growth_measured"][name]
+        costs = ", ".join(f"{s}: {c:.3g} {of['unit']}" for s, c in zip(of["sizes"], of["costs"], strict=True))
+        cells.append([name, f"{exponent:.2f}", costs])
     show("How it grows", ["with", "exponent", "measured"], cells, "1: proportional, 0: does not grow.")
 
 
-def measure(bed: Bed, args: argparse.Namespace) -> dict[str, Any]:
+def measured_before(path: Path | None, settings: Mapping[str, Any], ways: Iterable[str]) -> dict[str, Any]:
+    """What stands in the file of earlier parts with the same `settings`; else nothing of any of the `ways`."""
+    if path is not None and path.is_file():
+        found: dict[str, Any] = read_json(path, "earlier parts")
+        if found.get("settings") == settings:
+            return found
+    blank: dict[str, Any] = {name: dict.fromkeys(FIGURES) for name in ways}
+    return {**blank, "growth": {}, "growth_measured": {}, "settings": settings}
+
+
+def measure(bed: Bed, args: argparse.Namespace) -> None:
+    """Measures part by part, writes after each, and shows what there is."""
     ways = conditions(args.history_steps, args.probes)
     load = Load(args.rows, args.tokens, args.steps)
-    taken, memory = times(bed, ways, load, args.rounds), peaks(bed, ways, load, args)
-    seconds = {name: median(found) if found else None for name, found in taken.items()}
-    found: dict[str, Any] = {
-        name: {
-            "wall": ratio(seconds[name], seconds["plain"]),
-            "seconds": seconds[name],
-            "spread": max(taken[name]) / min(taken[name]) if taken[name] else None,
-            "memory": ratio(memory.get(name), memory["plain"]),
-            "peak_bytes": memory.get(name),
-        }
-        for name in ways
-    }
-    grown = growth(bed, args)
-    report(found, ways, grown)
-    found["growth"] = {name: g.exponent for name, g in grown.items()}
-    found["growth_measured"] = {n: {"sizes": g.sizes, "costs": g.costs, "unit": g.unit} for n, g in grown.items()}
-    return found
+    settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder", "one", "part")}
+    found = measured_before(args.json, settings, ways)
+    for part in args.part:
+        for name, figures in {"times": timed, "memory": sized, "growth": grown}[part](bed, ways, load, args).items():
+            found[name] |= figures
+        write_json_file(args.json, found)
+    report(found, ways)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,7 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--folder", type=Path, help="where to work; a test bed there is used again (default: temporary)"
     )
-    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS, help="what to measure (default: everything)")
+    parser.add_argument("--json", type=Path, help="write the figures there, after every part")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.one:
@@ -164,9 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="smda-overhead-") as temporary:
         try:
             check_json_file(args.json)
-            found = measure(make_bed(args.model, args.folder or Path(temporary), args.seed), args)
-            settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder", "one")}
-            write_json_file(args.json, {**found, "settings": settings})
+            measure(make_bed(args.model, args.folder or Path(temporary), args.seed), args)
         except SMDAError as error:
             print(f"overhead: {error}", file=sys.stderr)
             return 2
