@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
@@ -47,10 +45,6 @@ def page(folder: Path) -> Page:
     return Page(write_report(folder))
 
 
-def numbers(page: Page, name: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(page.download(f"{name}.csv"))))
-
-
 def flat(page: Page) -> str:
     return " ".join(page.text.split())
 
@@ -60,7 +54,7 @@ def check_tables(page: Page) -> None:
     tables = {str(a["data-numbers"]) for t, a in page.elements if t == "table" and "data-numbers" in a}
     assert set(page.figures) <= tables
     for name in page.figures:
-        lines, objects = numbers(page, name), json.loads(page.download(f"{name}.json"))
+        lines, objects = page.numbers(name), json.loads(page.download(f"{name}.json"))
         assert len(lines) == len(objects) > 0
         assert list(lines[0]) == list(objects[0])
 
@@ -69,40 +63,40 @@ def test_no_picture_without_its_numbers(page: Page) -> None:
     expected = {"leading", "scores", "pathways", "contrast-x", "contrast-y", "kinds", "interference"}
     assert set(page.figures) == expected | {"replay-s-x", "replay-s-y", "replay-watched"}
     check_tables(page)
-    assert "n/a" not in [cell["p"] for cell in numbers(page, "contrast-x")]
+    assert "n/a" not in [cell["p"] for cell in page.numbers("contrast-x")]
 
 
 def test_numbers_are_the_files(page: Page, folder: Path) -> None:
     scores = pq.read_table(folder / "scores.parquet").to_pylist()
-    leading = numbers(page, "leading")
+    leading = page.numbers("leading")
     assert [line["row_id"] for line in leading] == [line["row_id"] for line in scores]
     for line, expected in zip(leading, scores, strict=True):
         for name in ("score", "S", "S_X", "S_Y"):
             assert line[name] == ("" if expected[name] is None else str(expected[name]))
-    assert sum(int(line["rows"]) for line in numbers(page, "scores")) == ROWS - 1
-    assert len(numbers(page, "pathways")) == ROWS
+    assert sum(int(line["rows"]) for line in page.numbers("scores")) == ROWS - 1
+    assert len(page.numbers("pathways")) == ROWS
     kinds = json.loads((folder / "row_kinds.json").read_text())
     for pathway in "XY":
         expected = [one for one in kinds["contrasts"] if one["pathway"] == pathway]
-        for line, one in zip(numbers(page, f"contrast-{pathway.lower()}"), expected, strict=True):
+        for line, one in zip(page.numbers(f"contrast-{pathway.lower()}"), expected, strict=True):
             assert float(line["U"]) == one["U"]
             assert float(line["harmful_median"]) == one["harmful"]["median"]
             assert float(line["harmless_q3"]) == one["harmless"]["q3"]
             assert float(line["p_adjusted"]) == one["p_adjusted"]
             assert float(line["rank_biserial"]) == pytest.approx(2 * one["auroc"] - 1)
     matrix = pq.read_table(folder / "interference.parquet").to_pylist()
-    assert [int(line["feature"]) for line in numbers(page, "interference")] == list(FEATURES)
-    for line, expected in zip(numbers(page, "interference"), matrix, strict=True):
+    assert [int(line["feature"]) for line in page.numbers("interference")] == list(FEATURES)
+    for line, expected in zip(page.numbers("interference"), matrix, strict=True):
         assert float(line[f"kind.{PLANTED}"]) == expected[f"kind.{PLANTED}"]
     rows = make_rows()
-    for line, i in zip(numbers(page, "replay-s-x"), CHECKED, strict=True):
+    for line, i in zip(page.numbers("replay-s-x"), CHECKED, strict=True):
         assert (line["row_id"], float(line["gradient"])) == (rows[i].entry.row_id, rows[i].S_X)
         assert float(line["replay"]) == pytest.approx(1.01 * rows[i].S_X)
 
 
 def test_pictures_show_these_numbers(page: Page, folder: Path) -> None:
     harmful, harmless = page.figures["contrast-x"]["data"]
-    lines = numbers(page, "contrast-x")
+    lines = page.numbers("contrast-x")
     assert harmful["median"] == [float(line["harmful_median"]) for line in lines]
     assert (harmless["q1"], harmless["upperfence"]) == (
         [float(line["harmless_q1"]) for line in lines],
@@ -114,7 +108,7 @@ def test_pictures_show_these_numbers(page: Page, folder: Path) -> None:
     assert [line[at[0]] for line in heat["z"]] == column[0]["by_feature"]
     assert heat["z"][2][at[0]] > 0.5, "planted rows act on a feature that no prompt calls for"
     x, y = page.figures["leading"]["data"]
-    assert x["x"][0] + y["x"][0] == pytest.approx(float(numbers(page, "leading")[0]["S"]))
+    assert x["x"][0] + y["x"][0] == pytest.approx(float(page.numbers("leading")[0]["S"]))
 
 
 def test_it_says_what_was_found(page: Page) -> None:
@@ -201,13 +195,13 @@ def test_curation_and_proof_are_on_the_page(tmp_path: Path) -> None:
     assert "0.91 [0.83, 0.99] of the planted rows' effect is recovered; without as many random rows 0.04" in text
     assert f"threshold{CURATION['threshold']}" in text.replace(" ", "")
     check_tables(shown)
-    recovered = {line["name"]: line for line in numbers(shown, "recovered")}
+    recovered = {line["name"]: line for line in shown.numbers("recovered")}
     for name, expected in PROOF["recovered"].items():
         assert [float(recovered[name][end]) for end in ("value", "low", "high")] == expected
     (point, other) = shown.figures["recovered"]["data"]
     assert (point["x"], other["x"]) == ([0.91], [0.04])
     assert point["error_x"]["array"] == [pytest.approx(0.08)]
-    (change,) = numbers(shown, "change-log-odds")
+    (change,) = shown.numbers("change-log-odds")
     assert (change["name"], float(change["value"])) == ("flagged.harmful", 0.4)
     assert {"change-decoding"} <= set(shown.figures)
     assert "200, 190, 210" in text, "three numbers elsewhere are no estimate"
@@ -319,8 +313,8 @@ def test_a_page_of_many_rows_stays_small(tmp_path: Path) -> None:
     write_audit(tmp_path / "audit", many)
     page = Page(write_report(tmp_path / "audit"))
     drawn = sum(len(trace["x"]) for trace in page.figures["pathways"]["data"])
-    assert drawn == len(numbers(page, "pathways")) <= 2000
-    assert sum(int(line["rows"]) for line in numbers(page, "scores")) == 2599
+    assert drawn == len(page.numbers("pathways")) <= 2000
+    assert sum(int(line["rows"]) for line in page.numbers("scores")) == 2599
     assert "one in 2 of the others" in page.text
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from math import inf
 from pathlib import Path
@@ -63,10 +61,6 @@ def page(folder: Path) -> Page:
     return Page(write_report(folder))
 
 
-def numbers(page: Page, name: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(page.download(f"{name}.csv"))))
-
-
 def leads(page: Page) -> list[str]:
     """Where its links lead, those within the page and its downloads apart."""
     links = [str(attributes["href"]) for tag, attributes in page.elements if tag == "a"]
@@ -81,11 +75,11 @@ def test_each_behaviour_has_its_figures_and_a_link_to_its_page(page: Page, folde
     assert leads(page) == ["refusal/report.html"]
     assert (folder / leads(page)[0]).is_file()
     assert "no page yet: smda report both/a guess & more" in text
-    for line, name in zip(numbers(page, "behaviours"), NAMES, strict=True):
+    for line, name in zip(page.numbers("behaviours"), NAMES, strict=True):
         assert line["behaviour"] == name
         assert (line["rows"], line["scored"], line["left_out"]) == (str(ROWS), str(ROWS - 1), "2")
         assert (line["S_X"], line["S_Y"], line["seconds"]) == ("1.0", "1.0", "83.0")
-    assert [float(line["auroc_controls"]) for line in numbers(page, "behaviours")] == pytest.approx([0.9, 0.95])
+    assert [float(line["auroc_controls"]) for line in page.numbers("behaviours")] == pytest.approx([0.9, 0.95])
     assert json.loads(page.download("behaviours.json"))[1]["unintended"] == 0.1
     assert text.count("harmful_vs_harmless.harmful") == 2, "every figure of each summary is listed"
     assert "&amp;" not in text, "a legend's name is escaped once"
@@ -100,7 +94,7 @@ def test_a_link_leads_to_a_page_as_soon_as_there_is_one(tmp_path: Path) -> None:
 
 def test_scores_stand_side_by_side_as_in_the_file(page: Page, folder: Path) -> None:
     scores = {line["row_id"]: line for line in pq.read_table(folder / "scores.parquet").to_pylist()}
-    lines = numbers(page, "leading")
+    lines = page.numbers("leading")
     assert len(lines) == len({line["row_id"] for line in lines})
     for name in NAMES:
         ranked = sorted(
@@ -119,7 +113,7 @@ def test_scores_stand_side_by_side_as_in_the_file(page: Page, folder: Path) -> N
 
 
 def test_kinds_are_told_by_the_behaviour_that_they_are_about(page: Page) -> None:
-    lines = {line["kind"]: line for line in numbers(page, "told-apart")}
+    lines = {line["kind"]: line for line in page.numbers("told-apart")}
     assert {kind: line["about"] for kind, line in lines.items()} == {"over-refusal": "", "stereotype": NAMES[1]}
     for kind, found in BY_KIND.items():
         for name, expected in zip(NAMES, found, strict=True):
@@ -147,7 +141,7 @@ def test_without_planted_rows_or_scores_it_says_so(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path))
     assert "For a guess & more no row has a score." in page.text
     assert set(page.figures) == {"leading"}
-    assert [line["S_X"] for line in numbers(page, "behaviours")] == ["", ""]
+    assert [line["S_X"] for line in page.numbers("behaviours")] == ["", ""]
 
 
 def test_hostile_names_are_shown_and_inert(tmp_path: Path, page: Page) -> None:

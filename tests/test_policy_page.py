@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
@@ -44,10 +42,6 @@ def written(folder: Path, found: PolicyFindings) -> Page:
     return Page(write_report(folder))
 
 
-def numbers(page: Page, name: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(page.download(f"{name}.csv"))))
-
-
 def test_findings_come_back_as_they_were(tmp_path: Path) -> None:
     found = whole()
     write_findings(found, tmp_path)
@@ -63,13 +57,13 @@ def test_no_picture_without_its_numbers_and_these_are_the_findings(tmp_path: Pat
     tables = {str(a["data-numbers"]) for t, a in page.elements if t == "table" and "data-numbers" in a}
     assert set(page.figures) <= tables
     for name in page.figures:
-        assert len(numbers(page, name)) == len(json.loads(page.download(f"{name}.json"))) > 0
-    for line, one in zip(numbers(page, "coefficients"), found.coefficients, strict=True):
+        assert len(page.numbers(name)) == len(json.loads(page.download(f"{name}.json"))) > 0
+    for line, one in zip(page.numbers("coefficients"), found.coefficients, strict=True):
         assert (int(line["feature"]), float(line["coef"]), float(line["effect"])) == (one.feature, one.coef, one.effect)
         assert line["low"] == ("" if math.isnan(one.low) else str(one.low))
     bars = page.figures["coefficients"]["data"][0]
     assert bars["error_x"]["array"] == [pytest.approx(0.4), None]
-    r2 = {line["prediction"]: line for line in numbers(page, "r2")}
+    r2 = {line["prediction"]: line for line in page.numbers("r2")}
     policy = found.fidelity.variants[0]
     assert [float(r2["with intercept (the policy)"][end]) for end in ("value", "low", "high")] == [
         policy.r2.value,
@@ -77,15 +71,15 @@ def test_no_picture_without_its_numbers_and_these_are_the_findings(tmp_path: Pat
         policy.r2.high,
     ]
     assert float(r2["constant"]["value"]) == found.fidelity.r2_constant.value
-    accuracy = {line["prediction"]: line for line in numbers(page, "accuracy")}
+    accuracy = {line["prediction"]: line for line in page.numbers("accuracy")}
     assert float(accuracy["over_majority: with intercept (the policy)"]["low"]) == policy.over_majority.low
-    religion, lone = numbers(page, "gaps")
+    religion, lone = page.numbers("gaps")
     gap = found.gaps[0]
     assert (religion["category"], religion["flags"]) == ("religious_stereotyping", "lets harm pass")
     assert float(religion["harmful_measured"]) == gap.harmful.measured.value
     assert float(religion["lookalike_policy_high"]) == gap.lookalike.predicted.high
     assert (lone["n_harmful"], lone["harmful_measured"]) == ("0", "")
-    carried = numbers(page, "carriers")
+    carried = page.numbers("carriers")
     assert [(int(line["feature"]), float(line["contribution"])) for line in carried] == [(7, 3.0), (9, -0.5)]
     points = page.figures["gaps"]["data"][0]
     assert points["x"] == [gap.harmful.measured.value, None]
@@ -107,7 +101,7 @@ def test_the_papers_scale_is_drawn_in_its_units(tmp_path: Path) -> None:
     figure = page.figures["gaps"]
     assert "log-probability" in figure["layout"]["xaxis"]["title"]["text"]
     assert figure["layout"]["shapes"][0]["x0"] == -8.5
-    assert float(numbers(page, "gaps")[0]["harmful_measured"]) == whole().gaps[0].harmful.measured_y.value
+    assert float(page.numbers("gaps")[0]["harmful_measured"]) == whole().gaps[0].harmful.measured_y.value
 
 
 def test_figures_that_are_not_known_do_not_stop_the_page(tmp_path: Path) -> None:

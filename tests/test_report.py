@@ -71,6 +71,10 @@ class Page(HTMLParser):
         (link,) = [a["href"] for t, a in self.elements if t == "a" and a.get("download") == name]
         return base64.b64decode(str(link).split(",", 1)[1]).decode()
 
+    def numbers(self, name: str) -> list[dict[str, str]]:
+        """The figures of a picture, as its CSV has them."""
+        return list(csv.DictReader(io.StringIO(self.download(f"{name}.csv"))))
+
 
 def strings(value: Any) -> list[str]:
     if isinstance(value, dict):
@@ -165,7 +169,7 @@ def test_accounts_by_replay_are_said(tmp_path: Path) -> None:
 
 def test_numbers_behind_a_picture_can_be_taken_away(page: Page) -> None:
     for name in page.figures:
-        table = list(csv.DictReader(io.StringIO(page.download(f"{name}.csv"))))
+        table = page.numbers(name)
         objects = json.loads(page.download(f"{name}.json"))
         assert len(table) == len(objects) > 0
         assert list(table[0]) == list(objects[0])

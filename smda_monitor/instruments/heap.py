@@ -15,7 +15,7 @@ import mmap
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -78,11 +78,7 @@ def zeros_apart(*shape: int, device: torch.device | None = None, dtype: torch.dt
     size = torch.Size(shape).numel() * dtype.itemsize
     if not _held or size < LARGE or (device is not None and device.type != "cpu"):
         return torch.zeros(*shape, device=device, dtype=dtype)
-    memory = mmap.mmap(-1, size)  # anonymous, so it is zero
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without huge pages
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)  # anonymous memory is zero
 
 
 def kept_apart(tensor: Tensor) -> Tensor:
