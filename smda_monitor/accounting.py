@@ -17,7 +17,7 @@ from .instruments.answer_tap import AnswerTap
 from .instruments.assemble import Instruments
 from .instruments.causal import inner_causal
 from .instruments.chat import generation_prompt
-from .instruments.heap import hold_heap, release_heap
+from .instruments.heap import hold_heap, large_apart, release_heap
 from .instruments.optimizer_step import step_was_skipped
 from .instruments.own_prompts import OwnPrompts, read_own_prompts
 from .instruments.parameters import trained_parameters
@@ -74,7 +74,8 @@ class Accountant:
         self.open_steps: list[OpenStep] = []
         self.history = History(instruments.bench.config.account)
         clock = pace.clock()
-        self.before, self._gradients = self._probe(step)
+        with large_apart():
+            self.before, self._gradients = self._probe(step)
         self.spent = AccountSeconds(len(instruments.plan.chosen), pace.clock() - clock)
         """Where the time of the latest account went."""
         self.capture: RowCapture | None = None
@@ -128,6 +129,8 @@ class Accountant:
         if step_was_skipped(self._optimizer):
             self.auditor.forget()
             return None
+        if len(self.open_steps) + 1 < self.pace.every:
+            begun = begun.waiting(self.pace.every, self.instruments.bench.config.memory_gib)
         self.open_steps.append(begun)
         return begun
 

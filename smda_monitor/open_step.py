@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor
 
 from .errors import MeasurementError, describe
 from .instruments.assemble import Instruments
+from .instruments.kept_rows import kept_rows
 from .instruments.optimizer_step import bare_optimizer, read_step
 from .instruments.parameters import TrainedParameters
 from .instruments.replay import RowReplays, replay_rows
@@ -45,13 +46,22 @@ class OpenStep:
     answers: Tensor | None
     """(n,) what the rows answer; None without reference answers."""
 
+    def waiting(self, steps: int, memory_gib: float) -> OpenStep:
+        """The same as one of so many `steps` that wait for their account: with its rows in bfloat16 where those of all
+        would take more than a quarter of `memory_gib` in float32."""
+        rows = self.gradient.rows
+        if self.taken is None or steps * rows.nbytes <= memory_gib * 2**30 / 4:
+            return self
+        gradient = replace(self.gradient, rows=kept_rows(rows, True))
+        return replace(self, gradient=gradient, taken=replace(self.taken, gradient=gradient))
+
     @property
     def nbytes(self) -> int:
         """Bytes that it holds until its account: gradients, and the optimizer's state that the split needs."""
         maps = [part for _, part in self.taken.step.parts] if self.taken else []
         held = [self.gradient.clipped, *(getattr(part, f.name) for part in maps for f in fields(part))]  # type: ignore[arg-type]
         held += [self.replays.ends] if self.replays else []
-        return self.gradient.rows.nbytes + sum(one.nbytes for one in held if isinstance(one, Tensor))
+        return self.gradient.rows.nbytes + sum(t.untyped_storage().nbytes() for t in held if isinstance(t, Tensor))
 
 
 def open_step(

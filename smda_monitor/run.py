@@ -13,6 +13,7 @@ from .accounting import Accountant
 from .audit import Auditor
 from .instruments.assemble import Instruments
 from .instruments.feature_cards import feature_cards
+from .instruments.heap import trimmed
 from .instruments.plan_pass import measure_set
 from .instruments.row_identity import RowNames, new_texts
 from .maths.alerts import threshold_alerts
@@ -120,7 +121,8 @@ class MonitoredRun:
             return []
         with self.pace.working():
             begun, audited = self._clock(), self.auditor.spent
-            raised = self._account()
+            with trimmed(len(self.accountant.open_steps) > 1):
+                raised = self._account()
             self.pace.account_made(self.accountant.spent, self._clock() - begun, audited)
             if more:
                 self._choose_probes()

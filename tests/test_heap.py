@@ -17,7 +17,19 @@ MIB = 1 << 20
 PROGRAM = """
 import json, re
 from pathlib import Path
-from smda_monitor.instruments.heap import hold_heap, kept_apart, release_heap, zeros_apart
+import ctypes
+from smda_monitor.instruments.heap import hold_heap, kept_apart, large_apart, release_heap, trimmed, zeros_apart
+
+class Counts(ctypes.Structure):  # glibc's mallinfo
+    _fields_ = [(name, ctypes.c_int) for name in "arena ordblks smblks hblks".split()] + [("rest", ctypes.c_int * 6)]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo.restype = Counts
+
+def mapped():
+    before = libc.mallinfo().hblks
+    block = bytearray(8 << 20)
+    return libc.mallinfo().hblks - before
 
 def resident():
     return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) << 10
@@ -30,7 +42,12 @@ def used_and_freed():
     return peak, resident()
 
 plain = used_and_freed()
+with large_apart():
+    own = [mapped()]
+own.append(mapped())
 held = hold_heap()
+with large_apart():
+    own.append(mapped())
 kept = used_and_freed()
 before = resident()  # with 256 MiB of it free in the heap
 large = zeros_apart(64 << 18).add_(1.0)
@@ -38,6 +55,13 @@ copy = kept_apart(large.bfloat16())
 apart = resident() - before, float(large.sum() + copy.sum())
 del large, copy
 left = resident() - before
+with trimmed(False):
+    trims = [resident() - before]
+with trimmed(True):
+    trims += [resident() - before]
+    used_and_freed()
+trims += [resident() - before]
+used_and_freed()
 hold_heap()
 if held:
     release_heap()
@@ -45,7 +69,7 @@ still = used_and_freed()
 if held:
     release_heap()
 found = {"held": held, "plain": plain, "kept": kept, "still": still, "apart": apart, "left": left}
-print(json.dumps({**found, "after": resident()}))
+print(json.dumps({**found, "own": own, "trims": trims, "after": resident()}))
 """
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
@@ -74,6 +98,10 @@ def test_what_is_freed_stays_until_it_is_released() -> None:
     assert sums == 2 * (64 << 18)
     assert apart > 90 * MIB, "not in the heap, where there would be room"
     assert found["left"] < 8 * MIB, "what lies apart goes back at once"  # type: ignore[operator]
+    assert found["own"] == [1, 0, 0], "large blocks are mapped where that is asked for, and while no heap is held"
+    untouched, first, last = found["trims"]  # type: ignore[misc]
+    assert abs(untouched) < 8 * MIB
+    assert max(first, last) < -200 * MIB, "trimmed before and after"
 
 
 @glibc
@@ -82,6 +110,7 @@ def test_what_the_user_set_stays(name: str) -> None:
     value = "glibc.malloc.trim_threshold=1048576" if name == "GLIBC_TUNABLES" else "65536"
     found = measured(**{name: value})
     assert found["held"] is False
+    assert found["trims"][0] == pytest.approx(found["trims"][2], abs=8 * MIB)  # type: ignore[index]
     peak, freed = found["kept"]  # type: ignore[misc]
     assert peak - freed > 200 * MIB
 

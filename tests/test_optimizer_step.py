@@ -109,6 +109,26 @@ def test_state_before_the_first_step_is_zero_and_neighbours_share_a_part() -> No
     assert first.buffer is None
 
 
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD])
+def test_parameters_take_no_memory_where_nothing_decays(kind: Any) -> None:
+    net = model()
+    parameters = trained_parameters(net)
+    sizes = []
+    for decay in (0.0, 0.1):
+        optimizer = kind(net.parameters(), lr=0.1, weight_decay=decay)
+        ((_, part),) = read_step(optimizer, parameters).parts
+        assert not isinstance(part, NoStep)
+        gradient = torch.linspace(-1, 1, 10, dtype=torch.float64)
+        before = parameters.flatten(parameters.weights).double()
+        for weight, part_of in zip(net.parameters(), parameters.split(gradient.float()), strict=True):
+            weight.grad = part_of.clone()
+        optimizer.step()
+        moved = parameters.flatten(parameters.weights).double() - before
+        assert torch.allclose(part.update(gradient), moved, atol=1e-6)
+        sizes.append(part.theta.untyped_storage().nbytes())  # type: ignore[attr-defined]
+    assert sizes == [4, 40]
+
+
 def test_neighbours_with_the_same_hyper_parameters_share_a_part() -> None:
     net = model()
     step = read_step(torch.optim.AdamW(net.parameters()), trained_parameters(net))
@@ -119,7 +139,7 @@ def test_neighbours_with_the_same_hyper_parameters_share_a_part() -> None:
 def test_what_is_read_stays_when_the_optimizer_goes_on() -> None:
     net = model()
     parameters = trained_parameters(net)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.1)
     for _ in range(2):
         net(torch.ones(1, 3)).sum().backward()
         ((_, part),) = read_step(optimizer, parameters).parts

@@ -108,6 +108,38 @@ def test_little_is_unexplained_and_shares_are_those_of_each_step(runs: dict[str,
         assert decay[0] != 0
 
 
+def test_rows_wait_in_half_precision_where_those_of_an_interval_are_large(runs: dict[str, Any], tmp_path: Path) -> None:
+    class Look(TrainerCallback):
+        kinds: list[list[torch.dtype]] = []  # noqa: RUF012
+
+        def on_optimizer_step(self, *_: Any, **__: Any) -> None:
+            steps = [*monitor.run.accountant.open_steps, monitor.run.accountant.coming]  # type: ignore[union-attr]
+            self.kinds.append([one.gradient.rows.matrix.dtype for one in steps if one])
+
+    full, half = torch.float32, torch.bfloat16
+    config = tiny.tiny_config(tmp_path / "monitor") | {"account": {"every": 3}}
+    trainer = tiny.tiny_trainer(tmp_path, [], dropout=0.1, **STEPS)
+    # Two rows of a step take 8 bytes a parameter in float32; all that three steps keep in halves takes 60.
+    config["memory_gib"] = 80 * sum(w.numel() for w in trainer.model.parameters() if w.requires_grad) / 2**30
+    monitor = SMDACallback(config)
+    trainer.add_callback(monitor)
+    trainer.add_callback(Look())
+    trainer.train()
+    assert monitor.run is not None
+    assert Look.kinds[:4] == [[full], [half, full], [half, half, full], [full]]
+    found, expected = monitor.run.accounts, runs["intervals"][0]
+    for name in ("mass.harmful", "contrast.benign", "S_Y"):
+        for kind in ("share", "push"):
+            one, other = (
+                torch.tensor([getattr(r, kind)[name] for a in accounts for r in a.rows])
+                for accounts in (found, expected)
+            )
+            assert 0 < float((one - other).norm() / other.norm()) < 0.01, (name, kind)
+        one, other = (torch.tensor([a.balance(name).unexplained for a in accounts]) for accounts in (found, expected))
+        measured = torch.tensor([a.balance(name).measured for a in expected])
+        assert float((one - other).abs().max() / measured.abs().max()) < 5e-3, "the accounts still close"
+
+
 def test_rows_of_the_last_step_are_read_on_their_own_prompts_as_if_alone(runs: dict[str, Any]) -> None:
     """Own prompts are read at the account's end: where that is the row's own step, nothing is different."""
     alone = {(r.step, r.row_hash): r for a in runs["each"][0] for r in a.rows}

@@ -4,8 +4,11 @@ glibc returns the free end of its heap, and every block of more than 32 MiB (a b
 Training gets them again at every step; what lies free for the seconds of a probe pass comes back slower still, and the
 forward after it takes up to a half longer. So while a run is monitored on a CPU freed memory stays in the process,
 where the next step finds it. A process then holds its peak until the run ends, and the peak is higher by some percent,
-since blocks of unlike sizes share one heap. What the monitor keeps from step to step lies apart all the same: in the
-heap it would split the free space into holes that are too small for the trainer's large blocks.
+since blocks of unlike sizes share one heap. Three things keep it low. What the monitor keeps from step to step lies
+apart: in the heap it would split the free space into holes that are too small for the trainer's large blocks. So do the
+blocks of the first probe pass (`large_apart`), whose holes no step of training would fill. And around an account of
+several steps the heap is trimmed (`trimmed`), so that what waits for it, what the pass needs and what a step of
+training needs are not in memory together.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import ctypes
 import mmap
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -26,11 +29,13 @@ HELD = {M_MMAP_MAX: 0, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: -1}
 """No block is mapped apart, and the heap's end is not given back."""
 RELEASED = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20}
 """Where glibc itself starts, or moves to as a process frees large blocks; bytes, and a number of blocks."""
+APART = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 1 << 20, M_TRIM_THRESHOLD: 64 << 20}
+"""Blocks of a MiB or more are mapped apart."""
 OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 """Environment variables by which a user sets them: then nothing is changed."""
 
 LARGE = 1 << 20
-"""Bytes from which a tensor is worth memory of its own."""
+"""Bytes from which a block is worth memory of its own."""
 
 _held = 0
 """For how many runs this process holds its heap; there is one heap for all of it."""
@@ -38,12 +43,11 @@ _held = 0
 
 def hold_heap() -> bool:
     """Keeps what is freed from now on until there was a `release_heap` for each call that was true; whether it does."""
-    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in OWN_SETTINGS):
+    if not _can_be_set():
         return False
     global _held
-    libc = ctypes.CDLL(None)
-    libc.malloc_trim(0)
-    if not all([libc.mallopt(option, value) for option, value in HELD.items()]):
+    _trim()
+    if not _set(HELD):
         return False
     _held += 1
     return True
@@ -55,10 +59,20 @@ def release_heap() -> None:
     _held -= 1
     if _held:
         return
-    libc = ctypes.CDLL(None)
-    for option, value in RELEASED.items():
-        libc.mallopt(option, value)
-    libc.malloc_trim(0)
+    _set(RELEASED)
+    _trim()
+
+
+def _can_be_set() -> bool:
+    return platform.libc_ver()[0] == "glibc" and not any(name in os.environ for name in OWN_SETTINGS)
+
+
+def _set(options: Mapping[int, int]) -> bool:
+    return all([ctypes.CDLL(None).mallopt(option, value) for option, value in options.items()])
+
+
+def _trim() -> None:
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager
@@ -70,6 +84,30 @@ def heap_held() -> Iterator[None]:
     finally:
         if held:
             release_heap()
+
+
+@contextmanager
+def large_apart() -> Iterator[None]:
+    """Inside, large blocks lie outside the heap, unless it is held: they leave no holes in it, and take more time."""
+    mapped = not _held and _can_be_set() and _set(APART)
+    try:
+        yield
+    finally:
+        if mapped:
+            _set(RELEASED)
+
+
+@contextmanager
+def trimmed(when: bool) -> Iterator[None]:
+    """Where `when`, what is free in a held heap goes back before and after; the next step gets it anew."""
+    trims = when and _held > 0
+    if trims:
+        _trim()
+    try:
+        yield
+    finally:
+        if trims:
+            _trim()
 
 
 def zeros_apart(*shape: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:

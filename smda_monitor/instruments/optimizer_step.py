@@ -80,8 +80,9 @@ def _part(optimizer: Any, weights: Sequence[Tensor]) -> StepMap:
         pairs = zip(states, weights, strict=True)
         return flattened([s[name] if s.get(name) is not None else torch.zeros_like(w) for s, w in pairs])
 
-    theta, maximize = flattened(weights), bool(group["maximize"])
-    lr, decay = float(group["lr"]), float(group["weight_decay"])
+    lr, decay, maximize = float(group["lr"]), float(group["weight_decay"]), bool(group["maximize"])
+    # Without decay the parameters are in no formula: zeros that take no memory stand for them.
+    theta = flattened(weights) if decay else weights[0].new_zeros(1).expand(sum(w.numel() for w in weights))
     if type(optimizer) is torch.optim.SGD:
         kept = group["momentum"] != 0 and all(s.get("momentum_buffer") is not None for s in states)
         return SgdStep(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,8 @@ from .causal import TreeBatch, inner_causal, node_stage, prompt_stage, readings_
 from .chat import PromptTokens
 from .dictionary import Dictionary
 from .gradient_tap import GradientTap
-from .heap import kept_apart
 from .hookpoint import ResidualTap
+from .kept_rows import kept_rows
 from .measurement import Measurement, detached, in_order, joined
 from .opening_head import plain_head
 from .parameters import TrainedParameters
@@ -175,9 +175,9 @@ class ProbeReader:
                 for name, scalar in scalars.items():
                     rows = tap.rows(scalar)[0]
                     if name == "S_X" and not rows.pieces:
-                        chunks[name].append((tuple(chunk[:1]), _kept(rows.summed(), False)))
+                        chunks[name].append((tuple(chunk[:1]), kept_rows(rows.summed(), False)))
                         continue
-                    chunks[name].append((tuple(chunk), _kept(rows, half)))
+                    chunks[name].append((tuple(chunk), kept_rows(rows, half)))
             parts.append(detached(hidden, X, readings))
             order += chunk
         by_name = {name: ChunkedRows(tuple(found)) for name, found in chunks.items()}
@@ -190,7 +190,7 @@ class ProbeReader:
         for chunk in self._chunks(prompts, parameters):
             with torch.enable_grad(), self._fast(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
-                chunks.append((tuple(chunk), _kept(tap.rows(readings.contrast.sum())[0], half)))
+                chunks.append((tuple(chunk), kept_rows(tap.rows(readings.contrast.sum())[0], half)))
             parts.append(detached(hidden, X, readings))
             order += chunk
         return in_order(parts, order), ChunkedRows(tuple(chunks))
@@ -215,8 +215,3 @@ class ProbeReader:
         on_device = hidden.to(self.dictionary.W_enc.device)
         activations = self.dictionary.native(on_device)
         return dictionary_health(on_device, self.dictionary.decode(activations, on_device), activations > 0)
-
-
-def _kept(rows: RowGradients, half: bool) -> RowGradients:
-    kept = rows.half() if half else rows
-    return replace(kept, matrix=kept_apart(kept.matrix))
