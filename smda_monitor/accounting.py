@@ -1,6 +1,6 @@
 """From optimizer steps to accounts: keeps what steps leave, and reads those since the last snapshot on the probes.
 
-Wiring, no arithmetic: the split is `maths.split`, its reading `maths.read_split`, the entries `maths.account`.
+Wiring, no arithmetic: the split is `maths.split`, its reading `step_reading`, the entries `maths.account`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from .instruments.causal import inner_causal
 from .instruments.chat import generation_prompt
 from .instruments.heap import hold_heap, large_apart, release_heap
 from .instruments.optimizer_step import step_was_skipped
-from .instruments.own_prompts import OwnPrompts, read_own_prompts
+from .instruments.own_prompts import read_own_prompts
 from .instruments.parameters import trained_parameters
 from .instruments.plan_pass import measure_plan, plan_gradients
-from .instruments.products import fast_products
 from .instruments.quiet import quiet
 from .instruments.row_capture import RowCapture
 from .instruments.row_identity import RowNames
@@ -38,14 +37,15 @@ from .maths.account import (
 from .maths.by_kind import readings_by_kind
 from .maths.pathways import output_shift
 from .maths.probe_gradients import ProbeGradients
-from .maths.read_split import End, SplitReading, read_split
-from .maths.replay_reading import pushed_y, replay_reading
+from .maths.read_split import SplitReading
+from .maths.replay_reading import pushed_y
 from .maths.rulers import read_by
 from .open_step import OpenStep, open_step
 from .pace import AccountSeconds, Pace
 from .records.account import WARM_UP_STEPS, Method, RowEntry, StepAccount
 from .records.audit import AuditEntry
 from .records.snapshot import Snapshot
+from .step_reading import read_first, read_last
 from .watching import Watcher
 
 
@@ -138,11 +138,15 @@ class Accountant:
         """Measures the probes and closes the open steps with one account; with the audits of its last step."""
         clocks, steps = [self.pace.clock()], self.open_steps
         plan, since, last = self.instruments.plan, self.before.step, steps[-1]
+        first = read_first(self.instruments, self.history.past, steps, self.before, self._gradients)
+        self._gradients = None  # there is no room for those of two ends
+        clocks.append(self.pace.clock())
         after, gradients = self._probe(last.number)
         clocks.append(self.pace.clock())
         own = read_own_prompts(self.instruments, self.parameters, [row for s in steps for row in s.rows])
         clocks.append(self.pace.clock())
-        reading = self._reading(steps, after, gradients, own)
+        tools = self.instruments, self.parameters, self.history.past
+        reading = read_last(*tools, steps, first, self.before, after, gradients, own)
         clocks.append(self.pace.clock())
         own.reading.push[:] = reading.own
         policy, frame = self.instruments.policy, self.instruments.frame
@@ -179,7 +183,8 @@ class Accountant:
         self.history.remember(steps)
         self.before, self._gradients = after, gradients
         took = [end - start for start, end in pairwise(clocks)]
-        self.spent = AccountSeconds(len(plan.chosen), took[0], took[1], took[2] + replays, len(steps), replays)
+        split = took[0] + took[3] + replays
+        self.spent = AccountSeconds(len(plan.chosen), took[1], took[2], split, len(steps), replays)
         # Only now: steps of an account that could not be made stay open, and are counted when the run is abandoned.
         self.open_steps = []
         return account, audits
@@ -194,21 +199,6 @@ class Accountant:
             self.auditor.instruments = self.watcher.instruments = self.instruments
             self.start = self.instruments.plan.part(first)
             self.before, self._gradients = self._probe(self.before.step)
-
-    def _reading(
-        self, steps: Sequence[OpenStep], after: Snapshot, gradients: ProbeGradients | None, own: OwnPrompts
-    ) -> SplitReading:
-        plan = self.instruments.plan.targets
-        if gradients is None or self._gradients is None:
-            replays = steps[-1].replays
-            assert replays is not None
-            pushes = own.pushes(replays.directions(self.parameters.flatten(self.parameters.weights)))
-            return replay_reading(plan, self.before, replays.alone, replays.without, after, pushes)
-        taken = [s.taken for s in steps if s.taken]
-        start, end = plan.weights(self.before.saturation), plan.weights(after.saturation)
-        ends = (End(self._gradients, start), End(gradients, end))
-        with fast_products():
-            return read_split(taken, self.history.past, ends, own.gradients, own.read)
 
     def _rows(
         self, steps: Sequence[OpenStep], reading: SplitReading, own: OwnReading, after: Snapshot

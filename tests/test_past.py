@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from taken import take_step
+from taken import read_between, take_step
 from test_step_map import ADAM, Bench, bench_of, flat, gradients, relative
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from smda_monitor.instruments.optimizer_step import read_step
 from smda_monitor.instruments.parameters import trained_parameters
 from smda_monitor.maths.adam import AdamStep
 from smda_monitor.maths.past import PastStep, remember, weights_in_buffer
-from smda_monitor.maths.read_split import End, read_split
+from smda_monitor.maths.read_split import End
 from smda_monitor.maths.split import TakenStep
 
 STEPS, P = 6, 32
@@ -182,10 +182,10 @@ def test_parameters_that_join_later_or_pause(absent: tuple[int, ...], parts: lis
     assert [len(one.step.parts) for one in taken] == parts, "what is being tested"
     past = remember([], taken[:3], 9, 2**30)
     ends = (End(Fixed(torch.eye(P)), torch.eye(P).double()),) * 2
-    whole = read_split(taken, [], ends)
+    whole = read_between(taken, [], ends)
     assert torch.allclose(whole.past.sum(0), whole.history.targets[0], rtol=1e-5, atol=1e-8)
     assert bool(whole.history.targets[0, 16:].any())
-    after = read_split(taken[3:], past, ends)
+    after = read_between(taken[3:], past, ends)
     assert relative(after.past.sum(0), after.history.targets[0]) < 2**-8
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from taken import take_step
+from taken import read_between, take_step
 from test_past import OPTIMIZERS, Fixed, two
 from test_step_map import Bench, bench_of, flat, gradients
 from torch import Tensor
@@ -18,7 +18,7 @@ from smda_monitor.instruments.optimizer_step import read_step
 from smda_monitor.maths.adam import AdamStep
 from smda_monitor.maths.past import PastStep, remember
 from smda_monitor.maths.probe_gradients import ChunkedRows
-from smda_monitor.maths.read_split import End, Read, SplitReading, read_pushes, read_split
+from smda_monitor.maths.read_split import End, Read, SplitReading, read_pushes
 from smda_monitor.maths.row_gradients import RowGradients
 from smda_monitor.maths.split import SLAB, Directions, TakenStep, directions
 from smda_monitor.maths.step_map import WholeStep, clip_factor
@@ -110,7 +110,7 @@ def test_pushes_alone_are_those_of_the_whole_reading_at_the_steps_end(name: str)
     found = read_pushes(run.steps[0], Fixed(b.float()), K)
     truth = (run.thetas[-1] - run.without[-1]) @ b.T
     assert torch.allclose(found, truth, rtol=1e-4, atol=1e-5 * float(truth.abs().max()))
-    assert torch.allclose(found, read_split(run.steps, [], (end(A[0, :K]), end(b))).push.targets, **SINGLE)
+    assert torch.allclose(found, read_between(run.steps, [], (end(A[0, :K]), end(b))).push.targets, **SINGLE)
 
 
 # shares
@@ -123,9 +123,9 @@ def test_a_quadratic_balances_exactly_over_one_step(name: str, max_norm: float) 
     run = take(1, OPTIMIZERS[name], max_norm)
     before, later = run.thetas
     measured = value(later) - value(before)
-    found = read_split(run.steps, [], (end(gradient(before)), end(gradient(later))))
+    found = read_between(run.steps, [], (end(gradient(before)), end(gradient(later))))
     assert torch.allclose(explained(found), measured, **SINGLE)
-    one_end = read_split(run.steps, [], (end(gradient(before)), end(gradient(before))))
+    one_end = read_between(run.steps, [], (end(gradient(before)), end(gradient(before))))
     assert float(((explained(one_end) - measured) / measured).abs().max()) > 1e-3
     n = run.steps[0].rows.rows
     assert found.shares.targets.shape == found.push.targets.shape == (n, K)
@@ -137,11 +137,11 @@ def test_a_quadratic_balances_exactly_over_one_step(name: str, max_norm: float) 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_linear_target_balances_exactly_over_any_steps(name: str, steps: int) -> None:
     run = take(steps, OPTIMIZERS[name], max_norm=0.5)
-    found = read_split(run.steps, [], (end(b), end(b)))
+    found = read_between(run.steps, [], (end(b), end(b)))
     assert torch.allclose(explained(found), b @ (run.thetas[-1] - run.thetas[0]), **SINGLE)
     assert len(found.shares.targets) == sum(one.rows.rows for one in run.steps)
     # Row by row and step by step: each share is that of its own step.
-    apart = [read_split([one], [], (end(b), end(b))) for one in run.steps]
+    apart = [read_between([one], [], (end(b), end(b))) for one in run.steps]
     for kind in ("shares", "push"):
         expected = torch.cat([getattr(one, kind).targets for one in apart])
         assert torch.allclose(getattr(found, kind).targets, expected, **SINGLE)
@@ -158,7 +158,7 @@ def test_over_several_steps_a_quadratic_balances_much_better_than_from_one_end(n
     measured = value(later) - value(before)
 
     def error(*ends: Tensor) -> float:
-        found = explained(read_split(run.steps, [], (end(gradient(ends[0])), end(gradient(ends[1])))))
+        found = explained(read_between(run.steps, [], (end(gradient(ends[0])), end(gradient(ends[1])))))
         return float((found - measured).abs().sum() / measured.abs().sum())
 
     between, first, last = error(before, later), error(before, before), error(later, later)
@@ -169,7 +169,7 @@ def test_over_several_steps_a_quadratic_balances_much_better_than_from_one_end(n
 def test_a_gradient_that_goes_linearly_from_step_to_step_is_read_exactly() -> None:
     """Each share at the middle of its step, each push at its end, by hand."""
     run, start, stop = take(4), random(K, P, seed=8), random(K, P, seed=9)
-    found = read_split(run.steps, [], (end(start), end(stop)))
+    found = read_between(run.steps, [], (end(start), end(stop)))
     row = 0
     history, decay = torch.zeros(2, K, dtype=torch.float64)
     for j, one in enumerate(run.steps):
@@ -191,7 +191,7 @@ def test_a_gradient_that_goes_linearly_from_step_to_step_is_read_exactly() -> No
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_push_on_a_linear_target_is_the_target_without_the_row(name: str, max_norm: float) -> None:
     run = take(2, OPTIMIZERS[name], max_norm)
-    found = read_split(run.steps, [], (end(b), end(b)))
+    found = read_between(run.steps, [], (end(b), end(b)))
     expected = torch.cat(
         [(later - left_out) @ b.T for later, left_out in zip(run.thetas[1:], run.without, strict=True)]
     )
@@ -203,11 +203,11 @@ def test_push_on_a_linear_target_is_the_target_without_the_row(name: str, max_no
 
 def test_push_reads_the_end_of_the_step_and_the_share_its_middle() -> None:
     run, start, stop = take(1), random(K, P, seed=8), random(K, P, seed=9)
-    both = read_split(run.steps, [], (end(start), end(stop)))
-    other = read_split(run.steps, [], (end(random(K, P, seed=10)), end(stop)))
+    both = read_between(run.steps, [], (end(start), end(stop)))
+    other = read_between(run.steps, [], (end(random(K, P, seed=10)), end(stop)))
     assert torch.equal(both.push.targets, other.push.targets)
     assert not torch.allclose(both.shares.targets, other.shares.targets)
-    middle = read_split(run.steps, [], (end((start + stop) / 2), end((start + stop) / 2)))
+    middle = read_between(run.steps, [], (end((start + stop) / 2), end((start + stop) / 2)))
     assert torch.allclose(both.shares.targets, middle.shares.targets, **SINGLE)
     assert torch.allclose(both.history.targets, middle.history.targets, **SINGLE)
 
@@ -218,13 +218,13 @@ def test_own_push_by_hand() -> None:
     pushes = torch.cat([whole(one).push for one in run.steps])
     read = [5, 0, 6]
     own = random(len(read), P, seed=11)
-    found = read_split(run.steps, [], (end(b), end(b)), Fixed(own.float()), read).own
+    found = read_between(run.steps, [], (end(b), end(b)), Fixed(own.float()), read).own
     assert found.shape == (8,)
     for place, row in enumerate(read):
         assert float(found[row]) == pytest.approx(float(pushes[row] @ own[place]), rel=1e-4)
     assert found.isnan().tolist() == [row not in read for row in range(8)]
     assert float(found[5]) != pytest.approx(float(pushes[5] @ own[1]), rel=0.1), "each on its own"
-    assert bool(read_split(run.steps, [], (end(b), end(b))).own.isnan().all())
+    assert bool(read_between(run.steps, [], (end(b), end(b))).own.isnan().all())
 
 
 # columns
@@ -235,14 +235,14 @@ def test_columns_and_targets_agree_through_the_weights(steps: int) -> None:
     run = take(steps)
     columns = random(2, C, P, seed=12).float()
     weights = random(2, K, C, seed=13)
-    same = read_split(run.steps, [], (End(Fixed(columns[0]), weights[0]), End(Fixed(columns[1]), weights[0])))
+    same = read_between(run.steps, [], (End(Fixed(columns[0]), weights[0]), End(Fixed(columns[1]), weights[0])))
     for kind in ("shares", "push", "history", "decay"):
         read = getattr(same, kind)
         assert torch.allclose(read.targets, read.columns @ weights[0].T, rtol=1e-10), kind
     # Weights that differ, as where y is a log-probability: the target's gradient at each end is made of what is there.
     ends = (End(Fixed(columns[0]), weights[0]), End(Fixed(columns[1]), weights[1]))
-    apart = read_split(run.steps, take_past(), ends)
-    made = read_split(
+    apart = read_between(run.steps, take_past(), ends)
+    made = read_between(
         run.steps, take_past(), (end(weights[0] @ columns[0].double()), end(weights[1] @ columns[1].double()))
     )
     for kind in ("shares", "push", "history", "decay"):
@@ -261,7 +261,7 @@ def take_past() -> list[PastStep]:
 
 
 def test_rows_can_be_taken_out_of_a_reading() -> None:
-    found = read_split(take(2).steps, [], (end(b), end(b))).shares
+    found = read_between(take(2).steps, [], (end(b), end(b))).shares
     assert torch.equal(found.part(slice(4, 7)).targets, found.targets[4:7])
     assert torch.equal(found.part(slice(4, 7)).columns, found.columns[4:7])
 
@@ -282,13 +282,13 @@ def test_handed_on_and_rest_are_history(name: str, steps: int) -> None:
     """While every earlier row is known, nothing of history is left over; where some are not, exactly theirs is."""
     start, stop = random(K, P, seed=8), random(K, P, seed=9)
     run, past = remembered(name, steps, 5)
-    found = read_split(run.steps, past, (end(start), end(stop)))
+    found = read_between(run.steps, past, (end(start), end(stop)))
     assert len(found.past) == sum(one.rows.rows for one in [*past, *run.steps[:-1]])
     scale = found.past.abs().sum(0)
     assert float(((found.past.sum(0) - found.history.targets[0]) / scale).abs().max()) < 2**-9, "half precision"
     assert float(found.history.targets.abs().max()) > 1e-3
     _, few = remembered(name, steps, 2)
-    less = read_split(run.steps, few, (end(start), end(stop)))
+    less = read_between(run.steps, few, (end(start), end(stop)))
     gone = sum(one.rows.rows for one in past[:3])
     assert torch.allclose(less.past, found.past[gone:], **SINGLE), "what a row is handed does not depend on the others"
     assert torch.equal(less.history.targets, found.history.targets), "nor does the whole of history on who is known"
@@ -301,7 +301,7 @@ def test_each_earlier_row_is_handed_its_part_of_every_step() -> None:
     """By hand, over two steps: a row of the first is in the second's momentum alone."""
     run, past = remembered("AdamW, two betas", 2, 2)
     start, stop = random(K, P, seed=8), random(K, P, seed=9)
-    found = read_split(run.steps, past, (end(start), end(stop)))
+    found = read_between(run.steps, past, (end(start), end(stop)))
     expected = []
     first, second = run.steps
     pulls = [whole(one).momentum_scale * torch.lerp(start, stop, (j + 0.5) / 2) for j, one in enumerate(run.steps)]
@@ -325,10 +325,10 @@ def test_each_earlier_row_is_handed_its_part_of_every_step() -> None:
 
 
 def test_without_momentum_or_an_earlier_step_nothing_is_handed_on() -> None:
-    found = read_split(take(1).steps, [], (end(b), end(b)))
+    found = read_between(take(1).steps, [], (end(b), end(b)))
     assert found.past.shape == (0, K)
     assert bool(found.history.targets.any()), "it stays history"
-    plain = read_split(take(3, two(torch.optim.SGD)).steps, [], (end(b), end(b)))
+    plain = read_between(take(3, two(torch.optim.SGD)).steps, [], (end(b), end(b)))
     assert plain.past.shape == (8, K)
     assert not bool(plain.past.any())
     assert not bool(plain.history.targets.any())
@@ -358,12 +358,12 @@ def test_the_same_rows_in_any_grouping_give_the_same_figures(groups: list[int], 
     micro = [[i for i in range(8) if groups[i] == g] for g in sorted(set(groups))]
     order = [i for batch in micro for i in batch]
     ends = (end(random(K, P, seed=seed + 2)), end(random(K, P, seed=seed + 3)))
-    at_once = read_split([made(rows, seed)], [], ends, Fixed(own), range(8))
+    at_once = read_between([made(rows, seed)], [], ends, Fixed(own), range(8))
     chunks = ChunkedRows(tuple((tuple(batch), RowGradients.of(own[batch])) for batch in micro))
     assert torch.equal(chunks.dense(3, 20), own[:, 3:20])
     arrived = torch.cat([rows[batch] for batch in micro])
     # Own prompts are numbered by the rows as they arrived.
-    found = read_split([made(arrived, seed)], [], ends, chunks, [order.index(i) for i in range(8)])
+    found = read_between([made(arrived, seed)], [], ends, chunks, [order.index(i) for i in range(8)])
     for kind in ("shares", "push"):
         assert torch.allclose(getattr(found, kind).targets, getattr(at_once, kind).targets[order], **SINGLE), kind
     assert torch.allclose(found.own, at_once.own[order], **SINGLE)
@@ -375,10 +375,10 @@ def test_the_same_rows_in_any_grouping_give_the_same_figures(groups: list[int], 
 @given(st.integers(0, 1000), st.floats(0.1, 10))
 def test_laws(seed: int, by: float) -> None:
     rows, start, stop = random(4, P, seed=seed), random(K, P, seed=seed + 3), random(K, P, seed=seed + 4)
-    found = read_split([made(rows, seed)], [], (end(start), end(stop)))
+    found = read_between([made(rows, seed)], [], (end(start), end(stop)))
     wide = torch.cat([rows, rows[:1], torch.zeros(1, P, dtype=torch.float64)])
-    more = read_split([made(wide, seed)], [], (end(start), end(stop)))
-    scaled = read_split([made(rows, seed)], [], (end(by * start), end(by * stop)))
+    more = read_between([made(wide, seed)], [], (end(start), end(stop)))
+    scaled = read_between([made(rows, seed)], [], (end(by * start), end(by * stop)))
     for kind in ("shares", "push"):
         read, twice, larger = (getattr(one, kind).targets for one in (found, more, scaled))
         assert torch.allclose(twice[0], twice[-2], **SINGLE), "symmetry"
@@ -396,7 +396,7 @@ def test_ranges_are_read_to_the_end() -> None:
     rows, earlier, on_targets = random(3, p, seed=4), random(2, p, seed=5), random(K, p, seed=6)
     one = take_step(5, step, rows, rows.sum(0), 0.0)
     past = [PastStep(4, RowGradients.of(earlier), ((cut, 0.1), (p, 0.2)))]
-    found = read_split([one], past, (end(on_targets), end(on_targets)), Fixed(rows[2:].float()), [2])
+    found = read_between([one], past, (end(on_targets), end(on_targets)), Fixed(rows[2:].float()), [2])
     close = {"rtol": 1e-4, "atol": 1e-3}
     assert torch.allclose(explained(found), on_targets @ step.update(rows.sum(0)), **close)
     pieces = [directions(one.gradient, part, a, z) for _, a, z, part in step.slabs(p)]

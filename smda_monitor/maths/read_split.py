@@ -43,6 +43,19 @@ class End:
 
 
 @dataclass(frozen=True, slots=True)
+class EndReading:
+    """What the rows of J steps did, read at one end of their account."""
+
+    dots: Float64[Tensor, "d C"]
+    """On the columns: of every step the rows' shares, their pushes, history and decay; then this end's part of what is
+    handed on to each earlier row."""
+    weights: Float64[Tensor, "K C"]
+    """From columns to targets there."""
+    own: Float64[Tensor, " n"]
+    """As in `SplitReading`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """Figures of one kind of cause, by target and by column."""
 
@@ -79,75 +92,50 @@ class SplitReading:
     """⟨δ_i, gradient of the row's own prompt after the last step⟩ of every row; NaN where it was not read."""
 
 
-def read_split(
+def read_end(
     taken: Sequence[TakenStep],
     past: Sequence[PastStep],
-    ends: tuple[End, End],
+    end: End,
+    last: bool,
     own: ColumnGradients | None = None,
     own_rows: Sequence[int] = (),
-) -> SplitReading:
-    """`taken`, the J steps between two snapshots, read on the columns at both `ends`.
+) -> EndReading:
+    """`taken`, the J steps between two snapshots, read on the columns at one `end`: the `last` or the first. Each is
+    read by itself, so that the gradients of the first can go before those of the last are made.
 
     `past` are the steps before them whose rows' gradients were kept; `own` the gradients of the own prompts of the rows
     numbered `own_rows` among the n.
     """
     past, taken = aligned(past, taken)
-    columns, sizes = ends[0].weights.shape[1], [2 * step.rows.rows + 2 for step in taken]
     earlier = [*past, *(PastStep.of(step) for step in taken[:-1])]
-    dots = torch.zeros(2, sum(sizes) + sum(step.rows.rows for step in earlier), columns, dtype=torch.float64)
+    count = sum(2 * step.rows.rows + 2 for step in taken) + sum(step.rows.rows for step in earlier)
+    dots = torch.zeros(count, end.weights.shape[1], dtype=torch.float64)
     in_buffer = weights_in_buffer(past, taken)
     own_push = torch.full((sum(step.rows.rows for step in taken),), float("nan"), dtype=torch.float64)
     own_push[list(own_rows)] = 0
     for slabs in zip(*(step.step.slabs(SLAB) for step in taken), strict=True):
         number, start, stop, _ = slabs[0]
         found = [directions(step.gradient, part, start, stop) for step, (*_, part) in zip(taken, slabs, strict=True)]
-        stack = torch.cat([torch.cat([d.shares, d.push, d.history[None], d.decay[None]]) for d in found]).float()
-        pulls = _pulls([step[number] for step in in_buffer], [d.momentum_scale for d in found])
-        for i, end in enumerate(ends):
-            handed = [one.rows.dense(start, stop).float() * p for one, p in zip(earlier, pulls[i], strict=True)]
-            whole = torch.cat([stack, *handed])
-            for places, gradients in end.gradients.blocks(start, stop):
-                dots[i][:, places] += (whole @ gradients.T).double().cpu()
-        pushes = torch.cat([d.push for d in found])[list(own_rows)]
+        stack = [torch.cat([d.shares, d.push, d.history[None], d.decay[None]]).float() for d in found]
+        pulls = _pulls([step[number] for step in in_buffer], [d.momentum_scale for d in found], last)
+        handed = [one.rows.dense(start, stop).float() * pull for one, pull in zip(earlier, pulls, strict=True)]
+        whole = torch.cat([*stack, *handed])
+        for places, gradients in end.gradients.blocks(start, stop):
+            dots[:, places] += (whole @ gradients.T).double().cpu()
         for places, gradients in own.blocks(start, stop) if own else ():
+            pushes = torch.cat([d.push for d in found])[list(own_rows)]
             at = torch.tensor(own_rows)[places]
             own_push[at] += (pushes[places] * gradients).sum(1).double().cpu()
-    by_step = torch.split(dots, [*sizes, dots.shape[1] - sum(sizes)], dim=1)
-    handed_on = sum(found @ end.weights.T for found, end in zip(by_step[-1], ends, strict=True))
-    return _assembled(taken, by_step[:-1], ends, handed_on, own_push)
+    return EndReading(dots, end.weights, own_push)
 
 
-def read_pushes(taken: TakenStep, gradients: ColumnGradients, columns: int) -> Float64[Tensor, "n C"]:
-    """⟨δ_i, ∇τ⟩ of every row of one step on C `columns`, whose `gradients` are those at the step's end."""
-    found = torch.zeros(taken.rows.rows, columns, dtype=torch.float64)
-    for _, start, stop, part in taken.step.slabs(SLAB):
-        push = directions(taken.gradient, part, start, stop).push.float()
-        for places, towards in gradients.blocks(start, stop):
-            found[:, places] += (push @ towards.T).double().cpu()
-    return found
-
-
-def _pulls(in_buffer: Sequence[Sequence[float]], scales: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """For every earlier step, what its rows are multiplied by to give, at either end, what they hold of the momentum of
-    all steps: Σ_j (1 − α_j)·weight_j·scale_j and Σ_j α_j·weight_j·scale_j, α_j at the middle of step j.
-
-    `in_buffer`: by step j, the weight in the buffer of each step before it; `scales`: by step, (q,).
-    """
-    count = len(scales)
-    found: tuple[list[Tensor], list[Tensor]] = [], []
-    for earlier in range(len(in_buffer[-1])):
-        held = [(j, weights[earlier]) for j, weights in enumerate(in_buffer) if earlier < len(weights)]
-        for i in range(2):
-            parts = [weight * abs(1 - i - (j + 0.5) / count) * scales[j] for j, weight in held]
-            found[i].append(torch.stack(parts).sum(0).float())
-    return found
-
-
-def _assembled(
-    taken: Sequence[TakenStep], dots: Sequence[Tensor], ends: tuple[End, End], handed: Tensor, own: Tensor
-) -> SplitReading:
+def read_split(taken: Sequence[TakenStep], first: EndReading, last: EndReading) -> SplitReading:
+    """`taken`, read at both ends of their account; the own prompts' figures are those of the last."""
+    ends, sizes = (first, last), [2 * step.rows.rows + 2 for step in taken]
+    dots = torch.stack([first.dots, last.dots])
+    *by_step, handed = torch.split(dots, [*sizes, dots.shape[1] - sum(sizes)], dim=1)
     kinds: dict[str, list[Read]] = {"shares": [], "push": [], "history": [], "decay": []}
-    for j, (step, found) in enumerate(zip(taken, dots, strict=True)):
+    for j, (step, found) in enumerate(zip(taken, by_step, strict=True)):
         n = step.rows.rows
         middle = _between(found, ends, (j + 0.5) / len(taken))
         end = _between(found, ends, (j + 1) / len(taken))
@@ -163,9 +151,38 @@ def _assembled(
         whole = listed(name)
         return Read(whole.targets.sum(0, keepdim=True), whole.columns.sum(0, keepdim=True))
 
-    return SplitReading(listed("shares"), listed("push"), summed("history"), summed("decay"), handed, own)
+    past = sum(found @ end.weights.T for found, end in zip(handed, ends, strict=True))
+    return SplitReading(listed("shares"), listed("push"), summed("history"), summed("decay"), past, last.own)
 
 
-def _between(dots: Float64[Tensor, "2 d C"], ends: tuple[End, End], alpha: float) -> Read:
+def read_pushes(taken: TakenStep, gradients: ColumnGradients, columns: int) -> Float64[Tensor, "n C"]:
+    """⟨δ_i, ∇τ⟩ of every row of one step on C `columns`, whose `gradients` are those at the step's end."""
+    found = torch.zeros(taken.rows.rows, columns, dtype=torch.float64)
+    for _, start, stop, part in taken.step.slabs(SLAB):
+        push = directions(taken.gradient, part, start, stop).push.float()
+        for places, towards in gradients.blocks(start, stop):
+            found[:, places] += (push @ towards.T).double().cpu()
+    return found
+
+
+def _pulls(in_buffer: Sequence[Sequence[float]], scales: Sequence[Tensor], last: bool) -> list[Tensor]:
+    """For every earlier step, what its rows are multiplied by to give, at one end, what they hold of the momentum of
+    all steps: Σ_j (1 − α_j)·weight_j·scale_j at the first, Σ_j α_j·weight_j·scale_j at the `last`, α_j at the middle of
+    step j.
+
+    `in_buffer`: by step j, the weight in the buffer of each step before it; `scales`: by step, (q,).
+    """
+    count, found = len(scales), []
+    for earlier in range(len(in_buffer[-1])):
+        held = [(j, weights[earlier]) for j, weights in enumerate(in_buffer) if earlier < len(weights)]
+        alphas = [(j + 0.5) / count for j, _ in held]
+        parts = [
+            weight * (alpha if last else 1 - alpha) * scales[j] for (j, weight), alpha in zip(held, alphas, strict=True)
+        ]
+        found.append(torch.stack(parts).sum(0).float())
+    return found
+
+
+def _between(dots: Float64[Tensor, "2 d C"], ends: tuple[EndReading, EndReading], alpha: float) -> Read:
     start, stop = (Read.of(found, end.weights) for found, end in zip(dots, ends, strict=True))
     return Read(torch.lerp(start.targets, stop.targets, alpha), torch.lerp(start.columns, stop.columns, alpha))
