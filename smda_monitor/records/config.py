@@ -223,7 +223,8 @@ class MonitorConfig(Section):
     take a third of the budget at most. None: as configured."""
     memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
     """Budget of one probe pass, GiB: probes are measured in chunks under it. And of the steps that wait for their
-    account: where ``account.every`` of them do not fit, accounts cover fewer, and a warning says so."""
+    account: where ``account.every`` of them do not fit, accounts cover fewer, and a warning says so. Gradients by
+    probe or by waiting row are kept in bfloat16 where they would take more than a quarter of it in float32."""
     seed: int = 0
     """Of the stratified choice of probes and of the bootstrap; training's own random state is never touched."""
     on_error: Literal["raise", "warn"] = "raise"
