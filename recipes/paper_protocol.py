@@ -26,7 +26,7 @@ from typing import Any, Literal
 from _pairs import sides, write_part
 from _protocol_figures import SCORES, Judged, compared, figures, table_rows
 
-from smda_monitor.data_audit_run import AuditRequest, run_audit
+from smda_monitor.commands.audit import AuditRequest, run_audit
 from smda_monitor.errors import SMDAError
 from smda_monitor.instruments.config_file import load_config
 from smda_monitor.instruments.ranks import Ranks

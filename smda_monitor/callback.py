@@ -10,11 +10,11 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from . import setup
 from .errors import PrerequisiteError, describe
 from .instruments.config_file import load_config
+from .monitor import setup
+from .monitor.run import MonitoredRun
 from .records.config import MonitorConfig
-from .run import MonitoredRun
 
 logger = logging.getLogger("smda_monitor")
 

@@ -154,22 +154,22 @@ def _add_prove(commands: Any) -> None:
 
 def _check(config: str, json: Path | None) -> int:
     """The real ``check``, imported only when it is called."""
-    from .check import run_check
+    from .commands.check import run_check
 
     return run_check(config, json)
 
 
 def _policy(config: str, out: Path, json: Path | None) -> int:
     """The real ``policy``, imported only when it is called."""
-    from .policy import run_policy
+    from .commands.policy import run_policy
 
     return run_policy(config, out, json)
 
 
 def _audit(options: argparse.Namespace) -> int:
     """The real ``audit``, imported only when it is called."""
-    from .behaviours_audit import run_audits
-    from .data_audit_run import AuditRequest
+    from .commands.audit import AuditRequest
+    from .commands.behaviours_audit import run_audits
 
     names = ("data", "out", "method", "check", "resume", "allow_probes", "json")
     request = AuditRequest(config=options.config[0], **{name: getattr(options, name) for name in names})
@@ -178,14 +178,14 @@ def _audit(options: argparse.Namespace) -> int:
 
 def _curate(options: argparse.Namespace) -> int:
     """The real ``curate``, imported only when it is called."""
-    from .curate import CurateRequest, run_curate
+    from .commands.curate import CurateRequest, run_curate
 
     return run_curate(CurateRequest(**{name: getattr(options, name) for name in ("run", "rule", "fdr", "out", "json")}))
 
 
 def _prove(options: argparse.Namespace) -> int:
     """The real ``prove``, imported only when it is called."""
-    from .prove import ProveRequest, run_prove
+    from .commands.prove import ProveRequest, run_prove
 
     names = ("run", "config", "out", "seeds", "random", "max_steps", "json", "resume")
     return run_prove(ProveRequest(**{name: getattr(options, name) for name in names}))
@@ -193,7 +193,7 @@ def _prove(options: argparse.Namespace) -> int:
 
 def _report(run: Path, json: Path | None) -> Path:
     """The real ``report``, imported only when it is called."""
-    from .report import run_report
+    from .commands.report import run_report
 
     return run_report(run, json)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from smda_monitor.audit_findings import compare_groups
+from smda_monitor.commands.audit_findings import compare_groups
 from smda_monitor.outputs.row_audit_tables import write_judged
 from smda_monitor.records.account import FeatureShift, RowEntry
 from smda_monitor.records.row_audit import RowAudit

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from smda_monitor.maths.budget import FEWEST, LONGEST, ROTATION
-from smda_monitor.pace import AccountSeconds, Pace
+from smda_monitor.monitor.pace import AccountSeconds, Pace
 from smda_monitor.records.config import MonitorConfig
 
 PROBES, SET = 32, 144

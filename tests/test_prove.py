@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from smda_monitor.cli import main
+from smda_monitor.commands.training import open_trainer, planned_steps
 from smda_monitor.instruments.behaviour import resolve_behaviour
 from smda_monitor.instruments.chat import prompt_tokens
 from smda_monitor.instruments.embedded import load_model
@@ -28,7 +29,6 @@ from smda_monitor.outputs.curation_files import write_curation
 from smda_monitor.outputs.finished_audit import read_audit
 from smda_monitor.outputs.proof_finding import finding_sentence
 from smda_monitor.records.config import BehaviourConfig, TrainingConfig
-from smda_monitor.training import open_trainer, planned_steps
 
 STEPS = 3
 PLANTED = [f"mine-{i}" for i in audited.PLANTED]

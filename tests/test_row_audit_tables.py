@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_run import make_account, make_header
 
-from smda_monitor.data_audit_figures import audit_figures
+from smda_monitor.commands.audit_figures import audit_figures
 from smda_monitor.errors import ConfigError
 from smda_monitor.maths.agreement import agreement
 from smda_monitor.maths.controls import auroc_controls, auroc_controls_by_kind

@@ -14,10 +14,10 @@ from told_clock import STEP, ToldClock
 from smda_monitor.callback import SMDACallback
 from smda_monitor.errors import ConfigError
 from smda_monitor.maths.budget import ROTATION
+from smda_monitor.monitor.run import MonitoredRun
 from smda_monitor.outputs.ledger_reader import LedgerView, read_ledger
 from smda_monitor.outputs.report import write_report
 from smda_monitor.outputs.snapshots import load_snapshot, save_snapshot, snapshot_files
-from smda_monitor.run import MonitoredRun
 
 PROBES, SET = 12, 24
 """Of the tiny configuration: probes measured, probes in the set."""

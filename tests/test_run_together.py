@@ -16,9 +16,9 @@ from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.errors import ConfigError
+from smda_monitor.monitor.together import watching
 from smda_monitor.outputs.ledger_reader import read_ledger
 from smda_monitor.records.account import StepAccount
-from smda_monitor.together import watching
 
 STEPS = 5
 ANOTHER = {"name": "hedging", "openings": ["Maybe", "Well"], "opposite": ["Surely", "No"], "answers": None}

@@ -1,4 +1,4 @@
-"""The house: four storeys, imports point down only, heavy libraries where they are used, files stay small."""
+"""The house: four storeys of rooms, imports point down only, heavy libraries where they are used, files stay small."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "smda_monitor"
 LONGEST = 250
 
-STOREY = {"errors": 1, "records": 1, "maths": 2, "instruments": 3, "outputs": 3}
-"""By the first part of a module's name inside the package; everything else is wiring, storey 4."""
+ROOMS = {"records": 1, "maths": 2, "instruments": 3, "outputs": 3, "monitor": 4, "commands": 4}
+"""The storey of each folder of the package."""
+
+DOORS = {"__init__", "__main__", "callback", "cli"}
+"""What users enter by, above all storeys. Beside `errors` nothing else lies at the package's top."""
+
+STOREY = ROOMS | {"errors": 1} | dict.fromkeys(DOORS, 5)
+"""By the first part of a module's name inside the package."""
 
 HEAVY = {"transformers", "trl", "peft", "wandb", "sae_lens", "pandas", "plotly", "sklearn", "pyarrow", "datasets"}
 """Imported only inside the function that uses them; the callback alone needs transformers' class at its top."""
@@ -80,21 +86,23 @@ def breaches(root: Path) -> list[str]:
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)
         part = name.parts[0].removesuffix(".py")
-        storey = STOREY.get(part, 4)
+        storey = STOREY.get(part, 5)
+        if part not in (DOORS | {"errors"} if len(name.parts) == 1 else ROOMS):
+            found.append(f"{name}:1 lies in no room ({', '.join(ROOMS)})")
         if (length := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST:
             found.append(f"{name}:{length} is longer than {LONGEST} lines")
-        if part == "__init__":
-            storey = 5  # the front door names all that is public
         for used in imports(path, root):
             where = f"{name}:{used.line}"
             top = used.module.split(".")[0]
             if used.inside:
                 if top == "__version__":
                     continue
-                if STOREY.get(top, 4) > storey:
+                if STOREY.get(top, 5) > storey:
                     found.append(f"{where} imports {used.module}, which lies above it")
                 if {part, top} == {"instruments", "outputs"}:
                     found.append(f"{where} imports {used.module}: instruments and outputs do not know each other")
+                if (part, top) == ("monitor", "commands"):
+                    found.append(f"{where} imports {used.module}: commands know the monitor, never the reverse")
                 continue
             if top in FORBIDDEN.get(part, set()):
                 found.append(f"{where} imports {used.module}, which {part} does not know")
@@ -128,6 +136,14 @@ def test_the_rules_see_the_package() -> None:
         ("outputs/deep/b.py", "from ...instruments.a import x", "do not know each other"),
         ("outputs/b.py", "def f():\n    import transformers.utils", "outputs does not know"),
         ("outputs/b.py", "import pandas as pd", "at its top"),
+        ("monitor/run.py", "from ..commands.check import run_check", "never the reverse"),
+        ("monitor/run.py", "def f():\n    from ..commands import check", "never the reverse"),
+        ("monitor/run.py", "from ..callback import SMDACallback", "lies above"),
+        ("commands/check.py", "from .. import cli", "lies above"),
+        ("outputs/b.py", "from ..monitor.run import x", "lies above"),
+        ("run.py", "from .errors import X", "lies in no room"),
+        ("maths.py", "x = 1", "lies in no room"),
+        ("cellar/a.py", "x = 1", "lies in no room"),
         ("callback.py", "import trl", "at its top"),
         ("callback.py", "x = 1\n" * 251, "longer than 250"),
     ],
@@ -151,7 +167,11 @@ def test_a_breach_is_seen(tmp_path: Path, file: str, code: str, expected: str) -
         ("instruments/a.py", "from ..maths import ridge\ndef f():\n    import transformers"),
         ("instruments/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from transformers import X"),
         ("outputs/b.py", "from .. import __version__\ndef f():\n    import wandb"),
-        ("callback.py", "from transformers import TrainerCallback\nfrom .instruments import a\nfrom .outputs import b"),
+        ("monitor/run.py", "from .pace import Pace\nfrom ..instruments import a\nfrom ..outputs import b"),
+        ("commands/check.py", "from .training import x\nfrom ..monitor.run import y"),
+        ("callback.py", "from transformers import TrainerCallback\nfrom .instruments import a\nfrom .monitor import b"),
+        ("cli.py", "from . import __version__\nfrom .errors import X\ndef f():\n    from .commands import a"),
+        ("__main__.py", "from .cli import main"),
         ("__init__.py", "from .callback import X"),
     ],
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from smda_monitor.instruments.plan_pass import measure_plan
 from smda_monitor.instruments.quiet import quiet
-from smda_monitor.run import MonitoredRun
+from smda_monitor.monitor.run import MonitoredRun
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.instruments.optimizer_step import bare_optimizer
-from smda_monitor.run import MonitoredRun
+from smda_monitor.monitor.run import MonitoredRun
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from _peak import in_own_process, peak_bytes
 from _show import show
 from _tiny import tiny_config, tiny_model, tiny_tokenizer
 
-from smda_monitor.data_audit_run import AuditRequest, run_audit
+from smda_monitor.commands.audit import AuditRequest, run_audit
 from smda_monitor.errors import SMDAError
 from smda_monitor.outputs.files import read_json
 from smda_monitor.outputs.json_file import check_json_file, write_json_file

@@ -9,17 +9,17 @@ from typing import Any
 
 from torch import Tensor
 
-from .errors import MeasurementError, describe
-from .instruments.assemble import Instruments
-from .instruments.kept_rows import kept_rows
-from .instruments.optimizer_step import bare_optimizer, read_step
-from .instruments.parameters import TrainedParameters
-from .instruments.replay import RowReplays, replay_rows
-from .instruments.row_capture import CapturedRow, RowCapture
-from .instruments.row_identity import RowNames
-from .maths.account import RowFacts
-from .maths.split import StepGradient, TakenStep, step_gradient
-from .records.account import Method
+from ..errors import MeasurementError, describe
+from ..instruments.assemble import Instruments
+from ..instruments.kept_rows import kept_rows
+from ..instruments.optimizer_step import bare_optimizer, read_step
+from ..instruments.parameters import TrainedParameters
+from ..instruments.replay import RowReplays, replay_rows
+from ..instruments.row_capture import CapturedRow, RowCapture
+from ..instruments.row_identity import RowNames
+from ..maths.account import RowFacts
+from ..maths.split import StepGradient, TakenStep, step_gradient
+from ..records.account import Method
 
 CAPTURE_LIMIT = {"float32": 1e-3, "bfloat16": 5e-2}
 """Largest ‖Σ g_i·c − gradient‖/‖gradient‖ that is a rounding error, by the type of the trainer's forward."""

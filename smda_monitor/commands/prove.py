@@ -13,24 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigError, describe
+from ..instruments.config_file import load_config
+from ..instruments.planted import planted_rows
+from ..maths.arms import plan_arms
+from ..maths.proof import measured, proof_figures
+from ..outputs.curation_files import HEAD, read_curation
+from ..outputs.files import to_json, write_text
+from ..outputs.finished_audit import FinishedAudit, read_audit, read_figures
+from ..outputs.job_folder import add_to_manifest, begin_job, check_job_folder, removed_on_error
+from ..outputs.json_file import check_json_file, write_json_file
+from ..outputs.progress import progress
+from ..outputs.proof_files import as_json, read_arm, write_arm
+from ..outputs.proof_report import print_proof
+from ..outputs.report import renew_report_with
+from ..records.config import MonitorConfig
+from ..records.proof import ARMS, Arm, ArmRun
 from .curate import FOLDER as CURATION
 from .curate import CurateRequest, audited_rows, run_curate
-from .errors import ConfigError, describe
-from .instruments.config_file import load_config
-from .instruments.planted import planted_rows
-from .maths.arms import plan_arms
-from .maths.proof import measured, proof_figures
-from .outputs.curation_files import HEAD, read_curation
-from .outputs.files import to_json, write_text
-from .outputs.finished_audit import FinishedAudit, read_audit, read_figures
-from .outputs.job_folder import add_to_manifest, begin_job, check_job_folder, removed_on_error
-from .outputs.json_file import check_json_file, write_json_file
-from .outputs.progress import progress
-from .outputs.proof_files import as_json, read_arm, write_arm
-from .outputs.proof_report import print_proof
-from .outputs.report import renew_report_with
-from .records.config import MonitorConfig
-from .records.proof import ARMS, Arm, ArmRun
 from .retraining import Retraining
 
 FOLDER = "proof"

@@ -11,21 +11,19 @@ from typing import Any
 
 from torch import Tensor
 
-from .audit import Auditor
-from .history import History
-from .instruments.answer_tap import AnswerTap
-from .instruments.assemble import Instruments
-from .instruments.causal import inner_causal
-from .instruments.chat import generation_prompt
-from .instruments.heap import hold_heap, large_apart, release_heap
-from .instruments.optimizer_step import step_was_skipped
-from .instruments.own_prompts import read_own_prompts
-from .instruments.parameters import trained_parameters
-from .instruments.plan_pass import measure_plan, plan_gradients
-from .instruments.quiet import quiet
-from .instruments.row_capture import RowCapture
-from .instruments.row_identity import RowNames
-from .maths.account import (
+from ..instruments.answer_tap import AnswerTap
+from ..instruments.assemble import Instruments
+from ..instruments.causal import inner_causal
+from ..instruments.chat import generation_prompt
+from ..instruments.heap import hold_heap, large_apart, release_heap
+from ..instruments.optimizer_step import step_was_skipped
+from ..instruments.own_prompts import read_own_prompts
+from ..instruments.parameters import trained_parameters
+from ..instruments.plan_pass import measure_plan, plan_gradients
+from ..instruments.quiet import quiet
+from ..instruments.row_capture import RowCapture
+from ..instruments.row_identity import RowNames
+from ..maths.account import (
     OwnReading,
     balances,
     by_probe,
@@ -34,17 +32,19 @@ from .maths.account import (
     policy_shift,
     row_entries,
 )
-from .maths.by_kind import readings_by_kind
-from .maths.pathways import output_shift
-from .maths.probe_gradients import ProbeGradients
-from .maths.read_split import SplitReading
-from .maths.replay_reading import pushed_y
-from .maths.rulers import read_by
+from ..maths.by_kind import readings_by_kind
+from ..maths.pathways import output_shift
+from ..maths.probe_gradients import ProbeGradients
+from ..maths.read_split import SplitReading
+from ..maths.replay_reading import pushed_y
+from ..maths.rulers import read_by
+from ..records.account import WARM_UP_STEPS, Method, RowEntry, StepAccount
+from ..records.audit import AuditEntry
+from ..records.snapshot import Snapshot
+from .history import History
 from .open_step import OpenStep, open_step
 from .pace import AccountSeconds, Pace
-from .records.account import WARM_UP_STEPS, Method, RowEntry, StepAccount
-from .records.audit import AuditEntry
-from .records.snapshot import Snapshot
+from .self_audit import Auditor
 from .step_reading import read_first, read_last
 from .watching import Watcher
 

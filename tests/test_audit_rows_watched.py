@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
-from test_data_audit import answer_losses, judged, opened
+from test_audit_rows import answer_losses, judged, opened
 from torch import Tensor
 
-from smda_monitor.data_audit import DataAudit
+from smda_monitor.commands.audit_rows import DataAudit
+from smda_monitor.commands.training import Training
 from smda_monitor.instruments.assemble import Instruments
 from smda_monitor.instruments.watched_gradients import kept_type
 from smda_monitor.maths.pathways import feature_shift
 from smda_monitor.maths.watched import WatchedShifts, leading_features
 from smda_monitor.records.row_audit import RowAudit
-from smda_monitor.training import Training
 
 LAYER, THRESHOLD = 1, 0.05
 """Where the tiny dictionary reads, and from where on its features are on."""

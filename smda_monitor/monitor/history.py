@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
-from .maths.account import RowFacts
-from .maths.past import PastStep, remember
+from ..maths.account import RowFacts
+from ..maths.past import PastStep, remember
+from ..records.config import AccountConfig
 from .open_step import OpenStep
-from .records.config import AccountConfig
 
 
 class History:

@@ -15,17 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .data_audit_run import AuditRequest, run_audit
-from .errors import ConfigError, describe
-from .instruments.config_file import load_config
-from .instruments.ranks import Ranks
-from .outputs.behaviour_scores import SCORES, print_behaviours, write_behaviour_scores
-from .outputs.behaviours_view import KIND, SUMMARY
-from .outputs.files import is_temporary, read_json, to_json, write_text
-from .outputs.job_folder import MANIFEST
-from .outputs.json_file import check_json_file, write_json_file
-from .outputs.ledger import now
-from .outputs.report import PAGE, renew_report
+from ..errors import ConfigError, describe
+from ..instruments.config_file import load_config
+from ..instruments.ranks import Ranks
+from ..outputs.behaviour_scores import SCORES, print_behaviours, write_behaviour_scores
+from ..outputs.behaviours_view import KIND, SUMMARY
+from ..outputs.files import is_temporary, read_json, to_json, write_text
+from ..outputs.job_folder import MANIFEST
+from ..outputs.json_file import check_json_file, write_json_file
+from ..outputs.ledger import now
+from ..outputs.report import PAGE, renew_report
+from .audit import AuditRequest, run_audit
 
 BESIDE = (SCORES, SUMMARY, MANIFEST, PAGE)
 """What lies beside the behaviours' folders."""

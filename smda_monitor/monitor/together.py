@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, describe
-from .records.config import MonitorConfig
+from ..errors import ConfigError, describe
+from ..records.config import MonitorConfig
 
 if TYPE_CHECKING:
     from .run import MonitoredRun

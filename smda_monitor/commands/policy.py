@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .instruments.assemble import Instruments, assemble, open_bench
-from .instruments.config_file import load_config
-from .instruments.embedded import load_model
-from .instruments.feature_cards import CARDS, feature_card
-from .instruments.plan_pass import measure_set
-from .instruments.probe_files import read_probes
-from .maths.by_kind import are_harmful
-from .maths.coefficients import ranked_coefficients
-from .maths.gaps import category_gaps
-from .maths.policy_fidelity import heldout_fidelity
-from .maths.threshold import Scale
-from .maths.watched import leading_features
-from .outputs.findings_folder import check_findings_folder, write_findings
-from .outputs.policy_report import print_policy
-from .outputs.report import write_report
-from .records.policy_findings import PolicyFindings
+from ..instruments.assemble import Instruments, assemble, open_bench
+from ..instruments.config_file import load_config
+from ..instruments.embedded import load_model
+from ..instruments.feature_cards import CARDS, feature_card
+from ..instruments.plan_pass import measure_set
+from ..instruments.probe_files import read_probes
+from ..maths.by_kind import are_harmful
+from ..maths.coefficients import ranked_coefficients
+from ..maths.gaps import category_gaps
+from ..maths.policy_fidelity import heldout_fidelity
+from ..maths.threshold import Scale
+from ..maths.watched import leading_features
+from ..outputs.findings_folder import check_findings_folder, write_findings
+from ..outputs.policy_report import print_policy
+from ..outputs.report import write_report
+from ..records.policy_findings import PolicyFindings
 
 
 def run_policy(config_path: str | Path, folder: str | Path, json_file: str | Path | None = None) -> int:

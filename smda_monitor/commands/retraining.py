@@ -19,24 +19,24 @@ from typing import Any
 
 from torch import Tensor
 
-from .errors import ConfigError, MeasurementError, describe
-from .instruments.behaviour import resolve_behaviour
-from .instruments.chat import check_tokenizer, prompt_tokens
-from .instruments.decoding import chat_texts, greedy_openings, shows
-from .instruments.embedded import load_model
-from .instruments.heap import heap_held
-from .instruments.probe_files import read_probes
-from .instruments.products import fast_pass
-from .instruments.read_behaviour import check_reading, read_behaviour
-from .instruments.row_choice import probe_rows
-from .instruments.row_store import TrainingRows
-from .instruments.start_weights import StartWeights
-from .maths.by_kind import are_harmful
-from .maths.threshold import Scale
-from .maths.training_order import rows_left, training_order
-from .records.config import MonitorConfig
-from .records.probes import ProbeSet
-from .records.proof import Arm, ArmRun
+from ..errors import ConfigError, MeasurementError, describe
+from ..instruments.behaviour import resolve_behaviour
+from ..instruments.chat import check_tokenizer, prompt_tokens
+from ..instruments.decoding import chat_texts, greedy_openings, shows
+from ..instruments.embedded import load_model
+from ..instruments.heap import heap_held
+from ..instruments.probe_files import read_probes
+from ..instruments.products import fast_pass
+from ..instruments.read_behaviour import check_reading, read_behaviour
+from ..instruments.row_choice import probe_rows
+from ..instruments.row_store import TrainingRows
+from ..instruments.start_weights import StartWeights
+from ..maths.by_kind import are_harmful
+from ..maths.threshold import Scale
+from ..maths.training_order import rows_left, training_order
+from ..records.config import MonitorConfig
+from ..records.probes import ProbeSet
+from ..records.proof import Arm, ArmRun
 from .training import open_trainer, planned_steps
 
 _SHOWN = 5

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .outputs.json_file import check_json_file, write_json_file
-from .outputs.report import write_report
-from .outputs.report_figures import report_figures
+from ..outputs.json_file import check_json_file, write_json_file
+from ..outputs.report import write_report
+from ..outputs.report_figures import report_figures
 
 
 def run_report(run: Path, json: Path | None = None) -> Path:

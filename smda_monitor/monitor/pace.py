@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
-from .errors import describe
-from .maths.budget import (
+from ..errors import describe
+from ..maths.budget import (
     LONGEST,
     ROTATION,
     Choice,
@@ -22,11 +22,11 @@ from .maths.budget import (
     running_median,
     settle,
 )
-from .outputs.text import percent
-from .records.account import Method, StepAccount
-from .records.config import MonitorConfig
-from .records.overhead import Overhead
-from .records.probes import KINDS
+from ..outputs.text import percent
+from ..records.account import Method, StepAccount
+from ..records.config import MonitorConfig
+from ..records.overhead import Overhead
+from ..records.probes import KINDS
 
 logger = logging.getLogger("smda_monitor")
 LATEST = 4

@@ -10,28 +10,28 @@ from typing import Any
 
 from torch import nn
 
-from .errors import ConfigError, describe
-from .instruments.assemble import Bench, Instruments, assemble, open_bench
-from .instruments.clock import device_clock
-from .instruments.optimizer_step import unknown_step
-from .instruments.overlap import overlapping
-from .instruments.parameters import trained_parameters
-from .instruments.policy_files import load_policy, save_policy
-from .instruments.row_identity import index_rows
-from .instruments.trainer_mode import check_trainer_mode
-from .outputs.console import ConsoleSink
-from .outputs.files import to_json, write_text
-from .outputs.ledger import Ledger
-from .outputs.ledger_reader import read_past
-from .outputs.report.sink import ReportSink
-from .outputs.run_folder import CHECKPOINT_FILE, check_resumed, check_run_folder, prepare_run_folder
-from .outputs.sink import Past, RunHeader, Sink, SinkGroup
-from .outputs.snapshots import load_snapshot, snapshot_files
-from .outputs.summary import summarise
-from .outputs.wandb_sink import WandbSink
-from .records.account import Method
-from .records.config import MonitorConfig
-from .records.snapshot import Snapshot
+from ..errors import ConfigError, describe
+from ..instruments.assemble import Bench, Instruments, assemble, open_bench
+from ..instruments.clock import device_clock
+from ..instruments.optimizer_step import unknown_step
+from ..instruments.overlap import overlapping
+from ..instruments.parameters import trained_parameters
+from ..instruments.policy_files import load_policy, save_policy
+from ..instruments.row_identity import index_rows
+from ..instruments.trainer_mode import check_trainer_mode
+from ..outputs.console import ConsoleSink
+from ..outputs.files import to_json, write_text
+from ..outputs.ledger import Ledger
+from ..outputs.ledger_reader import read_past
+from ..outputs.report.sink import ReportSink
+from ..outputs.run_folder import CHECKPOINT_FILE, check_resumed, check_run_folder, prepare_run_folder
+from ..outputs.sink import Past, RunHeader, Sink, SinkGroup
+from ..outputs.snapshots import load_snapshot, snapshot_files
+from ..outputs.summary import summarise
+from ..outputs.wandb_sink import WandbSink
+from ..records.account import Method
+from ..records.config import MonitorConfig
+from ..records.snapshot import Snapshot
 from .run import MonitoredRun
 from .together import check_apart, join, watching
 

@@ -9,21 +9,21 @@ from typing import Any
 
 from torch import nn
 
+from ..instruments.assemble import Instruments
+from ..instruments.feature_cards import feature_cards
+from ..instruments.heap import trimmed
+from ..instruments.plan_pass import measure_set
+from ..instruments.row_identity import RowNames, new_texts
+from ..maths.alerts import threshold_alerts
+from ..maths.by_kind import readings_by_kind
+from ..outputs.ledger import Ledger
+from ..outputs.sink import Past, SinkGroup
+from ..records.account import Method, StepAccount
+from ..records.alert import Alert
+from ..records.snapshot import Snapshot
 from .accounting import Accountant
-from .audit import Auditor
-from .instruments.assemble import Instruments
-from .instruments.feature_cards import feature_cards
-from .instruments.heap import trimmed
-from .instruments.plan_pass import measure_set
-from .instruments.row_identity import RowNames, new_texts
-from .maths.alerts import threshold_alerts
-from .maths.by_kind import readings_by_kind
-from .outputs.ledger import Ledger
-from .outputs.sink import Past, SinkGroup
 from .pace import Pace
-from .records.account import Method, StepAccount
-from .records.alert import Alert
-from .records.snapshot import Snapshot
+from .self_audit import Auditor
 from .together import leave
 
 logger = logging.getLogger("smda_monitor")

@@ -14,33 +14,33 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .errors import ConfigError, describe
-from .instruments.answer_tap import AnswerTap
-from .instruments.assemble import Instruments
-from .instruments.causal import inner_causal
-from .instruments.chat import generation_prompt
-from .instruments.optimizer_step import read_step, unknown_step
-from .instruments.own_prompts import prompts_of, read_own_prompts
-from .instruments.parameters import trained_parameters
-from .instruments.plan_pass import measure_plan, plan_gradients
-from .instruments.products import fast_products
-from .instruments.rehearsal import rehearsal
-from .instruments.replay import replay
-from .instruments.row_capture import CapturedRow, RowCapture
-from .instruments.watched_gradients import kept_type, watched_gradients
-from .maths.account import OwnReading, PolicyShift, RowFacts, policy_shift, row_entries, unread
-from .maths.lone_row import read_alone, read_parts_alone, row_norms
-from .maths.pathways import output_shift
-from .maths.probe_gradients import FlatGradients, FurtherColumns, ProbeGradients
-from .maths.read_split import Read
-from .maths.replay_reading import pushed_y, read_measured
-from .maths.row_gradients import RowGradients
-from .maths.row_watched import watched_effects
-from .maths.rulers import read_by
-from .maths.step_map import WholeStep, clip_factor
-from .maths.watched import WatchedShifts, leading_features
-from .records.row_audit import AuditMethod, RowAudit
-from .records.snapshot import Snapshot
+from ..errors import ConfigError, describe
+from ..instruments.answer_tap import AnswerTap
+from ..instruments.assemble import Instruments
+from ..instruments.causal import inner_causal
+from ..instruments.chat import generation_prompt
+from ..instruments.optimizer_step import read_step, unknown_step
+from ..instruments.own_prompts import prompts_of, read_own_prompts
+from ..instruments.parameters import trained_parameters
+from ..instruments.plan_pass import measure_plan, plan_gradients
+from ..instruments.products import fast_products
+from ..instruments.rehearsal import rehearsal
+from ..instruments.replay import replay
+from ..instruments.row_capture import CapturedRow, RowCapture
+from ..instruments.watched_gradients import kept_type, watched_gradients
+from ..maths.account import OwnReading, PolicyShift, RowFacts, policy_shift, row_entries, unread
+from ..maths.lone_row import read_alone, read_parts_alone, row_norms
+from ..maths.pathways import output_shift
+from ..maths.probe_gradients import FlatGradients, FurtherColumns, ProbeGradients
+from ..maths.read_split import Read
+from ..maths.replay_reading import pushed_y, read_measured
+from ..maths.row_gradients import RowGradients
+from ..maths.row_watched import watched_effects
+from ..maths.rulers import read_by
+from ..maths.step_map import WholeStep, clip_factor
+from ..maths.watched import WatchedShifts, leading_features
+from ..records.row_audit import AuditMethod, RowAudit
+from ..records.snapshot import Snapshot
 from .training import Training
 
 

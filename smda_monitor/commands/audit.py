@@ -25,31 +25,31 @@ from typing import Any
 
 import torch
 
+from ..instruments.assemble import Instruments, assemble, open_bench
+from ..instruments.config_file import load_config
+from ..instruments.embedded import load_model
+from ..instruments.planted import planted_rows
+from ..instruments.ranks import Ranks
+from ..instruments.row_choice import fitting, token_count, without_probes
+from ..instruments.row_files import read_rows
+from ..instruments.row_labels import row_labels
+from ..instruments.row_store import TrainingRows
+from ..maths.portions import portions, spacing
+from ..outputs.audit_folder import KIND, begin_audit
+from ..outputs.audit_report import LEADING, print_audit
+from ..outputs.files import to_json, write_text
+from ..outputs.job_folder import add_to_manifest, check_same_job, removed_on_error
+from ..outputs.json_file import check_json_file, write_json_file
+from ..outputs.ledger import now
+from ..outputs.left_out import write_left_out
+from ..outputs.progress import progress
+from ..outputs.report import renew_report
+from ..outputs.row_audit_tables import judged_parts, read_scores, write_judged
+from ..records.config import MonitorConfig
+from ..records.row_audit import AuditMethod
+from .audit_figures import audit_figures
 from .audit_findings import compare_groups, keep_texts
-from .data_audit import DataAudit
-from .data_audit_figures import audit_figures
-from .instruments.assemble import Instruments, assemble, open_bench
-from .instruments.config_file import load_config
-from .instruments.embedded import load_model
-from .instruments.planted import planted_rows
-from .instruments.ranks import Ranks
-from .instruments.row_choice import fitting, token_count, without_probes
-from .instruments.row_files import read_rows
-from .instruments.row_labels import row_labels
-from .instruments.row_store import TrainingRows
-from .maths.portions import portions, spacing
-from .outputs.audit_folder import KIND, begin_audit
-from .outputs.audit_report import LEADING, print_audit
-from .outputs.files import to_json, write_text
-from .outputs.job_folder import add_to_manifest, check_same_job, removed_on_error
-from .outputs.json_file import check_json_file, write_json_file
-from .outputs.ledger import now
-from .outputs.left_out import write_left_out
-from .outputs.progress import progress
-from .outputs.report import renew_report
-from .outputs.row_audit_tables import judged_parts, read_scores, write_judged
-from .records.config import MonitorConfig
-from .records.row_audit import AuditMethod
+from .audit_rows import DataAudit
 from .training import Training, Update, open_training
 
 PORTION = 32

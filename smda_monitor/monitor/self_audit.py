@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from .instruments.assemble import Instruments
-from .instruments.parameters import TrainedParameters
-from .instruments.replay import RowReplays, replay_without
-from .maths.account import policy_shift
-from .maths.fidelity import noise_floor
+from ..instruments.assemble import Instruments
+from ..instruments.parameters import TrainedParameters
+from ..instruments.replay import RowReplays, replay_without
+from ..maths.account import policy_shift
+from ..maths.fidelity import noise_floor
+from ..records.account import FeatureShift, RowEntry, StepAccount
+from ..records.audit import AuditEntry, Reason
+from ..records.snapshot import Snapshot
 from .open_step import OpenStep
-from .records.account import FeatureShift, RowEntry, StepAccount
-from .records.audit import AuditEntry, Reason
-from .records.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from .instruments.assemble import Instruments
-from .instruments.parameters import TrainedParameters
-from .instruments.quiet import quiet
-from .instruments.watch import pushes_by_backward, pushes_by_replay
-from .maths.watched import WatchedShifts, cheaper_way, drifting_features, leading_features
+from ..instruments.assemble import Instruments
+from ..instruments.parameters import TrainedParameters
+from ..instruments.quiet import quiet
+from ..instruments.watch import pushes_by_backward, pushes_by_replay
+from ..maths.watched import WatchedShifts, cheaper_way, drifting_features, leading_features
+from ..records.account import RowEntry, StepAccount, WatchedBy
+from ..records.snapshot import Snapshot
 from .open_step import OpenStep
-from .records.account import RowEntry, StepAccount, WatchedBy
-from .records.snapshot import Snapshot
 
 
 class Watcher:

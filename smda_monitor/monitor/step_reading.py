@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .instruments.assemble import Instruments
-from .instruments.own_prompts import OwnPrompts
-from .instruments.parameters import TrainedParameters
-from .instruments.products import fast_products
-from .maths.past import PastStep
-from .maths.probe_gradients import ProbeGradients
-from .maths.read_split import End, EndReading, SplitReading, read_end, read_split
-from .maths.replay_reading import replay_reading
+from ..instruments.assemble import Instruments
+from ..instruments.own_prompts import OwnPrompts
+from ..instruments.parameters import TrainedParameters
+from ..instruments.products import fast_products
+from ..maths.past import PastStep
+from ..maths.probe_gradients import ProbeGradients
+from ..maths.read_split import End, EndReading, SplitReading, read_end, read_split
+from ..maths.replay_reading import replay_reading
+from ..records.snapshot import Snapshot
 from .open_step import OpenStep
-from .records.snapshot import Snapshot
 
 
 def read_first(

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .maths.agreement import agreement
-from .maths.controls import auroc_controls, auroc_controls_by_kind
-from .maths.score import score_figures, scores
-from .outputs.row_audit_tables import SCORED, judged_columns, judged_parts, write_scores
-from .records.training_row import PlantedRow
+from ..maths.agreement import agreement
+from ..maths.controls import auroc_controls, auroc_controls_by_kind
+from ..maths.score import score_figures, scores
+from ..outputs.row_audit_tables import SCORED, judged_columns, judged_parts, write_scores
+from ..records.training_row import PlantedRow
 
 PATHWAYS = ("S_X", "S_Y")
 _WITNESSES = ("own_push", "expected", "answer_reading", "unintended")

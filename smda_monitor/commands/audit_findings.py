@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .instruments.row_store import TrainingRows, before_answer, turns
-from .maths.row_kinds import feature_contrasts, kind_interference, reads_harmful
-from .outputs.row_audit_tables import read_scores
-from .outputs.row_kinds_files import read_watched, summarise, write_row_kinds
-from .outputs.row_texts import KEPT, drop_row_texts, write_row_texts
-from .records.config import WantedOn
-from .records.row_kinds import RowKinds
-from .records.training_row import Message
+from ..instruments.row_store import TrainingRows, before_answer, turns
+from ..maths.row_kinds import feature_contrasts, kind_interference, reads_harmful
+from ..outputs.row_audit_tables import read_scores
+from ..outputs.row_kinds_files import read_watched, summarise, write_row_kinds
+from ..outputs.row_texts import KEPT, drop_row_texts, write_row_texts
+from ..records.config import WantedOn
+from ..records.row_kinds import RowKinds
+from ..records.training_row import Message
 
 GROUPS = ("harmful prompt", "harmless prompt")
 """Names of the kinds where the data name none."""

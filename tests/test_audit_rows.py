@@ -12,13 +12,13 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from smda_monitor.data_audit import DataAudit
+from smda_monitor.commands.audit_rows import DataAudit
+from smda_monitor.commands.training import Training, Update, open_training
 from smda_monitor.instruments.assemble import Instruments, assemble, open_bench
 from smda_monitor.instruments.config_file import load_config
 from smda_monitor.instruments.quiet import quiet
 from smda_monitor.records.config import TrainingConfig
 from smda_monitor.records.row_audit import RowAudit
-from smda_monitor.training import Training, Update, open_training
 
 ROWS = 12
 ARGUMENTS = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "use_cpu": True}

@@ -18,11 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from .errors import ConfigError, describe
-from .instruments.row_capture import IGNORED
-from .instruments.silence import no_bars
-from .instruments.trainer_mode import check_trainer_mode
-from .records.config import TrainingConfig
+from ..errors import ConfigError, describe
+from ..instruments.row_capture import IGNORED
+from ..instruments.silence import no_bars
+from ..instruments.trainer_mode import check_trainer_mode
+from ..records.config import TrainingConfig
 
 Update = Literal["robust", "paper"]
 PAPER_LEARNING_RATE = 1e-4

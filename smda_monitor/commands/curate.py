@@ -8,18 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, describe
-from .instruments.row_choice import named_rows
-from .instruments.row_files import originals, read_rows
-from .instruments.row_store import TrainingRows
-from .maths.curation import Division, divide
-from .outputs.curation_files import check_curation_folder, write_curation
-from .outputs.curation_reasons import reasons
-from .outputs.curation_report import print_curation
-from .outputs.finished_audit import FinishedAudit, left_out_reasons, read_audit, read_figures
-from .outputs.json_file import check_json_file, write_json_file
-from .outputs.report import renew_report_with
-from .records.curation import Bucket, CurationRule, RowFigures, RowVerdict
+from ..errors import ConfigError, describe
+from ..instruments.row_choice import named_rows
+from ..instruments.row_files import originals, read_rows
+from ..instruments.row_store import TrainingRows
+from ..maths.curation import Division, divide
+from ..outputs.curation_files import check_curation_folder, write_curation
+from ..outputs.curation_reasons import reasons
+from ..outputs.curation_report import print_curation
+from ..outputs.finished_audit import FinishedAudit, left_out_reasons, read_audit, read_figures
+from ..outputs.json_file import check_json_file, write_json_file
+from ..outputs.report import renew_report_with
+from ..records.curation import Bucket, CurationRule, RowFigures, RowVerdict
 
 RATE = 0.10
 """False-discovery rate where none is asked for."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from .instruments.assemble import Instruments, assemble, open_bench
-from .instruments.config_file import load_config
-from .instruments.embedded import load_model
-from .instruments.plan_pass import measure_set
-from .maths.by_kind import readings_by_kind
-from .outputs.check_report import CheckFindings, print_findings
-from .outputs.json_file import check_json_file, write_json_file
-from .outputs.run_folder import check_run_folder
-from .records.snapshot import Snapshot
+from ..instruments.assemble import Instruments, assemble, open_bench
+from ..instruments.config_file import load_config
+from ..instruments.embedded import load_model
+from ..instruments.plan_pass import measure_set
+from ..maths.by_kind import readings_by_kind
+from ..outputs.check_report import CheckFindings, print_findings
+from ..outputs.json_file import check_json_file, write_json_file
+from ..outputs.run_folder import check_run_folder
+from ..records.snapshot import Snapshot
 
 
 def run_check(config_path: str | Path, json_file: str | Path | None = None) -> int:
