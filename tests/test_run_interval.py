@@ -109,12 +109,12 @@ def test_little_is_unexplained_and_shares_are_those_of_each_step(runs: dict[str,
 
 
 def test_rows_wait_in_half_precision_where_those_of_an_interval_are_large(runs: dict[str, Any], tmp_path: Path) -> None:
-    class Look(TrainerCallback):
-        kinds: list[list[torch.dtype]] = []  # noqa: RUF012
+    kinds: list[list[torch.dtype]] = []
 
+    class Look(TrainerCallback):
         def on_optimizer_step(self, *_: Any, **__: Any) -> None:
             steps = [*monitor.run.accountant.open_steps, monitor.run.accountant.coming]  # type: ignore[union-attr]
-            self.kinds.append([one.gradient.rows.matrix.dtype for one in steps if one])
+            kinds.append([one.gradient.rows.matrix.dtype for one in steps if one])
 
     full, half = torch.float32, torch.bfloat16
     config = tiny.tiny_config(tmp_path / "monitor") | {"account": {"every": 3}}
@@ -126,7 +126,7 @@ def test_rows_wait_in_half_precision_where_those_of_an_interval_are_large(runs: 
     trainer.add_callback(Look())
     trainer.train()
     assert monitor.run is not None
-    assert Look.kinds[:4] == [[full], [half, full], [half, half, full], [full]]
+    assert kinds[:4] == [[full], [half, full], [half, half, full], [full]]
     found, expected = monitor.run.accounts, runs["intervals"][0]
     for name in ("mass.harmful", "contrast.benign", "S_Y"):
         for kind in ("share", "push"):

@@ -29,13 +29,13 @@ HELD = {M_MMAP_MAX: 0, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: -1}
 """No block is mapped apart, and the heap's end is not given back."""
 RELEASED = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: 64 << 20}
 """Where glibc itself starts, or moves to as a process frees large blocks; bytes, and a number of blocks."""
-APART = {M_MMAP_MAX: 65536, M_MMAP_THRESHOLD: 1 << 20, M_TRIM_THRESHOLD: 64 << 20}
-"""Blocks of a MiB or more are mapped apart."""
 OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 """Environment variables by which a user sets them: then nothing is changed."""
 
 LARGE = 1 << 20
 """Bytes from which a block is worth memory of its own."""
+APART = {**RELEASED, M_MMAP_THRESHOLD: LARGE}
+"""Such blocks are mapped apart."""
 
 _held = 0
 """For how many runs this process holds its heap; there is one heap for all of it."""

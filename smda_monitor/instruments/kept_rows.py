@@ -8,6 +8,11 @@ from ..maths.row_gradients import RowGradients
 from .heap import kept_apart
 
 
+def halves(nbytes: int, memory_gib: float) -> bool:
+    """Whether what takes so many bytes in float32 is kept in bfloat16: over a quarter of the budget `memory_gib`."""
+    return nbytes > memory_gib * 2**30 / 4
+
+
 def kept_rows(rows: RowGradients, half: bool) -> RowGradients:
     """`rows`, where `half` in bfloat16 (`RowGradients.half`)."""
     kept = rows.half() if half else rows

@@ -27,7 +27,7 @@ from .chat import PromptTokens
 from .dictionary import Dictionary
 from .gradient_tap import GradientTap
 from .hookpoint import ResidualTap
-from .kept_rows import kept_rows
+from .kept_rows import halves, kept_rows
 from .measurement import Measurement, detached, in_order, joined
 from .opening_head import plain_head
 from .parameters import TrainedParameters
@@ -84,7 +84,7 @@ class ProbeReader:
     def _halves(self, prompts: Sequence[PromptTokens], targets: int, parameters: TrainedParameters) -> bool:
         """Whether the gradients of so many targets of every prompt would take more than a quarter of the budget."""
         longest = max(len(prompt.ids) for prompt in prompts) + self.behaviour.tree.n_positions
-        return 4 * targets * len(prompts) * parameters.row_size(longest) > self.memory_gib * 2**30 / 4
+        return halves(4 * targets * len(prompts) * parameters.row_size(longest), self.memory_gib)
 
     def _fast(self) -> AbstractContextManager[None]:
         return fast_pass(self.feature_ids.device)

@@ -122,8 +122,8 @@ def read_end(
         whole = torch.cat([*stack, *handed])
         for places, gradients in end.gradients.blocks(start, stop):
             dots[:, places] += (whole @ gradients.T).double().cpu()
+        pushes = torch.cat([d.push for d in found])[list(own_rows)]
         for places, gradients in own.blocks(start, stop) if own else ():
-            pushes = torch.cat([d.push for d in found])[list(own_rows)]
             at = torch.tensor(own_rows)[places]
             own_push[at] += (pushes[places] * gradients).sum(1).double().cpu()
     return EndReading(dots, end.weights, own_push)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import MeasurementError, describe
 from ..instruments.assemble import Instruments
-from ..instruments.kept_rows import kept_rows
+from ..instruments.kept_rows import halves, kept_rows
 from ..instruments.optimizer_step import bare_optimizer, read_step
 from ..instruments.parameters import TrainedParameters
 from ..instruments.replay import RowReplays, replay_rows
@@ -50,7 +50,7 @@ class OpenStep:
         """The same as one of so many `steps` that wait for their account: with its rows in bfloat16 where those of all
         would take more than a quarter of `memory_gib` in float32."""
         rows = self.gradient.rows
-        if self.taken is None or steps * rows.nbytes <= memory_gib * 2**30 / 4:
+        if self.taken is None or not halves(steps * rows.nbytes, memory_gib):
             return self
         gradient = replace(self.gradient, rows=kept_rows(rows, True))
         return replace(self, gradient=gradient, taken=replace(self.taken, gradient=gradient))
