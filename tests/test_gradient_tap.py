@@ -34,7 +34,7 @@ def function(logits: Tensor) -> Tensor:
 
 
 def whole(tap: GradientTap, scalar: Tensor) -> Tensor:
-    found, _ = tap.rows(scalar)
+    (found,) = tap.rows(scalar)
     return found.dense(0, found.size)
 
 
@@ -138,22 +138,42 @@ def test_several_scalars_of_one_forward() -> None:
     assert not torch.allclose(one, two)
 
 
-def test_gradients_at_other_tensors_come_from_the_same_backward() -> None:
-    model = MODES["full, tied"]()
+def test_several_scalars_from_one_backward() -> None:
+    model = tiny.tiny_lora(tiny.tiny_llama())
     parameters = trained_parameters(model)
-    beside = torch.ones(3, requires_grad=True)
     with GradientTap(parameters) as tap:
         output = model(input_ids=ids(), use_cache=False, output_hidden_states=True)
-        scalar, hidden = function(output.logits).sum(), output.hidden_states[2]
-        plain = torch.autograd.grad(scalar, hidden, retain_graph=True)[0]
-        alone, _ = tap.rows(scalar)
-        found, (at_hidden, at_beside) = tap.rows(scalar, (hidden, beside), retain_graph=False)
-    assert at_hidden is not None
-    assert torch.equal(at_hidden, plain)
-    assert at_beside is None
-    assert torch.equal(found.dense(0, found.size), alone.dense(0, alone.size))
-    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
-        scalar.backward()
+        scalars = function(output.logits).sum(), output.hidden_states[1].square().sum()
+        alone = [whole(tap, scalar) for scalar in scalars]
+        together = [rows.dense(0, rows.size) for rows in tap.rows(*scalars)]
+    assert all(worst(found, expected) < 1e-6 for found, expected in zip(together, alone, strict=True))
+    assert worst(*together) > 0.1
+
+
+class Stubborn(torch.autograd.Function):
+    """The identity; its backward looks into the numbers, which a batch of gradients does not let it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * float(gradient.abs().max().item() >= 0)
+
+
+def test_a_backward_that_cannot_be_batched_runs_once_for_each_scalar() -> None:
+    model = tiny.tiny_lora(tiny.tiny_llama())
+    parameters = trained_parameters(model)
+    with GradientTap(parameters) as tap:
+        plain = one_forward(model, ids())
+        logits = Stubborn.apply(plain)
+        scalars = logits[:, -1, 5].sum(), function(logits).sum()
+        with pytest.raises(RuntimeError):
+            torch.autograd.grad(torch.stack(scalars), plain, torch.eye(2), retain_graph=True, is_grads_batched=True)
+        alone = [whole(tap, scalar) for scalar in scalars]
+        together = [rows.dense(0, rows.size) for rows in tap.rows(*scalars)]
+    assert all(torch.equal(found, expected) for found, expected in zip(together, alone, strict=True))
 
 
 def test_layers_above_a_hookpoint_get_zeros() -> None:
@@ -183,11 +203,11 @@ def test_forwards_without_gradients_are_passed_over() -> None:
 def test_a_tap_that_saw_nothing_and_other_rows_are_refused() -> None:
     model = tiny.tiny_lora(tiny.tiny_llama())
     with GradientTap(trained_parameters(model)) as tap, pytest.raises(MeasurementError, match="no call of a trained"):
-        tap.rows(torch.ones((), requires_grad=True))
+        next(tap.rows(torch.ones((), requires_grad=True)))
     with GradientTap(trained_parameters(model)) as tap:
         logits = function(one_forward(model, ids())).sum() + function(one_forward(model, ids()[:2])).sum()
         with pytest.raises(MeasurementError, match=r"trained module: found .*3 rows first"):
-            tap.rows(logits)
+            next(tap.rows(logits))
 
 
 def hooks(model: nn.Module) -> int:

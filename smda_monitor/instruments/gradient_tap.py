@@ -6,7 +6,7 @@ backward: at every output of a trained module the gradient's line b belongs to r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -64,24 +64,24 @@ class GradientTap:
         self._calls.append((owner, kept_inputs(owner, args, kwargs), get_gradient_edge(output)))
         return spread
 
-    def rows(
-        self, scalar: Tensor, also: Sequence[Tensor] = (), retain_graph: bool = True
-    ) -> tuple[RowGradients, tuple[Tensor | None, ...]]:
-        """Gradients by row of `scalar` = Σ_b f(row b), and its plain gradients at the tensors `also` from the same
-        backward; None where it does not depend on one.
+    def rows(self, *scalars: Tensor) -> Iterator[RowGradients]:
+        """Gradients by row of each of `scalars`, Σ_b f(row b), one after the other.
 
-        Parameters that `scalar` does not depend on (those above a hookpoint) get zeros. Raises `MeasurementError` where
+        Parameters that a scalar does not depend on (those above a hookpoint) get zeros. Raises `MeasurementError` where
         no trained module ran, or one not on the rows.
         """
         if not self._rows:
             remedy = "run the model with gradients on while the tap is open."
             raise MeasurementError(describe("gradients by row", "no call of a trained module", "some", remedy))
-        edges = [edge for _, _, edge in self._calls]
-        at: Any = [*edges, *also]
-        found = torch.autograd.grad(scalar, at, retain_graph=retain_graph, allow_unused=True)
+        found = _backward(scalars, [edge for _, _, edge in self._calls])
+        for i in range(len(scalars)):
+            yield self._formed([None if gradient is None else gradient[i] for gradient in found])
+
+    def _formed(self, found: Sequence[Tensor | None]) -> RowGradients:
+        """The rows' gradients of one scalar from its gradients at the calls' outputs."""
         contributions: list[tuple[int, RowFactors]] = []
         numbers = {id(weight): number for number, weight in enumerate(self._parameters.weights)}
-        for (owner, inputs, _), gradient in zip(self._calls, found, strict=False):
+        for (owner, inputs, _), gradient in zip(self._calls, found, strict=True):
             if gradient is not None:
                 here = module_rows(owner, inputs, gradient, self._rows)
                 contributions += here
@@ -98,4 +98,27 @@ class GradientTap:
         accumulator = RowAccumulator(self._rows, self._parameters.bounds, formed, device)
         for number, factors in contributions:
             accumulator.add(number, factors)
-        return accumulator.result(), tuple(found[len(edges) :])
+        return accumulator.result()
+
+
+Found = Sequence["Tensor | Sequence[Tensor | None] | None"]
+"""At every place the gradients of all scalars; None where none of them depends on it."""
+
+
+def _backward(scalars: Sequence[Tensor], at: Sequence[GradientEdge]) -> Found:
+    """Gradients of all `scalars` at the places.
+
+    On a CPU one backward takes all of them, as a batch: fewer and larger operations. One that cannot be batched (a
+    function with a backward of its own) runs once for each.
+    """
+    places: Any = list(at)
+    if len(scalars) > 1 and scalars[0].device.type == "cpu":
+        each = torch.eye(len(scalars), dtype=scalars[0].dtype)
+        options: Any = {"retain_graph": True, "allow_unused": True, "is_grads_batched": True}
+        try:
+            found: Found = torch.autograd.grad(torch.stack(tuple(scalars)), places, each, **options)
+            return found
+        except RuntimeError:
+            pass
+    alone = [torch.autograd.grad(s, places, retain_graph=True, allow_unused=True) for s in scalars]
+    return [None if all(g is None for g in here) else here for here in zip(*alone, strict=True)]

@@ -9,8 +9,8 @@ from .heap import kept_apart
 
 
 def halves(nbytes: int, memory_gib: float) -> bool:
-    """Whether what takes so many bytes in float32 is kept in bfloat16: over a quarter of the budget `memory_gib`."""
-    return nbytes > memory_gib * 2**30 / 4
+    """Whether what takes so many bytes in float32 is kept in bfloat16: over an eighth of the budget `memory_gib`."""
+    return nbytes > memory_gib * 2**30 / 8
 
 
 def kept_rows(rows: RowGradients, half: bool) -> RowGradients:

@@ -82,7 +82,7 @@ class ProbeReader:
             order = order[size:]
 
     def _halves(self, prompts: Sequence[PromptTokens], targets: int, parameters: TrainedParameters) -> bool:
-        """Whether the gradients of so many targets of every prompt would take more than a quarter of the budget."""
+        """Whether the gradients of so many targets of every prompt would take more than an eighth of the budget."""
         longest = max(len(prompt.ids) for prompt in prompts) + self.behaviour.tree.n_positions
         return halves(4 * targets * len(prompts) * parameters.row_size(longest), self.memory_gib)
 
@@ -136,7 +136,7 @@ class ProbeReader:
                     found = torch.zeros(len(scalars), parameters.size, device=scalars.device)
                 # Where all that trains lies above the hookpoint there is no graph, and nothing moves.
                 for k, scalar in enumerate(scalars if scalars.requires_grad else ()):
-                    rows, _ = tap.rows(scalar)
+                    (rows,) = tap.rows(scalar)
                     for part in portions(parameters.size, SLAB):
                         found[k, part.start : part.stop] += rows.dense(part.start, part.stop).sum(0)
         assert found is not None, "there are prompts"
@@ -159,25 +159,21 @@ class ProbeReader:
         """Measurement and gradients by prompt of the m `prompts`: of both readings and of the explained part x_j·w
         (`coef` w); and of Σ_j ⟨C_j, x_j⟩ (`cotangent_X` C, (m, d)). One forward and four backwards per chunk, two of
         them from the hookpoint, through activations alone; kept on the parameters' device, in bfloat16 where float32
-        would take more than a quarter of the budget."""
+        would take more than an eighth of the budget."""
         half = self._halves(prompts, 1 + len(READINGS), parameters)
         chunks: dict[str, list[tuple[tuple[int, ...], RowGradients]]] = {name: [] for name in ("S_X", *READINGS)}
         parts, order = [], []
         for chunk in self._chunks(prompts, parameters):
             with torch.enable_grad(), self._fast(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
-                scalars = {
-                    "S_X": (cotangent_X[chunk].to(X) * X).sum(),
-                    "mass": readings.mass.sum(),
-                    "contrast": readings.contrast.sum(),
-                    "explained": (X @ coef.to(X)).sum(),
-                }
-                for name, scalar in scalars.items():
-                    rows = tap.rows(scalar)[0]
-                    if name == "S_X" and not rows.pieces:
-                        chunks[name].append((tuple(chunk[:1]), kept_rows(rows.summed(), False)))
-                        continue
-                    chunks[name].append((tuple(chunk), kept_rows(rows, half)))
+                of_X = {"S_X": (cotangent_X[chunk].to(X) * X).sum(), "explained": (X @ coef.to(X)).sum()}
+                of_readings = {"mass": readings.mass.sum(), "contrast": readings.contrast.sum()}
+                for scalars in (of_X, of_readings):
+                    for name, rows in zip(scalars, tap.rows(*scalars.values()), strict=True):
+                        if name == "S_X" and not rows.pieces:
+                            chunks[name].append((tuple(chunk[:1]), kept_rows(rows.summed(), False)))
+                            continue
+                        chunks[name].append((tuple(chunk), kept_rows(rows, half)))
             parts.append(detached(hidden, X, readings))
             order += chunk
         by_name = {name: ChunkedRows(tuple(found)) for name, found in chunks.items()}
@@ -190,7 +186,8 @@ class ProbeReader:
         for chunk in self._chunks(prompts, parameters):
             with torch.enable_grad(), self._fast(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
-                chunks.append((tuple(chunk), kept_rows(tap.rows(readings.contrast.sum())[0], half)))
+                (rows,) = tap.rows(readings.contrast.sum())
+                chunks.append((tuple(chunk), kept_rows(rows, half)))
             parts.append(detached(hidden, X, readings))
             order += chunk
         return in_order(parts, order), ChunkedRows(tuple(chunks))

@@ -48,7 +48,7 @@ class OpenStep:
 
     def waiting(self, steps: int, memory_gib: float) -> OpenStep:
         """The same as one of so many `steps` that wait for their account: with its rows in bfloat16 where those of all
-        would take more than a quarter of `memory_gib` in float32."""
+        would take more than an eighth of `memory_gib` in float32."""
         rows = self.gradient.rows
         if self.taken is None or not halves(steps * rows.nbytes, memory_gib):
             return self

@@ -221,10 +221,10 @@ class MonitorConfig(Section):
     """Budget of time: the part of plain training time that the monitor may add, e.g. 0.10. It then measures itself and
     chooses: ``account.every`` is the shortest interval, ``probes.per_step`` the largest number of probes, and audits
     take a third of the budget at most. None: as configured."""
-    memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
     """Budget of one probe pass, GiB: probes are measured in chunks under it. And of the steps that wait for their
     account: where ``account.every`` of them do not fit, accounts cover fewer, and a warning says so. Gradients by
-    probe or by waiting row are kept in bfloat16 where they would take more than a quarter of it in float32."""
+    probe or by waiting row are kept in bfloat16 where they would take more than an eighth of it in float32."""
     seed: int = 0
     """Of the stratified choice of probes and of the bootstrap; training's own random state is never touched."""
     on_error: Literal["raise", "warn"] = "raise"
