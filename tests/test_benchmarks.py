@@ -328,6 +328,19 @@ def test_overhead_writes_every_figure_part_by_part(tmp_path: Path, capsys: pytes
     assert ("not known to this monitor" in shown) == (not knows("account", "every"))
 
 
+def test_overhead_of_chosen_ways_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "figures.json"
+    asked = ["--model", "tiny", "--quick", "--rows", "2", "--tokens", "16", "--part", "times", "--json", str(out)]
+    assert overhead.main([*asked, "--ways", "capture"]) == 0
+    found = json.loads(out.read_text())
+    assert found["plain"]["wall"] == 1
+    assert 0 < found["capture"]["wall"] < 1e3
+    assert found["interval_1"]["wall"] is None
+    with pytest.raises(SystemExit):
+        overhead.main([*asked, "--ways", "capture", "nothing"])
+    assert "--ways: nothing is none of plain, " in capsys.readouterr().err
+
+
 def test_memory_of_an_audit_is_measured_and_carried_on_to_a_million_rows(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     assert audit_memory.main(["--rows", "20", "60", "--probes", "4", "--json", str(path)]) == 0

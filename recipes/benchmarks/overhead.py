@@ -1,13 +1,14 @@
 """What the monitor costs: time and memory of monitored over plain training, and how both grow.
 
-    python recipes/benchmarks/overhead.py [--quick] [--part times memory growth] [--json FILE]
+    python recipes/benchmarks/overhead.py [--quick] [--part times memory growth] [--ways NAME …] [--json FILE]
 
 LoRA (r = 8 on all linear layers) in fp32 without checkpointing, 8 rows of 256 tokens, 32 probes. Ways of training take
-turns in one process, on the same batches and from the same weights: plain, plain with freed memory held in the process
-as the monitor holds it, with the capture's hooks alone, monitored with an account of every step, of every 8 steps
-without and with the rows' own prompts, with history handed on, and with dattri-llm's online scoring of one target where
-that library is installed. Seconds are wall time per optimizer step after two of warm-up (with history: as many more):
-the median over accounts of the mean over an account's steps.
+turns in one process, on the same batches and from the same weights: with freed memory held in the process as the
+monitor holds it, with the capture's hooks alone, monitored with an account of every step, of every 8 steps without and
+with the rows' own prompts, with history handed on, and with dattri-llm's online scoring of one target where that
+library is installed. Each turn stands between two of plain training, and its time is taken over their mean: a machine's
+own speed drifts. Seconds are wall time per optimizer step after two of warm-up (with history: as many more): the
+median over accounts of the mean over an account's steps.
 Peak memory is of a process for each. Growth is the exponent b of the monitor's own seconds = a·sizeᵇ. Let nothing else
 run meanwhile: where threads wait for a core, times of any size come out, and the spread (slowest over fastest step)
 shows it. The file is written after every part; a later run with the same settings that asks for other parts adds to it.
@@ -20,8 +21,9 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from _bed import MODELS, Bed, make_bed, open_bed
@@ -50,13 +52,34 @@ QUICK_SIZES = {"probes": (8, 32), "rows": (2, 8), "features": (4, 32)}
 QUICK_STEPS = (4, 8)
 
 
-def times(bed: Bed, ways: Mapping[str, Condition], load: Load, rounds: int) -> dict[str, list[float]]:
-    """Seconds of every timed step of every way, the ways taking turns; none of one that cannot be run here."""
-    model, found = bed.model("lora"), {name: list[float]() for name in ways}
+@dataclass(frozen=True)
+class Times:
+    """Of one way of training."""
+
+    steps: list[float] = field(default_factory=list)
+    """Seconds of every timed step."""
+    walls: list[float] = field(default_factory=list)
+    """By turn: the median step over that of plain training just before and just after."""
+
+
+def times(bed: Bed, ways: Mapping[str, Condition], load: Load, rounds: int) -> dict[str, Times]:
+    """All turns, each between two of plain training. Nothing is found of a way that cannot be run here."""
+    model, found = bed.model("lora"), {name: Times() for name in ways}
+
+    def run(name: str, turn: str) -> float:
+        timing = timed_run(bed, model, ways[name], load, f"{name}-{turn}")
+        found[name].steps.extend(timing.steps)
+        return timing.step
+
     for turn in range(rounds):
-        for name, way in ways.items():
-            if way.missing is None:
-                found[name] += timed_run(bed, model, way, load, f"{name}-{turn}").steps
+        before = run("plain", f"{turn}")
+        for name in ways:
+            if name == "plain" or ways[name].missing is not None:
+                continue
+            step, after = run(name, f"{turn}"), run("plain", f"{turn}-{name}")
+            found[name].walls.append(step / mean([before, after]))
+            before = after
+    found["plain"].walls.append(1.0)
     return found
 
 
@@ -79,7 +102,7 @@ def one(args: argparse.Namespace) -> int:
 
 def peaks(bed: Bed, ways: Mapping[str, Condition], load: Load, args: argparse.Namespace) -> dict[str, int | None]:
     """Peak bytes of the ways that get a process; None for one that cannot be run here."""
-    names = QUICK_MEMORY if args.quick else MEMORY
+    names = [n for n in (QUICK_MEMORY if args.quick else MEMORY) if n in ways]
     return {n: None if ways[n].missing else own_process(bed, n, load, args)["peak"] for n in names}
 
 
@@ -107,15 +130,13 @@ def ratio(value: float | None, plain: float | None) -> float | None:
 
 def timed(bed: Bed, ways: Mapping[str, Condition], load: Load, args: argparse.Namespace) -> dict[str, Any]:
     """The part ``times`` as it is written, by way of training."""
-    taken = times(bed, ways, load, args.rounds)
-    seconds = {name: median(found) if found else None for name, found in taken.items()}
     return {
         name: {
-            "wall": ratio(seconds[name], seconds["plain"]),
-            "seconds": seconds[name],
-            "spread": max(found) / min(found) if found else None,
+            "wall": median(found.walls) if found.walls else None,
+            "seconds": median(found.steps) if found.steps else None,
+            "spread": max(found.steps) / min(found.steps) if found.steps else None,
         }
-        for name, found in taken.items()
+        for name, found in times(bed, ways, load, args.rounds).items()
     }
 
 
@@ -162,15 +183,16 @@ def measured_before(path: Path | None, settings: Mapping[str, Any], ways: Iterab
 
 def measure(bed: Bed, args: argparse.Namespace) -> None:
     """Measures part by part, writes after each, and shows what there is."""
-    ways = conditions(args.history_steps, args.probes)
+    known = conditions(args.history_steps, args.probes)
+    ways = {name: way for name, way in known.items() if name == "plain" or name in (args.ways or known)}
     load = Load(args.rows, args.tokens, args.steps)
-    settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder", "one", "part")}
-    found = measured_before(args.json, settings, ways)
+    settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder", "one", "part", "ways")}
+    found = measured_before(args.json, settings, known)
     for part in args.part:
         for name, figures in {"times": timed, "memory": sized, "growth": grown}[part](bed, ways, load, args).items():
             found[name] |= figures
         write_json_file(args.json, found)
-    report(found, ways)
+    report(found, known)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,11 +210,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--folder", type=Path, help="where to work; a test bed there is used again (default: temporary)"
     )
     parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS, help="what to measure (default: everything)")
+    parser.add_argument("--ways", nargs="+", help="ways of training beside plain, by their names (default: all)")
     parser.add_argument("--json", type=Path, help="write the figures there, after every part")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.one:
         return one(args)
+    unknown = set(args.ways or ()) - set(conditions(args.history_steps, args.probes))
+    if unknown:
+        parser.error(f"--ways: {', '.join(sorted(unknown))} is none of {', '.join(conditions(1, 1))}")
     args.tokens = args.tokens or (64 if args.quick else 256)
     args.steps = args.steps or (2 if args.quick else 4)
     args.rounds = args.rounds or (1 if args.quick else 2)

@@ -21,6 +21,9 @@ from ..maths.row_gradients import DenseRows, RowAccumulator, RowFactors, RowGrad
 from .module_rows import Inputs, kept_inputs, module_rows, no_tensor, norm_contributions, spread_rows
 from .parameters import TrainedModule, TrainedParameters
 
+ByPlace = Sequence["Tensor | Sequence[Tensor | None] | None"]
+"""Gradients of several scalars at each of several places; None at one that none of them depends on."""
+
 
 class GradientTap:
     """While open, keeps the inputs of every call of a trained module, and the place of its output in the graph.
@@ -101,11 +104,7 @@ class GradientTap:
         return accumulator.result()
 
 
-Found = Sequence["Tensor | Sequence[Tensor | None] | None"]
-"""At every place the gradients of all scalars; None where none of them depends on it."""
-
-
-def _backward(scalars: Sequence[Tensor], at: Sequence[GradientEdge]) -> Found:
+def _backward(scalars: Sequence[Tensor], at: Sequence[GradientEdge]) -> ByPlace:
     """Gradients of all `scalars` at the places.
 
     On a CPU one backward takes all of them, as a batch: fewer and larger operations. One that cannot be batched (a
@@ -116,7 +115,7 @@ def _backward(scalars: Sequence[Tensor], at: Sequence[GradientEdge]) -> Found:
         each = torch.eye(len(scalars), dtype=scalars[0].dtype)
         options: Any = {"retain_graph": True, "allow_unused": True, "is_grads_batched": True}
         try:
-            found: Found = torch.autograd.grad(torch.stack(tuple(scalars)), places, each, **options)
+            found: ByPlace = torch.autograd.grad(torch.stack(tuple(scalars)), places, each, **options)
             return found
         except RuntimeError:
             pass

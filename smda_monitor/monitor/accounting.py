@@ -45,7 +45,7 @@ from .history import History
 from .open_step import OpenStep, open_step
 from .pace import AccountSeconds, Pace
 from .self_audit import Auditor
-from .step_reading import read_first, read_last
+from .step_reading import StepReading
 from .watching import Watcher
 
 
@@ -138,15 +138,15 @@ class Accountant:
         """Measures the probes and closes the open steps with one account; with the audits of its last step."""
         clocks, steps = [self.pace.clock()], self.open_steps
         plan, since, last = self.instruments.plan, self.before.step, steps[-1]
-        first = read_first(self.instruments, self.history.past, steps, self.before, self._gradients)
+        ends = StepReading(self.instruments, self.parameters, self.history.past, steps)
+        ends.first(self.before, self._gradients)
         self._gradients = None  # there is no room for those of two ends
         clocks.append(self.pace.clock())
         after, gradients = self._probe(last.number)
         clocks.append(self.pace.clock())
         own = read_own_prompts(self.instruments, self.parameters, [row for s in steps for row in s.rows])
         clocks.append(self.pace.clock())
-        tools = self.instruments, self.parameters, self.history.past
-        reading = read_last(*tools, steps, first, self.before, after, gradients, own)
+        reading = ends.last(after, gradients, own)
         clocks.append(self.pace.clock())
         own.reading.push[:] = reading.own
         policy, frame = self.instruments.policy, self.instruments.frame

@@ -16,42 +16,40 @@ from ..records.snapshot import Snapshot
 from .open_step import OpenStep
 
 
-def read_first(
-    instruments: Instruments,
-    past: Sequence[PastStep],
-    steps: Sequence[OpenStep],
-    before: Snapshot,
-    gradients: ProbeGradients | None,
-) -> EndReading | None:
-    """The `steps` read at the parameters before them; None without `gradients` there, which may go then."""
-    if gradients is None:
-        return None
-    end = End(gradients, instruments.plan.targets.weights(before.saturation))
-    with fast_products():
-        return read_end([s.taken for s in steps if s.taken], past, end, last=False)
+class StepReading:
+    """The `steps` of one account, after those of `past`: read at its `first` end, then at its `last`, so that the
+    probes' gradients there are never in memory together."""
 
+    def __init__(
+        self,
+        instruments: Instruments,
+        parameters: TrainedParameters,
+        past: Sequence[PastStep],
+        steps: Sequence[OpenStep],
+    ) -> None:
+        self._targets = instruments.plan.targets
+        self._parameters, self._past, self._steps = parameters, past, steps
+        self._taken = [step.taken for step in steps if step.taken]
+        self._before: Snapshot | None = None
+        self._first: EndReading | None = None
 
-def read_last(
-    instruments: Instruments,
-    parameters: TrainedParameters,
-    past: Sequence[PastStep],
-    steps: Sequence[OpenStep],
-    first: EndReading | None,
-    before: Snapshot,
-    after: Snapshot,
-    gradients: ProbeGradients | None,
-    own: OwnPrompts,
-) -> SplitReading:
-    """The `steps` read at the parameters after them, too; from the replays of the last step where there are no
-    gradients."""
-    targets = instruments.plan.targets
-    if gradients is None or first is None:
-        replays = steps[-1].replays
-        assert replays is not None
-        pushes = own.pushes(replays.directions(parameters.flatten(parameters.weights)))
-        return replay_reading(targets, before, replays.alone, replays.without, after, pushes)
-    taken = [s.taken for s in steps if s.taken]
-    end = End(gradients, targets.weights(after.saturation))
-    with fast_products():
-        last = read_end(taken, past, end, last=True, own=own.gradients, own_rows=own.read)
-    return read_split(taken, first, last)
+    def first(self, before: Snapshot, gradients: ProbeGradients | None) -> None:
+        """At the parameters before the steps. No `gradients`: the steps were replayed."""
+        self._before = before
+        if gradients is not None:
+            end = End(gradients, self._targets.weights(before.saturation))
+            with fast_products():
+                self._first = read_end(self._taken, self._past, end, last=False)
+
+    def last(self, after: Snapshot, gradients: ProbeGradients | None, own: OwnPrompts) -> SplitReading:
+        """At the parameters after them, too; with the gradients of the rows' `own` prompts there."""
+        assert self._before is not None, "the first end comes first"
+        if gradients is None or self._first is None:
+            replays = self._steps[-1].replays
+            assert replays is not None
+            pushes = own.pushes(replays.directions(self._parameters.flatten(self._parameters.weights)))
+            return replay_reading(self._targets, self._before, replays.alone, replays.without, after, pushes)
+        end = End(gradients, self._targets.weights(after.saturation))
+        with fast_products():
+            last = read_end(self._taken, self._past, end, last=True, own=own.gradients, own_rows=own.read)
+        return read_split(self._taken, self._first, last)
