@@ -330,7 +330,7 @@ def test_overhead_writes_every_figure_part_by_part(tmp_path: Path, capsys: pytes
 
 def test_overhead_of_chosen_ways_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "figures.json"
-    asked = ["--model", "tiny", "--quick", "--rows", "2", "--tokens", "16", "--part", "times", "--json", str(out)]
+    asked = ["--model", "tiny", "--quick", "--rows", "4", "--tokens", "32", "--part", "times", "--json", str(out)]
     assert overhead.main([*asked, "--ways", "capture"]) == 0
     found = json.loads(out.read_text())
     assert found["plain"]["wall"] == 1
