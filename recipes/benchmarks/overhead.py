@@ -184,7 +184,7 @@ def measured_before(path: Path | None, settings: Mapping[str, Any], ways: Iterab
 def measure(bed: Bed, args: argparse.Namespace) -> None:
     """Measures part by part, writes after each, and shows what there is."""
     known = conditions(args.history_steps, args.probes)
-    ways = {name: way for name, way in known.items() if name == "plain" or name in (args.ways or known)}
+    ways = {name: way for name, way in known.items() if name in ("plain", *args.ways)}
     load = Load(args.rows, args.tokens, args.steps)
     settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder", "one", "part", "ways")}
     found = measured_before(args.json, settings, known)
@@ -210,15 +210,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--folder", type=Path, help="where to work; a test bed there is used again (default: temporary)"
     )
     parser.add_argument("--part", choices=PARTS, nargs="+", default=PARTS, help="what to measure (default: everything)")
-    parser.add_argument("--ways", nargs="+", help="ways of training beside plain, by their names (default: all)")
+    ways = tuple(conditions(1, 1))
+    parser.add_argument(
+        "--ways", choices=ways, nargs="+", default=ways, help="what to compare with plain (default: all)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures there, after every part")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.one:
         return one(args)
-    unknown = set(args.ways or ()) - set(conditions(args.history_steps, args.probes))
-    if unknown:
-        parser.error(f"--ways: {', '.join(sorted(unknown))} is none of {', '.join(conditions(1, 1))}")
     args.tokens = args.tokens or (64 if args.quick else 256)
     args.steps = args.steps or (2 if args.quick else 4)
     args.rounds = args.rounds or (1 if args.quick else 2)

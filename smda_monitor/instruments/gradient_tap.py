@@ -118,6 +118,6 @@ def _backward(scalars: Sequence[Tensor], at: Sequence[GradientEdge]) -> ByPlace:
             found: ByPlace = torch.autograd.grad(torch.stack(tuple(scalars)), places, each, **options)
             return found
         except RuntimeError:
-            pass
+            pass  # what is wrong with the backward itself comes up again below
     alone = [torch.autograd.grad(s, places, retain_graph=True, allow_unused=True) for s in scalars]
     return [None if all(g is None for g in here) else here for here in zip(*alone, strict=True)]
