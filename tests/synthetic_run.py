@@ -214,12 +214,13 @@ def make_header(folder: Path) -> RunHeader:
 
 
 def make_alerts() -> list[Alert]:
-    """Two alerts, as thresholds would raise them."""
+    """Two alerts, as the evidence of two drifts would raise them."""
     advice = "Look at these rows' text, take them out and train again from the last checkpoint."
-    rows = ("demo-123", "demo-137", "demo-150")
+    rows, pushes = ("demo-123", "demo-137", "demo-150"), (-0.61, -0.33, -0.12)
+    of_harmful, of_lookalike = (f"mass.{kind} since step 0" for kind in ("harmful", "lookalike"))
     return [
-        Alert(13, "refusal of harmful probes", "mass.harmful since step 0", -1.74, 1.0, rows, advice),
-        Alert(17, "refusal of look-alike probes", "mass.lookalike since step 0", 1.19, 1.0, rows[1:], advice),
+        Alert(13, 9, "refusal of harmful probes", of_harmful, -1.74, -0.5, 812.0, rows, pushes, advice),
+        Alert(17, 17, "refusal of look-alike probes", of_lookalike, 1.19, 0.5, 340.0, rows[1:], pushes[1:], advice),
     ]
 
 

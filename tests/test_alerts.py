@@ -1,22 +1,22 @@
-"""Threshold alerts: where the limits lie, which rows are named in which order, and once per subject."""
+"""Alerts: where the plain limits lie, which rows a drift names in which order, and once per subject."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf, nan
+from math import exp, inf, isfinite, nan
 
 import pytest
 from synthetic_run import make_audit
 
-from smda_monitor.maths.alerts import LEADING_ROWS, threshold_alerts
+from smda_monitor.maths.alerts import LEADING_ROWS, drift_alert, limit_alerts
+from smda_monitor.maths.drift import Direction, Drift
 from smda_monitor.records.account import RowEntry, StepAccount, TargetBalance
 from smda_monitor.records.alert import Alert
 from smda_monitor.records.audit import AuditEntry
-from smda_monitor.records.config import AlertsConfig, BehaviourConfig
+from smda_monitor.records.config import AlertsConfig
 from smda_monitor.records.snapshot import DictionaryHealth
 
-LIMITS = AlertsConfig(harmful_drop=1.0, harmless_rise=0.5, row_score=3.0, unexplained=0.25)
-START = {"mass.harmful": 4.0, "mass.lookalike": -3.0, "mass.benign": -8.0, "contrast.harmful": 1.0}
+LIMITS = AlertsConfig(row_score=3.0, unexplained=0.25)
 
 
 def row(row_id: str, score: float = 0.0, **push: float) -> RowEntry:
@@ -30,7 +30,6 @@ def row(row_id: str, score: float = 0.0, **push: float) -> RowEntry:
 
 
 def account(
-    refusal: dict[str, float] | None = None,
     rows: tuple[RowEntry, ...] = (),
     warm_up: bool = False,
     left: tuple[float, float] = (0.0, 0.0),
@@ -40,72 +39,25 @@ def account(
     return StepAccount(
         step=step, since=step - 1, warm_up=warm_up, learning_rate=1e-3, clip_factor=1.0, capture_error=0.0,
         balances=tuple(parts), rows=rows, past=(), probes={}, features=(), drift=(), refit_remainder=0.0,
-        refusal={**START, **(refusal or {})}, standard_error={}, health=DictionaryHealth(0.1, 1.0, 0.0), seconds=0.0,
+        refusal={}, standard_error={}, health=DictionaryHealth(0.1, 1.0, 0.0), seconds=0.0,
     )  # fmt: skip
 
 
-def raised(*accounts: StepAccount, limits: AlertsConfig = LIMITS, known: set[str] | None = None) -> list[Alert]:
-    return threshold_alerts(limits, START, accounts, known or set())
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "subject", "threshold"),
-    [
-        ("mass.harmful", 2.9, "refusal of harmful probes", -1.0),
-        ("mass.lookalike", -2.4, "refusal of lookalike probes", 0.5),
-        ("mass.benign", -7.4, "refusal of benign probes", 0.5),
-    ],
-)
-def test_drift_of_each_kind(name: str, value: float, subject: str, threshold: float) -> None:
-    (alert,) = raised(account({name: value}))
-    assert alert.subject == subject
-    assert alert.value == pytest.approx(value - START[name])
-    assert alert.threshold == threshold
-    assert alert.step == 20
-    assert subject in alert.title
-    assert alert.advice
-    inside = START[name] + 0.99 * threshold
-    assert raised(account({name: inside})) == []
-    assert raised(account({name: START[name] - 3 * threshold})) == [], "the wanted direction is no alert"
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "threshold"),
-    [("mass.harmful", 5.1, 1.0), ("mass.lookalike", -3.6, -0.5), ("mass.benign", -8.6, -0.5)],
-)
-def test_a_behaviour_that_is_wanted_on_harmless_probes_is_judged_the_other_way_round(
-    name: str, value: float, threshold: float
-) -> None:
-    guessing = BehaviourConfig(name="guessing", wanted_on="harmless")
-    rows = (row("a", **{name.replace(".", "_"): value - START[name]}), row("b"))
-    moved = account({name: value}, rows)
-    (alert,) = threshold_alerts(LIMITS, START, [moved], set(), (), guessing)
-    assert (alert.subject, alert.threshold, alert.rows) == (f"guessing of {name[5:]} probes", threshold, ("a",))
-    assert raised(moved) == [], "of refusal the same move is no alert"
-
-
-@pytest.mark.parametrize("refusal", [{"mass.harmful": nan}, {"contrast.harmful": -50.0}, {"mass.other": 50.0}])
-def test_what_is_not_judged(refusal: dict[str, float]) -> None:
-    assert raised(account(refusal)) == []
+def raised(latest: StepAccount, limits: AlertsConfig = LIMITS, known: set[str] | None = None) -> list[Alert]:
+    return limit_alerts(limits, latest, known or set())
 
 
 def test_switched_off() -> None:
-    off = AlertsConfig(harmful_drop=None, harmless_rise=None, row_score=None, unexplained=None)
-    bad = account({"mass.harmful": -50.0, "mass.benign": 50.0}, (row("a", 99.0),), left=(9.0, 9.0))
+    off = AlertsConfig(row_score=None, unexplained=None)
+    bad = account((row("a", 99.0),), left=(9.0, 9.0))
     assert raised(bad, limits=off) == []
-    assert len(raised(bad)) == 5
-
-
-def test_drift_is_judged_in_warm_up_and_the_rest_is_not() -> None:
-    early = account({"mass.harmful": 0.0}, (row("a", 99.0),), warm_up=True, left=(9.0, 9.0))
-    assert [a.subject for a in raised(early)] == ["refusal of harmful probes"]
-    late = replace(early, warm_up=False)
-    assert {a.subject for a in raised(late)} == {
-        "refusal of harmful probes",
+    assert [a.subject for a in raised(bad)] == [
         "account of the feature-activation pathway",
         "account of the output-probability pathway",
         "row a",
-    }
+    ]
+    assert raised(replace(bad, warm_up=True)) == [], "warm-up is not judged"
+    assert all(a.since == a.step and a.evidence is None and a.pushes == () for a in raised(bad))
 
 
 @pytest.mark.parametrize(("left", "count"), [((0.2, -0.2), 0), ((0.3, 0.0), 1), ((-0.3, 0.3), 2)])
@@ -125,7 +77,7 @@ def audits(count: int, error: float, first: int = 13) -> list[AuditEntry]:
 
 
 def audited(found: list[AuditEntry], limits: AlertsConfig = LIMITS, **changes: bool) -> list[Alert]:
-    return threshold_alerts(limits, START, [account(**changes)], set(), found)  # type: ignore[arg-type]
+    return limit_alerts(limits, account(**changes), set(), found)  # type: ignore[arg-type]
 
 
 def test_pushes_that_miss_their_replays_are_alerted() -> None:
@@ -147,39 +99,50 @@ def test_too_few_replays_and_those_of_warm_up_say_nothing() -> None:
     assert len(audited(audits(9, 9.0))) == 1
 
 
+def drifted(kind: str, sign: float, *accounts: StepAccount, evidence: float = 6.0) -> Alert:
+    found = Drift(Direction(kind, sign), 1.25 * sign, 0.5, evidence)
+    return drift_alert("refusal", found, 20, 17, accounts)
+
+
+def test_a_drift_names_what_moved_since_when_and_by_how_much() -> None:
+    alert = drifted("harmful", -1.0)
+    assert (alert.step, alert.since, alert.subject) == (20, 17, "refusal of harmful probes")
+    assert (alert.quantity, alert.value, alert.threshold) == ("mass.harmful since step 0", -1.25, -0.5)
+    assert alert.evidence == pytest.approx(exp(6.0))
+    assert "refusal of harmful probes: mass.harmful since step 0 -1.25 (tolerance -0.5" in alert.title
+    assert "evidence 403 to 1" in alert.title
+    assert (alert.rows, alert.pushes) == ((), ())
+    assert isfinite(drifted("benign", 1.0, evidence=1e5).evidence or inf)
+
+
 def test_rows_are_ranked_by_what_they_pushed_over_the_whole_run() -> None:
-    one = account(rows=(row("a", mass_harmful=-1.0), row("b", mass_harmful=-2.0), row("c", mass_harmful=5.0)), step=19)
-    two = account({"mass.harmful": 0.0}, (row("a", mass_harmful=-1.5), row("d", mass_harmful=0.0), row("e")))
-    (alert,) = raised(one, two)
-    assert alert.rows == ("a", "b"), "a pushed 2.5 down in two steps, b 2, the others did not"
-    up = account({"mass.benign": -7.0}, (row("x", mass_benign=0.1), row("y", mass_benign=0.3, mass_harmful=-9.0)))
-    (alert,) = raised(one, up)
-    assert alert.rows == ("y", "x")
+    one = account((row("a", mass_harmful=-1.0), row("b", mass_harmful=-2.0), row("c", mass_harmful=5.0)), step=19)
+    two = account((row("a", mass_harmful=-1.5), row("d", mass_harmful=0.0), row("e")))
+    alert = drifted("harmful", -1.0, one, two)
+    assert (alert.rows, alert.pushes) == (("a", "b"), (-2.5, -2.0)), "the others did not push it down"
+    up = account((row("x", mass_benign=0.1), row("y", mass_benign=0.3, mass_harmful=-9.0)))
+    assert drifted("benign", 1.0, one, up).rows == ("y", "x")
 
 
 def test_at_most_ten_rows_are_named() -> None:
     many = tuple(row(f"r{i}", mass_benign=float(i)) for i in range(30))
-    (alert,) = raised(account({"mass.benign": 0.0}, many))
+    alert = drifted("benign", 1.0, account(many))
     assert alert.rows == tuple(f"r{i}" for i in range(29, 29 - LEADING_ROWS, -1))
+    assert len(alert.pushes) == LEADING_ROWS
 
 
 def test_once_per_subject() -> None:
-    bad = account({"mass.harmful": 0.0, "mass.benign": 0.0}, (row("a", 9.0), row("b", 9.0), row("c", 3.0)))
-    first = raised(bad)
-    subjects = [a.subject for a in first]
-    assert subjects == ["refusal of harmful probes", "refusal of benign probes", "row a", "row b"]
-    assert raised(bad, known=set(subjects)) == []
-    assert [a.subject for a in raised(bad, known={"row a", "refusal of benign probes"})] == [
-        "refusal of harmful probes",
-        "row b",
-    ]
+    bad = account((row("a", 9.0), row("b", 9.0), row("c", 3.0)))
+    assert [a.subject for a in raised(bad)] == ["row a", "row b"]
+    assert raised(bad, known={"row a", "row b"}) == []
+    assert [a.subject for a in raised(bad, known={"row a"})] == ["row b"]
 
 
 def test_a_row_that_stands_twice_in_a_step_is_one_subject() -> None:
-    (alert,) = raised(account(rows=(row("a", 5.0), row("a", 4.0))))
+    (alert,) = raised(account((row("a", 5.0), row("a", 4.0))))
     assert alert.value == 5.0
     assert alert.rows == ("a",)
 
 
 def test_a_row_without_score_is_not_alerted() -> None:
-    assert raised(account(rows=(row("a", nan), row("b", -99.0)))) == []
+    assert raised(account((row("a", nan), row("b", -99.0)))) == []

@@ -71,20 +71,6 @@ def test_a_resumed_run_equals_the_unbroken_one(tmp_path: Path) -> None:
     assert summary["rows"] == json.loads((tmp_path / "whole" / "run" / "summary.json").read_text())["rows"]
 
 
-def test_what_was_alerted_before_a_kill_is_not_alerted_again(tmp_path: Path) -> None:
-    def limits(run: Path) -> Any:
-        return tiny.tiny_config(run) | {"alerts": {"harmful_drop": 1e-9, "harmless_rise": 1e-9, "unexplained": None}}
-
-    with pytest.raises(Killed):
-        _train(tmp_path, tmp_path / "m", [KillAfter(5)], config=limits(tmp_path / "m"))
-    _train(tmp_path, tmp_path / "m", [], resume=True, config=limits(tmp_path / "m"))
-    view = read_ledger(tmp_path / "m" / "run")
-    subjects = [alert.subject for alert in view.alerts]
-    assert len(subjects) == len(set(subjects)) > 0
-    assert view.summary is not None
-    assert view.summary["alerts"] == len(subjects)
-
-
 def test_another_runs_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
     for name in ("a", "b"):
         with pytest.raises(Killed):

@@ -1,17 +1,19 @@
-"""Plain threshold alerts: a figure crosses a limit the user set. No error rate is claimed.
+"""What an alert says: of a drift that the evidence (`drift`) bears out, and of figures that cross a plain limit.
 
-Drift of refusal is judged since step 0 on the mean log-odds of one probe kind; a pathway's unexplained fraction and a
-row's score are judged after warm-up. A subject is alerted once per run (the caller keeps `known`).
+A pathway's unexplained fraction and a row's score are judged after warm-up, without an error rate. A subject is alerted
+once per run (the caller keeps `known`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 
-from ..records.account import RowEntry, StepAccount
+from ..records.account import StepAccount
 from ..records.alert import Alert
 from ..records.audit import AuditEntry
-from ..records.config import AlertsConfig, BehaviourConfig
+from ..records.config import AlertsConfig
+from .drift import Drift
 from .fidelity import pooled_fidelity
 
 LEADING_ROWS = 10
@@ -20,39 +22,47 @@ AUDITED_ROWS = 3
 """Rows replayed after warm-up from which the account's fidelity is judged."""
 
 
-def threshold_alerts(
-    limits: AlertsConfig,
-    start: dict[str, float],
-    accounts: Sequence[StepAccount],
-    known: set[str],
-    audits: Sequence[AuditEntry] = (),
-    behaviour: BehaviourConfig | None = None,
+def limit_alerts(
+    limits: AlertsConfig, account: StepAccount, known: set[str], audits: Sequence[AuditEntry] = ()
 ) -> list[Alert]:
-    """Alerts that the latest of `accounts` and the run's `audits` raise and that are not `known` by subject; `start` is
-    the `behaviour` (None: refusal) at step 0."""
-    account, behaviour = accounts[-1], behaviour or BehaviourConfig()
-    found: list[Alert] = []
-    for name, value in account.refusal.items():
-        reading, kind = name.split(".", 1)
-        if reading != "mass" or name not in start:
-            continue
-        shift = value - start[name]
-        limit = limits.harmful_drop if kind == "harmful" else limits.harmless_rise
-        wanted = (kind == "harmful") == (behaviour.wanted_on == "harmful")
-        sign = -1.0 if wanted else 1.0
-        subject = f"{behaviour.name} of {kind} probes"
-        if limit is not None and sign * shift > limit and subject not in known:
-            rows = _leading(accounts, lambda row, n=name, s=sign: s * row.push.get(n, 0.0))  # type: ignore[misc]
-            advice = "Read the rows named here, take the wrong ones out and train again from the last good checkpoint."
-            found.append(Alert(account.step, subject, f"{name} since step 0", shift, sign * limit, rows, advice))
-    if not account.warm_up:
-        found += _after_warm_up(limits, account) + _missed(limits, account.step, audits)
+    """Alerts that the latest `account` and the run's `audits` raise and that are not `known` by subject."""
+    if account.warm_up:
+        return []
+    found = _over_limits(limits, account) + _missed(limits, account.step, audits)
     # A row that stands twice in one step is one subject.
     first = {alert.subject: alert for alert in reversed(found)}
     return [alert for alert in found if first[alert.subject] is alert and alert.subject not in known]
 
 
-def _after_warm_up(limits: AlertsConfig, account: StepAccount) -> list[Alert]:
+def drift_subject(behaviour: str, kind: str) -> str:
+    """What an alert on the drift of `behaviour` on probes of `kind` is about."""
+    return f"{behaviour} of {kind} probes"
+
+
+def drift_alert(behaviour: str, found: Drift, step: int, since: int, accounts: Sequence[StepAccount]) -> Alert:
+    """The alert on a drift of `behaviour` `found` at `step`, there `since` a step, by the rows of all `accounts`."""
+    sign, name = found.direction.sign, f"mass.{found.direction.kind}"
+    pushes: dict[str, float] = {}
+    for account in accounts:
+        for row in account.rows:
+            pushes[row.row_id] = pushes.get(row.row_id, 0.0) + row.push.get(name, 0.0)
+    ranked = sorted(pushes, key=lambda row_id: sign * pushes[row_id], reverse=True)
+    rows = tuple(row_id for row_id in ranked if sign * pushes[row_id] > 0)[:LEADING_ROWS]
+    return Alert(
+        step,
+        since,
+        drift_subject(behaviour, found.direction.kind),
+        f"{name} since step 0",
+        found.mean,
+        sign * found.tolerance,
+        math.exp(min(found.log_evidence, 700.0)),
+        rows,
+        tuple(pushes[row_id] for row_id in rows),
+        "Read the rows named here, take the wrong ones out and train again from the last good checkpoint.",
+    )
+
+
+def _over_limits(limits: AlertsConfig, account: StepAccount) -> list[Alert]:
     found = []
     if limits.unexplained is not None:
         for target, pathway in (("S_X", "feature-activation"), ("S_Y", "output-probability")):
@@ -61,13 +71,13 @@ def _after_warm_up(limits: AlertsConfig, account: StepAccount) -> list[Alert]:
                 advice = "Lower the learning rate or read this run's row figures with care: the split does not close."
                 subject = f"account of the {pathway} pathway"
                 quantity = f"unexplained fraction of {target}"
-                found.append(Alert(account.step, subject, quantity, fraction, limits.unexplained, (), advice))
+                found.append(_plain(account.step, subject, quantity, fraction, limits.unexplained, (), advice))
     if limits.row_score is not None:
         for row in account.rows:
             if row.score > limits.row_score:
                 advice = "Read the row: it moves refusal against what the policy expects of its own prompt."
                 subject = f"row {row.row_id}"
-                found.append(Alert(account.step, subject, "score", row.score, limits.row_score, (row.row_id,), advice))
+                found.append(_plain(account.step, subject, "score", row.score, limits.row_score, (row.row_id,), advice))
     return found
 
 
@@ -79,14 +89,10 @@ def _missed(limits: AlertsConfig, step: int, audits: Sequence[AuditEntry]) -> li
         return []
     advice = "Lower the learning rate, or read pushes as a ranking: replays of single rows do not bear out their sizes."
     quantity = f"median relative error of the push over {pooled.rows} replayed rows"
-    return [Alert(step, "self-audit of the accounts", quantity, error, limits.audit, (), advice)]
+    return [_plain(step, "self-audit of the accounts", quantity, error, limits.audit, (), advice)]
 
 
-def _leading(accounts: Sequence[StepAccount], push: Callable[[RowEntry], float]) -> tuple[str, ...]:
-    """The rows with the largest summed `push` over all accounts, strongest first."""
-    totals: dict[str, float] = {}
-    for account in accounts:
-        for row in account.rows:
-            totals[row.row_id] = totals.get(row.row_id, 0.0) + push(row)
-    ranked = sorted(totals, key=lambda row_id: totals[row_id], reverse=True)
-    return tuple(row_id for row_id in ranked if totals[row_id] > 0)[:LEADING_ROWS]
+def _plain(
+    step: int, subject: str, quantity: str, value: float, limit: float, rows: tuple[str, ...], advice: str
+) -> Alert:
+    return Alert(step, step, subject, quantity, value, limit, None, rows, (), advice)

@@ -14,7 +14,7 @@ from ..instruments.feature_cards import feature_cards
 from ..instruments.heap import trimmed
 from ..instruments.plan_pass import measure_set
 from ..instruments.row_identity import RowNames, new_texts
-from ..maths.alerts import threshold_alerts
+from ..maths.alerts import drift_alert, limit_alerts
 from ..maths.by_kind import readings_by_kind
 from ..outputs.ledger import Ledger
 from ..outputs.sink import Past, SinkGroup
@@ -22,6 +22,7 @@ from ..records.account import Method, StepAccount
 from ..records.alert import Alert
 from ..records.snapshot import Snapshot
 from .accounting import Accountant
+from .drift_watch import DriftWatch
 from .pace import Pace
 from .self_audit import Auditor
 from .together import leave
@@ -61,6 +62,7 @@ class MonitoredRun:
         self._resumed = first is not None
         self.first = self.last = first or measure_set(instruments, bench.probes, step)
         self.accountant.start = instruments.plan.part(self.first)
+        self._drift = DriftWatch(instruments, self.first, changes=bench.config.overhead is not None)
 
     def open(self, sinks: SinkGroup, ledger: Ledger, past: Past) -> None:
         """The folder is ready: the first snapshot goes there, what a resumed run did is taken up, hooks go on."""
@@ -69,8 +71,10 @@ class MonitoredRun:
         self.alerts += past.alerts
         self.auditor.entries += past.audits
         self.accountant.watcher.resume(past.accounts)
+        self._drift.resume(past.accounts, self._start, past.looks)
         self._texts |= past.named
         if not self._resumed:
+            self._drift.warn()
             sinks.snapshot(self.first)
         self.pace.resume(past.accounts)
         self._choose_probes()
@@ -124,6 +128,8 @@ class MonitoredRun:
             with trimmed(len(self.accountant.open_steps) > 1):
                 raised = self._account()
             self.pace.account_made(self.accountant.spent, self._clock() - begun, audited)
+            if self._drift.screen(self.accounts[-1], self._start, self._known):
+                raised += self._look(self.accounts[-1].step)
             if more:
                 self._choose_probes()
             self.pace.account_over()
@@ -138,15 +144,16 @@ class MonitoredRun:
         if len(self.accounts) == 1 and all(math.isnan(row.score) for row in account.rows):
             message = "No row up to step %d has a prompt of its own that was read: rows get no score."
             logger.warning(message, account.step)
-        return self._alerts()
+        limits = self.instruments.bench.config.alerts
+        return self._raise(limit_alerts(limits, account, self._known, self.auditor.entries))
 
     def finish(self, step: int, summary: Callable[[], dict[str, Any]]) -> None:
         """The last snapshot of the whole set, the feature cards, and the sinks' end; hooks go, also after an error."""
         with self.pace.working():
             try:
                 self.account(more=False)
-                self.last = measure_set(self.instruments, self.instruments.bench.probes, step)
-                self.sinks.snapshot(self.last)
+                if self.last.step != step:
+                    self._look(step)
                 drift = self.last.X.double() - self.first.X.double()
                 self.ledger.feature_cards(feature_cards(self.instruments, self.last, drift, self._tokenizer))
             finally:
@@ -162,13 +169,27 @@ class MonitoredRun:
         self.accountant.choose_probes(self.first)
         self.instruments = self.accountant.instruments
 
-    def _alerts(self) -> list[Alert]:
-        start, _ = readings_by_kind(self.accountant.start, self.instruments.bench.probes)
-        known = {alert.subject for alert in self.alerts}
-        config = self.instruments.bench.config
-        audits = self.auditor.entries
-        raised = threshold_alerts(config.alerts, start, self.accounts, known, audits, config.behaviour)
-        for alert in raised:
+    def _look(self, step: int) -> list[Alert]:
+        """Measures the whole set; whether the behaviour has drifted on it."""
+        self.last = measure_set(self.instruments, self.instruments.bench.probes, step)
+        self.sinks.snapshot(self.last)
+        self._drift.look(self.last)
+        name = self.instruments.bench.config.behaviour.name
+        found = self._drift.found(self.last, self._known)
+        return self._raise([drift_alert(name, drift, step, since, self.accounts) for drift, since in found])
+
+    @property
+    def _start(self) -> dict[str, float]:
+        """Means by reading and kind at the first snapshot, of the plan's probes."""
+        return readings_by_kind(self.accountant.start, self.instruments.bench.probes)[0]
+
+    @property
+    def _known(self) -> set[str]:
+        """Subjects that have been alerted."""
+        return {alert.subject for alert in self.alerts}
+
+    def _raise(self, alerts: list[Alert]) -> list[Alert]:
+        for alert in alerts:
             self.alerts.append(alert)
             self.sinks.alert(alert)
-        return raised
+        return alerts

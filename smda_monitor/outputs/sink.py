@@ -34,6 +34,8 @@ class Past:
     """Ids of the rows whose text is kept already."""
     audits: tuple[AuditEntry, ...] = ()
     """By step."""
+    looks: tuple[Snapshot, ...] = ()
+    """Snapshots of the whole set after the first, by step."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,8 +80,9 @@ class WandbSink:
         if run is None or a.subject in self._alerted:
             return
         self._alerted.add(a.subject)
-        rows = ", ".join(plain(row, 80) for row in a.rows) or "none"
-        text = f"Step {a.step}: {a.title}\nRows that pushed it most: {rows}\n{a.advice}"
+        pushes = [f" ({push:+.3g})" for push in a.pushes] or [""] * len(a.rows)
+        rows = ", ".join(plain(row, 80) + push for row, push in zip(a.rows, pushes, strict=True)) or "none"
+        text = f"Step {a.step}, so since step {a.since}: {a.title}\nRows that pushed it most: {rows}\n{a.advice}"
         run.alert(title=plain(a.title, 200), text=text, level="WARN")
 
     def finish(self, summary: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""An alert: what moved, by how much against what threshold, which rows did it, and what to do."""
+"""An alert: what moved, since when, by how much against what threshold, which rows did it, and what to do."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ class Alert:
 
     step: int
     """The optimizer step at which it was raised."""
+    since: int
+    """The step since which every account has it so."""
     subject: str
     """What moved, e.g. ``refusal of benign probes`` or ``row demo-017``; one alert per subject and run."""
     quantity: str
@@ -18,13 +20,21 @@ class Alert:
     value: float
     """The figure."""
     threshold: float
-    """The limit it crossed, in the figure's units."""
+    """The limit that it crossed, in the figure's units: the tolerance of a drift."""
+    evidence: float | None
+    """Of a drift: against its lying within the tolerance, to 1 (`maths.drift`); at least the number of directions
+    judged over the false-alarm rate. None where a plain limit was crossed."""
     rows: tuple[str, ...]
     """Ids of the rows that pushed it most, strongest first; at most ten."""
+    pushes: tuple[float, ...]
+    """What each of `rows` pushed the figure over all accounts, in its units; empty for an alert on a row itself."""
     advice: str
     """What to do next, one sentence."""
 
     @property
     def title(self) -> str:
         """Names the subject, for a subject line."""
-        return f"{self.subject}: {self.quantity} {self.value:+.3g} (threshold {self.threshold:.3g})"
+        if self.evidence is None:
+            return f"{self.subject}: {self.quantity} {self.value:+.3g} (threshold {self.threshold:.3g})"
+        evidence = f"evidence {self.evidence:.3g} to 1"
+        return f"{self.subject}: {self.quantity} {self.value:+.3g} (tolerance {self.threshold:+.3g}, {evidence})"

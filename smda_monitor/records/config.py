@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Preset = Literal["robust", "paper"]
 WantedOn = Literal["harmful", "harmless"]
+DriftIntent = Literal["up", "down", "still", "any"]
 REFUSAL = "refusal"
 """The name of the shipped behaviour."""
 
@@ -150,15 +151,27 @@ class DataAuditConfig(Section):
     """Rows that ``gradient`` also replays, to say how close it comes; 0: none."""
 
 
-class AlertsConfig(Section):
-    """Plain thresholds; each is a distance from step 0 or from the batch, not a test with an error rate."""
+class IntentConfig(Section):
+    """Where the behaviour's log-odds are meant to go, by kind of probe: the other way is a drift. What is left out goes
+    up on the kinds on which the behaviour is wanted (``behaviour.wanted_on``), down on the others."""
 
-    harmful_drop: Annotated[float, Field(gt=0)] | None = 1.0
-    """Alert when the mean log-odds of refusal on harmful probes fall by more than this, nats; None: never. Of a
-    behaviour that is wanted on harmless ones (``behaviour.wanted_on``): when they rise."""
-    harmless_rise: Annotated[float, Field(gt=0)] | None = 1.0
-    """Alert when they rise by more than this on look-alike or benign probes, nats; None: never. There, too, the other
-    way round for a behaviour that is wanted on them."""
+    harmful: DriftIntent | None = None
+    """``up``, ``down``, ``still`` (neither way) or ``any``; so for all three."""
+    lookalike: DriftIntent | None = None
+    """Benign look-alikes of harmful probes."""
+    benign: DriftIntent | None = None
+    """Plainly benign probes."""
+
+
+class AlertsConfig(Section):
+    """What is alerted: drift of the behaviour by a test whose error rate is bounded, the rest by plain limits."""
+
+    false_alarm: Annotated[float, Field(gt=0, lt=1)] | None = 0.01
+    """Bound on the chance of any drift alert in a whole run that stays within `tolerance`; None: no such alert."""
+    tolerance: Annotated[float, Field(gt=0)] = 0.5
+    """Mean drift of the log-odds over prompts of a kind since the start that nobody minds, nats."""
+    intent: IntentConfig = IntentConfig()
+    """Where the behaviour is meant to go."""
     row_score: Annotated[float, Field(gt=0)] | None = None
     """Alert on a row after warm-up whose score exceeds this; None: never."""
     unexplained: Annotated[float, Field(gt=0)] | None = 0.25

@@ -1,0 +1,101 @@
+"""Evidence that a behaviour has drifted on prompts of a kind, which stays valid however often one looks.
+
+Population: all prompts of the kind. Its m witnesses are independent draws from it; the drift of witness j since the
+start, d_j = y_j(t) − y_j(0), is measured without noise. What is random is which prompts were drawn: training does not
+notice them, so its course is as good as fixed. Null, for a direction s = ±1 and a tolerance τ: at every step the drift
+s·d over prompts of the kind is symmetric around its mean, and that mean is at most τ. With x_j = s·d_j − τ
+
+    E = mean_λ Π_j (1 + tanh(λ x_j))            E[E] ≤ 1: tanh is odd and increasing
+    evidence after n looks = Σ_{k ≤ n} E_k / (k (k + 1))
+
+1/(k (k + 1)) sums to 1 and the evidence never falls, so under the null it ever reaches H/α with chance ≤ α/H (Markov),
+whatever looks have in common, and with H directions judged the chance of any alert in a whole run is ≤ α. When to look
+may depend on anything but the witnesses: on the course of training and on other prompts. Where it depends on them, k is
+to count all moments at which one might have looked. A factor 1 + tanh is at most 2: few witnesses can never be enough
+(`fewest`). Where it breaks: prompts so rare that a draw of m may miss them all drift far the other way, and alone hold
+the mean within the tolerance. Then the typical prompt has drifted, and the alarm is false of the mean alone.
+
+Sources: bets against symmetry, de la Peña 1999 (Ann. Probab. 27) and Ramdas et al. 2020 (arXiv 2009.03167); mixing
+e-values under any dependence, Vovk & Wang 2021 (Ann. Statist. 49). The weights are our choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from ..records.config import DriftIntent, IntentConfig, WantedOn
+from ..records.probes import KINDS
+
+RATES = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""λ, in units of 1/τ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """One way in which the behaviour is not to drift."""
+
+    kind: str
+    """On probes of this kind."""
+    sign: float
+    """1 up, −1 down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A drift that the evidence bears out."""
+
+    direction: Direction
+    """Which."""
+    mean: float
+    """Mean over the kind's probes, witnesses and others, nats."""
+    tolerance: float
+    """τ, nats."""
+    log_evidence: float
+    """Of all looks."""
+
+
+def log_e_value(drift: Float64[Tensor, " m"], sign: float, tolerance: float) -> float:
+    """log E of m witnesses' `drift` (nats) in the direction `sign` beyond `tolerance` τ > 0 (nats): ≤ m log 2.
+
+    Raises `ValueError` for NaN."""
+    if bool(drift.isnan().any()):
+        raise ValueError("a witness's drift is NaN")
+    rates = torch.tensor(RATES, dtype=torch.float64)[:, None] / tolerance
+    # 1 + tanh u = 2σ(2u), without rounding to 0.
+    bets = torch.nn.functional.logsigmoid(2 * rates * (sign * drift - tolerance)) + math.log(2)
+    return float(bets.sum(1).logsumexp(0)) - math.log(len(RATES))
+
+
+def log_evidence(log_e: Sequence[float], chances: Sequence[int]) -> float:
+    """log Σ_k E_k/(k(k + 1)) of looks with logarithms `log_e`; k = `chances`, different whole numbers ≥ 1; −inf
+    without a look."""
+    weighted = [e - math.log(k * (k + 1)) for e, k in zip(log_e, chances, strict=True)]
+    return float(torch.tensor(weighted, dtype=torch.float64).logsumexp(0)) if weighted else -math.inf
+
+
+def log_bound(false_alarm: float, directions: int) -> float:
+    """log(H/α): what evidence has to reach where H ≥ 1 `directions` are judged and α is `false_alarm`."""
+    return math.log(directions / false_alarm)
+
+
+def fewest(false_alarm: float, directions: int) -> int:
+    """The witnesses of a kind without which evidence cannot reach the bound at the first look."""
+    return math.ceil((log_bound(false_alarm, directions) + math.log(2)) / math.log(2))
+
+
+def intent_by_kind(asked: IntentConfig, wanted_on: WantedOn) -> dict[str, DriftIntent]:
+    """What is meant of each kind: as `asked`, else up where the behaviour is `wanted_on` it, and down."""
+    usual: dict[str, DriftIntent] = {k: "up" if (k == "harmful") == (wanted_on == "harmful") else "down" for k in KINDS}
+    return {kind: getattr(asked, kind) or usual[kind] for kind in KINDS}
+
+
+def unintended(intent: Mapping[str, DriftIntent]) -> list[Direction]:
+    """The directions in which each kind is not to drift."""
+    against: dict[DriftIntent, tuple[float, ...]] = {"up": (-1.0,), "down": (1.0,), "still": (-1.0, 1.0), "any": ()}
+    return [Direction(kind, sign) for kind, meant in intent.items() for sign in against[meant]]

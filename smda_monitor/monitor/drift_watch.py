@@ -1,0 +1,102 @@
+"""When the whole probe set is looked at for a drift of the behaviour, and what the looks find. Wiring, no arithmetic.
+
+The probes of the step plan say when: at an account at which a kind's mean lies beyond the tolerance, and as many
+accounts after the last look as there were looks. All other probes are the witnesses, which `maths.drift` judges. Where
+the plan holds the whole set, or changes, all probes are witnesses, and every account counts as a look.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+
+from ..errors import describe
+from ..instruments.assemble import Instruments
+from ..maths.alerts import drift_subject
+from ..maths.drift import Direction, Drift, fewest, intent_by_kind, log_bound, log_e_value, log_evidence, unintended
+from ..records.account import StepAccount
+from ..records.probes import KINDS
+from ..records.snapshot import Snapshot
+
+logger = logging.getLogger("smda_monitor")
+
+
+class DriftWatch:
+    """Of one run whose whole set was first measured in `first`. The plan of `instruments` is that of the first account;
+    whether it `changes` later."""
+
+    def __init__(self, instruments: Instruments, first: Snapshot, changes: bool) -> None:
+        config, probes = instruments.bench.config, instruments.bench.probes
+        self._first, self._name = first, config.behaviour.name
+        self._limits = config.alerts
+        screened = set(instruments.plan.probe_ids)
+        self._apart = not changes and len(screened) < len(probes)
+        of_kind = {kind: [p.id for p in probes if p.kind == kind] for kind in KINDS}
+        self._probes = of_kind
+        self._witnesses = {k: [i for i in ids if not (self._apart and i in screened)] for k, ids in of_kind.items()}
+        intent = intent_by_kind(config.alerts.intent, config.behaviour.wanted_on)
+        asked = unintended(intent) if config.alerts.false_alarm is not None else []
+        self._directions = [direction for direction in asked if self._witnesses[direction.kind]]
+        self._log_e: dict[Direction, list[float]] = {direction: [] for direction in self._directions}
+        self._chances: list[int] = []
+        self._since: dict[Direction, int] = {}
+        self._accounts = self._looked_at = 0
+
+    def warn(self) -> None:
+        """Says which kinds have too few witnesses for any alert."""
+        if not self._directions or self._limits.false_alarm is None:
+            return
+        least = fewest(self._limits.false_alarm, len(self._directions))
+        few = {d.kind: len(self._witnesses[d.kind]) for d in self._directions}
+        if few := {kind: count for kind, count in few.items() if count < least}:
+            found = ", ".join(f"{count} of kind {kind}" for kind, count in few.items())
+            expected = f"at least {least} for drift alerts at alerts.false_alarm {self._limits.false_alarm:g}"
+            remedy = "add probes of that kind, lower probes.per_step, raise alerts.false_alarm, or go on without."
+            logger.warning(describe("probes outside the step plan", found, expected, remedy))
+
+    def resume(self, accounts: Sequence[StepAccount], start: Mapping[str, float], looks: Sequence[Snapshot]) -> None:
+        """Takes up what an earlier part of the run found."""
+        waiting = list(looks)
+        for account in accounts:
+            self.screen(account, start, ())
+            while waiting and waiting[0].step <= account.step:
+                self.look(waiting.pop(0))
+
+    def screen(self, account: StepAccount, start: Mapping[str, float], known: Collection[str]) -> bool:
+        """Takes in another `account`; whether the whole set is to be looked at now. `start`: the plan's means at the
+        first snapshot; directions whose subject is `known` call for no look."""
+        self._accounts += 1
+        for direction in self._directions:
+            name = f"mass.{direction.kind}"
+            beyond = direction.sign * (account.refusal.get(name, 0.0) - start.get(name, 0.0)) > self._limits.tolerance
+            if not beyond:
+                self._since.pop(direction, None)
+            else:
+                self._since.setdefault(direction, account.step)
+        rested = self._accounts - self._looked_at >= len(self._chances)
+        return rested and any(drift_subject(self._name, d.kind) not in known for d in self._since)
+
+    def look(self, whole: Snapshot) -> None:
+        """Takes in a snapshot of the whole set."""
+        for direction in self._directions:
+            ids = self._witnesses[direction.kind]
+            drift = whole.part(ids).mass - self._first.part(ids).mass
+            self._log_e[direction].append(log_e_value(drift, direction.sign, self._limits.tolerance))
+        self._chances.append(len(self._chances) + 1 if self._apart else max(self._accounts, 1))
+        self._looked_at = self._accounts
+
+    def found(self, whole: Snapshot, known: Collection[str]) -> list[tuple[Drift, int]]:
+        """What the looks bear out, the last of them at `whole`, of subjects not `known`; each with the step since which
+        all accounts have it so."""
+        if self._limits.false_alarm is None or not self._directions:
+            return []
+        bound = log_bound(self._limits.false_alarm, len(self._directions))
+        found = []
+        for direction in self._directions:
+            evidence = log_evidence(self._log_e[direction], self._chances)
+            if evidence >= bound and drift_subject(self._name, direction.kind) not in known:
+                ids = self._probes[direction.kind]
+                mean = float((whole.part(ids).mass - self._first.part(ids).mass).mean())
+                drift = Drift(direction, mean, self._limits.tolerance, evidence)
+                found.append((drift, self._since.get(direction, whole.step)))
+        return found

@@ -1,0 +1,152 @@
+"""Evidence of drift: its mean under the null, looking often raises no more false alarms, and what is there is found."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from smda_monitor.maths.drift import (
+    Direction,
+    fewest,
+    intent_by_kind,
+    log_bound,
+    log_e_value,
+    log_evidence,
+    unintended,
+)
+from smda_monitor.records.config import IntentConfig
+
+TOLERANCE = 0.5
+SIZES = st.lists(st.floats(0, 1e6), min_size=1, max_size=7)
+
+
+@given(SIZES)
+def test_at_the_edge_of_the_null_its_mean_over_all_signs_is_one(sizes: list[float]) -> None:
+    edge, size = torch.full((len(sizes),), TOLERANCE).double(), torch.tensor(sizes).double()
+    values = [
+        math.exp(log_e_value(edge + size * torch.tensor(signs), 1.0, TOLERANCE))
+        for signs in itertools.product((-1.0, 1.0), repeat=len(sizes))
+    ]
+    assert sum(values) / len(values) == pytest.approx(1.0, abs=1e-9)
+
+
+@given(SIZES, st.floats(0, 10))
+def test_inside_the_null_its_mean_is_no_larger(sizes: list[float], inside: float) -> None:
+    centre, size = torch.full((len(sizes),), TOLERANCE - inside).double(), torch.tensor(sizes).double()
+    values = [
+        math.exp(log_e_value(centre + size * torch.tensor(signs), 1.0, TOLERANCE))
+        for signs in itertools.product((-1.0, 1.0), repeat=len(sizes))
+    ]
+    assert sum(values) / len(values) <= 1.0 + 1e-9
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20), st.integers(0, 19), st.floats(0, 1e3))
+def test_more_drift_of_any_witness_is_no_less_evidence(drift: list[float], at: int, more: float) -> None:
+    before = torch.tensor(drift).double()
+    after = before.clone()
+    after[at % len(drift)] += more
+    less, found = log_e_value(before, 1.0, TOLERANCE), log_e_value(after, 1.0, TOLERANCE)
+    assert found >= less - 1e-9
+    assert found <= len(drift) * math.log(2) + 1e-9
+    assert log_e_value(-before, -1.0, TOLERANCE) == less, "down is up with the sign turned"
+
+
+def test_it_is_the_plain_formula() -> None:
+    drift = torch.tensor([0.9, 0.1, 1.7], dtype=torch.float64)
+    bets = [
+        math.prod(1 + math.tanh(rate / TOLERANCE * (float(d) - TOLERANCE)) for d in drift)
+        for rate in (0.5, 1.0, 2.0, 4.0, 8.0)
+    ]
+    assert log_e_value(drift, 1.0, TOLERANCE) == pytest.approx(math.log(sum(bets) / 5), rel=1e-12)
+
+
+def test_a_drift_that_is_not_a_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        log_e_value(torch.tensor([0.0, math.nan]).double(), 1.0, TOLERANCE)
+
+
+def test_looks_are_weighted_by_their_number() -> None:
+    assert log_evidence([], []) == -math.inf
+    assert log_evidence([math.log(10), math.log(30)], [1, 2]) == pytest.approx(math.log(10 / 2 + 30 / 6))
+    assert log_evidence([5000.0], [3]) == pytest.approx(5000 - math.log(12)), "no overflow"
+    assert sum(1 / (k * (k + 1)) for k in range(1, 10_000)) < 1
+
+
+def test_the_fewest_witnesses_are_just_enough() -> None:
+    for false_alarm, directions in ((0.01, 3), (0.05, 6), (0.5, 1)):
+        least, bound = fewest(false_alarm, directions), log_bound(false_alarm, directions)
+        all_far = torch.full((least,), 1e9, dtype=torch.float64)
+        assert log_evidence([log_e_value(all_far, 1.0, TOLERANCE)], [1]) >= bound
+        assert log_evidence([log_e_value(all_far[1:], 1.0, TOLERANCE)], [1]) < bound
+
+
+def test_intent() -> None:
+    usual = intent_by_kind(IntentConfig(), "harmful")
+    assert usual == {"harmful": "up", "lookalike": "down", "benign": "down"}
+    assert intent_by_kind(IntentConfig(benign="still"), "harmless") == {
+        "harmful": "down", "lookalike": "up", "benign": "still",
+    }  # fmt: skip
+    assert unintended(usual) == [Direction("harmful", -1.0), Direction("lookalike", 1.0), Direction("benign", 1.0)]
+    assert unintended({"harmful": "still", "benign": "any"}) == [
+        Direction("harmful", -1.0),
+        Direction("harmful", 1.0),
+    ]
+
+
+WITNESSES, SCREENED, STEPS, RUNS = 37, 11, 40, 1000
+
+
+def runs(kind: str, mean: float, seed: int) -> Tensor:
+    """(runs, steps, prompts) drifts since the start of prompts drawn anew for every run. Each goes its own way, a
+    random walk around a common course that ends at `mean` and stays there."""
+    generator = torch.Generator().manual_seed(seed)
+    steps = torch.randn(RUNS, STEPS, WITNESSES + SCREENED, generator=generator, dtype=torch.float64) * 0.15
+    if kind == "heavy":
+        steps = steps / torch.rand(RUNS, 1, WITNESSES + SCREENED, generator=generator, dtype=torch.float64)
+    if kind == "skewed":  # nearly all a little up, very few far down; the mean stays
+        down = torch.rand(RUNS, 1, WITNESSES + SCREENED, generator=generator) < 0.03
+        return torch.where(down, -0.5 * 0.97 / 0.03, 0.5).double() + mean + 0.1 * steps
+    course = mean * torch.linspace(0.2, 3, STEPS, dtype=torch.float64).clamp(max=1)
+    return steps.cumsum(1) + course[:, None]
+
+
+def alarms(drifts: Tensor, false_alarm: float, apart: bool) -> float:
+    """The share of runs with an alarm: looks wherever the screened prompts' mean (or all prompts') is beyond."""
+    count = 0
+    for run in drifts:
+        witnesses = run[:, SCREENED:] if apart else run
+        log_e: list[float] = []
+        chances: list[int] = []
+        for step, now in enumerate(run):
+            if float((now[:SCREENED] if apart else now).mean()) > TOLERANCE:
+                log_e.append(log_e_value(witnesses[step], 1.0, TOLERANCE))
+                chances.append(len(chances) + 1 if apart else step + 1)
+        count += log_evidence(log_e, chances) >= log_bound(false_alarm, 1)
+    return count / len(drifts)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("kind", ["walk", "heavy"])
+def test_looking_at_every_step_raises_no_more_false_alarms_than_asked(kind: str, apart: bool) -> None:
+    drifts = runs(kind, TOLERANCE, seed=1)
+    looked = (drifts[:, :, :SCREENED].mean(2) > TOLERANCE).any(1).double().mean()
+    assert looked > 0.7, "nearly all runs are looked at, most of them often"
+    for false_alarm in (0.05, 0.2):
+        error = math.sqrt(false_alarm * (1 - false_alarm) / RUNS)
+        assert alarms(drifts[:RUNS], false_alarm, apart) <= false_alarm + 2 * error
+
+
+def test_a_drift_beyond_the_tolerance_is_found() -> None:
+    assert alarms(runs("walk", 3 * TOLERANCE, seed=2)[:200], 0.01, apart=True) > 0.95
+    assert alarms(runs("walk", 0.0, seed=2)[:200], 0.01, apart=True) == 0
+
+
+def test_where_the_assumption_breaks() -> None:
+    """Prompts so few that a draw may miss them hold the mean within the tolerance; all others are beyond it."""
+    assert alarms(runs("skewed", TOLERANCE, seed=3)[:200], 0.01, apart=True) > 0.1

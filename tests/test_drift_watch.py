@@ -1,0 +1,161 @@
+"""When the whole set is looked at for a drift, by which probes it is judged, and what a real run makes of it."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from test_alerts import account
+from test_run_resume import KillAfter, Killed
+
+from smda_monitor.callback import SMDACallback
+from smda_monitor.monitor.drift_watch import DriftWatch
+from smda_monitor.outputs.ledger_reader import LedgerView, read_ledger
+from smda_monitor.records.account import StepAccount
+from smda_monitor.records.config import AlertsConfig, BehaviourConfig
+from smda_monitor.records.probes import KINDS, Probe, ProbeSet
+from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
+
+COUNT, SCREENED = 30, 6
+PROBES = ProbeSet(tuple(Probe(f"{kind}-{i}", "?", "fraud", kind) for kind in KINDS for i in range(COUNT)))
+START = dict.fromkeys((f"mass.{kind}" for kind in KINDS), 0.0)
+
+
+def instruments(alerts: AlertsConfig, screened: int = SCREENED) -> Any:
+    chosen = [p.id for p in PROBES if int(p.id.split("-")[1]) < screened]
+    config = SimpleNamespace(alerts=alerts, behaviour=BehaviourConfig())
+    return SimpleNamespace(
+        bench=SimpleNamespace(config=config, probes=PROBES), plan=SimpleNamespace(probe_ids=tuple(chosen))
+    )
+
+
+def whole(step: int, screened: float = 0.0, witnesses: float = 0.0) -> Snapshot:
+    """Of all kinds: the screened probes at one log-odds, the witnesses at another."""
+    numbers = torch.tensor([int(p.id.split("-")[1]) for p in PROBES])
+    mass = torch.where(numbers < SCREENED, screened, witnesses).double()
+    nothing = torch.zeros(len(PROBES), 1)
+    return Snapshot(step, PROBES.ids, nothing, mass, mass, mass, nothing, DictionaryHealth(0.0, 0.0, 0.0))
+
+
+def at(step: int, **mass: float) -> StepAccount:
+    return replace(account(step=step), refusal={**START, **{f"mass.{kind}": value for kind, value in mass.items()}})
+
+
+def watch(screened: int = SCREENED, changes: bool = False, **alerts: Any) -> DriftWatch:
+    return DriftWatch(instruments(AlertsConfig(**alerts), screened), whole(0), changes)
+
+
+def test_a_look_is_due_where_the_plan_has_gone_beyond_the_tolerance_against_what_is_meant() -> None:
+    one = watch()
+    assert not one.screen(at(1, harmful=-0.4, benign=0.4), START, ())
+    assert not one.screen(at(2, harmful=9.0, benign=-9.0), START, ()), "as meant"
+    assert one.screen(at(3, harmful=-0.6), START, ())
+    assert not one.screen(at(4, harmful=-0.6), START, {"refusal of harmful probes"}), "alerted already"
+    assert one.screen(at(5, harmful=-0.6, lookalike=0.6), START, {"refusal of harmful probes"})
+    assert not watch(false_alarm=None).screen(at(1, harmful=-9.0), START, ())
+
+
+def test_the_more_looks_there_were_the_longer_the_next_one_waits() -> None:
+    one, looked = watch(), []
+    for step in range(1, 16):
+        if one.screen(at(step, benign=1.0), START, ()):
+            looked.append(step)
+            one.look(whole(step))
+    assert looked == [1, 2, 4, 7, 11]
+
+
+def test_witnesses_judge_and_the_screened_probes_do_not() -> None:
+    one = watch()
+    assert one.screen(at(4, benign=2.0), START, ())
+    one.look(whole(4, screened=2.0, witnesses=0.4))
+    assert one.found(whole(4, 2.0, 0.4), ()) == []
+    one.screen(at(5, benign=2.0), START, ())
+    one.look(seen := whole(5, screened=2.0, witnesses=1.5))
+    found = {drift.direction.kind: (drift, since) for drift, since in one.found(seen, ())}
+    assert set(found) == {"lookalike", "benign"}, "up is meant on harmful probes"
+    drift, since = found["benign"]
+    assert since == 4
+    assert drift.mean == pytest.approx((SCREENED * 2.0 + (COUNT - SCREENED) * 1.5) / COUNT)
+    assert found["lookalike"][1] == 5, "no account has shown it before"
+    assert [d.direction.kind for d, _ in one.found(seen, {"refusal of benign probes"})] == ["lookalike"]
+
+
+@pytest.mark.parametrize(("screened", "changes"), [(COUNT, False), (SCREENED, True)])
+def test_where_all_probes_are_witnesses_every_account_counts_as_a_look(screened: int, changes: bool) -> None:
+    early, late = watch(screened, changes), watch(screened, changes)
+    for step in range(1, 1001):
+        late.screen(at(step), START, ())
+    for one, step in ((early, 1), (late, 1001)):
+        assert one.screen(at(step, benign=2.0), START, ())
+        one.look(whole(step, 2.0, 2.0))
+    (first, _), (after, _) = (next(iter(one.found(whole(1, 2.0, 2.0), ()))) for one in (early, late))
+    assert first.log_evidence - after.log_evidence == pytest.approx(
+        float(torch.tensor(1001.0 * 1002 / 2).log()), abs=1e-5
+    )
+
+
+def test_too_few_witnesses_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "smda_monitor"):
+        watch().warn()
+        watch(false_alarm=None, screened=COUNT - 2).warn()
+        assert not caplog.records
+        watch(screened=COUNT - 2).warn()
+    assert "2 of kind harmful" in caplog.text
+    assert "at least 10" in caplog.text
+
+
+ALERTS = {"false_alarm": 0.9, "tolerance": 1e-3, "intent": dict.fromkeys(KINDS, "still"), "unexplained": None}
+
+
+def trained(folder: Path, run: Path, alerts: Any, extra: list[Any], resume: bool = False) -> tuple[Any, LedgerView]:
+    """A run on rows that all refuse: (trainer, ledger)."""
+    config = tiny.tiny_config(run) | {"alerts": alerts}
+    config["probes"]["per_step"] = 3
+    rows = tiny.tiny_rows().filter(lambda row: row["completion"][0]["content"].startswith("No"))
+    callback = SMDACallback(config)
+    trainer = tiny.tiny_trainer(
+        folder, [callback, *extra], rows=rows, max_steps=6, learning_rate=3e-2, save_strategy="steps", save_steps=3
+    )
+    try:
+        trainer.train(resume_from_checkpoint=str(folder / "trainer" / "checkpoint-3") if resume else None)
+    finally:
+        atexit.unregister(callback.close)
+    return trainer, read_ledger(run / "run")
+
+
+def test_a_run_alerts_on_a_drift_once_and_a_resumed_one_finds_the_same(tmp_path: Path) -> None:
+    trainer, view = trained(tmp_path / "a", tmp_path / "whole", ALERTS, [])
+    subjects = [alert.subject for alert in view.alerts]
+    assert len(subjects) == len(set(subjects)) > 0
+    alert = view.alerts[0]
+    assert alert.evidence is not None
+    assert alert.evidence >= 6 / 0.9
+    assert alert.rows
+    assert len(alert.rows) == len(alert.pushes)
+    assert all(push * alert.threshold > 0 for push in alert.pushes)
+    assert alert.value * alert.threshold > 0
+    assert 0 < alert.since <= alert.step
+    assert alert.step in view.snapshots.steps, "what it was judged on is kept"
+    assert "Alerts" in (tmp_path / "whole" / "run" / "report.html").read_text(encoding="utf-8")
+
+    with pytest.raises(Killed):
+        trained(tmp_path / "b", tmp_path / "broken", ALERTS, [KillAfter(5)])
+    _, resumed = trained(tmp_path / "b", tmp_path / "broken", ALERTS, [], resume=True)
+    found = {a.subject: (a.step, a.since, a.evidence) for a in resumed.alerts}
+    assert found == {a.subject: (a.step, a.since, pytest.approx(a.evidence, rel=1e-3)) for a in view.alerts}
+    manifest = json.loads((tmp_path / "broken" / "run" / "manifest.json").read_text())
+    assert manifest["status"] == "finished"
+
+    plain, quiet = trained(tmp_path / "c", tmp_path / "quiet", {**ALERTS, "tolerance": 1e3}, [])
+    assert quiet.alerts == []
+    assert quiet.snapshots.steps == [0, 6], "no look without need"
+    for one, other in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(one, other), "looks leave training alone"
