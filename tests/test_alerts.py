@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import exp, inf, isfinite, nan
+from math import exp, inf, isfinite
 
 import pytest
 from synthetic_run import make_audit
@@ -16,7 +16,7 @@ from smda_monitor.records.audit import AuditEntry
 from smda_monitor.records.config import AlertsConfig
 from smda_monitor.records.snapshot import DictionaryHealth
 
-LIMITS = AlertsConfig(row_score=3.0, unexplained=0.25)
+LIMITS = AlertsConfig(unexplained=0.25)
 
 
 def row(row_id: str, score: float = 0.0, **push: float) -> RowEntry:
@@ -48,16 +48,16 @@ def raised(latest: StepAccount, limits: AlertsConfig = LIMITS, known: set[str] |
 
 
 def test_switched_off() -> None:
-    off = AlertsConfig(row_score=None, unexplained=None)
-    bad = account((row("a", 99.0),), left=(9.0, 9.0))
-    assert raised(bad, limits=off) == []
-    assert [a.subject for a in raised(bad)] == [
+    bad = account(left=(9.0, 9.0))
+    assert raised(bad, limits=AlertsConfig(unexplained=None)) == []
+    found = raised(bad)
+    assert [a.subject for a in found] == [
         "account of the feature-activation pathway",
         "account of the output-probability pathway",
-        "row a",
     ]
+    assert all(a.since == a.step and a.evidence is None and a.rows == a.pushes == () for a in found)
+    assert raised(bad, known={found[0].subject}) == found[1:]
     assert raised(replace(bad, warm_up=True)) == [], "warm-up is not judged"
-    assert all(a.since == a.step and a.evidence is None and a.pushes == () for a in raised(bad))
 
 
 @pytest.mark.parametrize(("left", "count"), [((0.2, -0.2), 0), ((0.3, 0.0), 1), ((-0.3, 0.3), 2)])
@@ -129,20 +129,3 @@ def test_at_most_ten_rows_are_named() -> None:
     alert = drifted("benign", 1.0, account(many))
     assert alert.rows == tuple(f"r{i}" for i in range(29, 29 - LEADING_ROWS, -1))
     assert len(alert.pushes) == LEADING_ROWS
-
-
-def test_once_per_subject() -> None:
-    bad = account((row("a", 9.0), row("b", 9.0), row("c", 3.0)))
-    assert [a.subject for a in raised(bad)] == ["row a", "row b"]
-    assert raised(bad, known={"row a", "row b"}) == []
-    assert [a.subject for a in raised(bad, known={"row a"})] == ["row b"]
-
-
-def test_a_row_that_stands_twice_in_a_step_is_one_subject() -> None:
-    (alert,) = raised(account((row("a", 5.0), row("a", 4.0))))
-    assert alert.value == 5.0
-    assert alert.rows == ("a",)
-
-
-def test_a_row_without_score_is_not_alerted() -> None:
-    assert raised(account((row("a", nan), row("b", -99.0)))) == []

@@ -53,6 +53,8 @@ def build(record: type, **fixed: Any) -> st.SearchStrategy[Any]:
         "dict[str, float]": maps,
         "dict[str, tuple[float, ...]]": lists,
         "tuple[str, ...]": st.lists(names, max_size=3).map(tuple),
+        "tuple[float, ...]": st.lists(st.floats(), max_size=3).map(tuple),
+        "float | None": st.none() | st.floats(),
         "dict[int, tuple[float, float]]": st.dictionaries(integers, st.tuples(st.floats(), st.floats()), max_size=3),
         "WatchedBy": st.sampled_from(["", "backward", "replay"]),
         "Method": st.sampled_from(["split", "replay"]),

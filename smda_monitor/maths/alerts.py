@@ -1,7 +1,7 @@
-"""What an alert says: of a drift that the evidence (`drift`) bears out, and of figures that cross a plain limit.
+"""What an alert says: of a drift that the evidence (`drift`) bears out, and of accounts that miss a plain limit.
 
-A pathway's unexplained fraction and a row's score are judged after warm-up, without an error rate. A subject is alerted
-once per run (the caller keeps `known`).
+The limits, on a pathway's unexplained fraction and on the self-audit, have no error rate. A subject is alerted once per
+run (the caller keeps `known`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ def limit_alerts(
     if account.warm_up:
         return []
     found = _over_limits(limits, account) + _missed(limits, account.step, audits)
-    # A row that stands twice in one step is one subject.
-    first = {alert.subject: alert for alert in reversed(found)}
-    return [alert for alert in found if first[alert.subject] is alert and alert.subject not in known]
+    return [alert for alert in found if alert.subject not in known]
 
 
 def drift_subject(behaviour: str, kind: str) -> str:
@@ -71,13 +69,7 @@ def _over_limits(limits: AlertsConfig, account: StepAccount) -> list[Alert]:
                 advice = "Lower the learning rate or read this run's row figures with care: the split does not close."
                 subject = f"account of the {pathway} pathway"
                 quantity = f"unexplained fraction of {target}"
-                found.append(_plain(account.step, subject, quantity, fraction, limits.unexplained, (), advice))
-    if limits.row_score is not None:
-        for row in account.rows:
-            if row.score > limits.row_score:
-                advice = "Read the row: it moves refusal against what the policy expects of its own prompt."
-                subject = f"row {row.row_id}"
-                found.append(_plain(account.step, subject, "score", row.score, limits.row_score, (row.row_id,), advice))
+                found.append(_plain(account.step, subject, quantity, fraction, limits.unexplained, advice))
     return found
 
 
@@ -89,10 +81,8 @@ def _missed(limits: AlertsConfig, step: int, audits: Sequence[AuditEntry]) -> li
         return []
     advice = "Lower the learning rate, or read pushes as a ranking: replays of single rows do not bear out their sizes."
     quantity = f"median relative error of the push over {pooled.rows} replayed rows"
-    return [_plain(step, "self-audit of the accounts", quantity, error, limits.audit, (), advice)]
+    return [_plain(step, "self-audit of the accounts", quantity, error, limits.audit, advice)]
 
 
-def _plain(
-    step: int, subject: str, quantity: str, value: float, limit: float, rows: tuple[str, ...], advice: str
-) -> Alert:
-    return Alert(step, step, subject, quantity, value, limit, None, rows, (), advice)
+def _plain(step: int, subject: str, quantity: str, value: float, limit: float, advice: str) -> Alert:
+    return Alert(step, step, subject, quantity, value, limit, None, (), (), advice)

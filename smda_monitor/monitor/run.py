@@ -16,6 +16,8 @@ from ..instruments.plan_pass import measure_set
 from ..instruments.row_identity import RowNames, new_texts
 from ..maths.alerts import drift_alert, limit_alerts
 from ..maths.by_kind import readings_by_kind
+from ..maths.row_alerts import QUANTITY as ROW_QUANTITY
+from ..maths.row_alerts import row_alert
 from ..outputs.ledger import Ledger
 from ..outputs.sink import Past, SinkGroup
 from ..records.account import Method, StepAccount
@@ -145,7 +147,12 @@ class MonitoredRun:
             message = "No row up to step %d has a prompt of its own that was read: rows get no score."
             logger.warning(message, account.step)
         limits = self.instruments.bench.config.alerts
-        return self._raise(limit_alerts(limits, account, self._known, self.auditor.entries))
+        raised = limit_alerts(limits, account, self._known, self.auditor.entries)
+        if limits.row_rate is not None:
+            named = {row for alert in self.alerts if alert.quantity == ROW_QUANTITY for row in alert.rows}
+            on_rows = row_alert(self.accounts, limits.row_rate, named)
+            raised += [on_rows] if on_rows else []
+        return self._raise(raised)
 
     def finish(self, step: int, summary: Callable[[], dict[str, Any]]) -> None:
         """The last snapshot of the whole set, the feature cards, and the sinks' end; hooks go, also after an error."""

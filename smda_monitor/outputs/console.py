@@ -106,7 +106,7 @@ class ConsoleSink:
     def alert(self, a: Alert) -> None:
         """One line at once."""
         self._alerts += 1
-        rows = f"; pushed most by {', '.join(plain(row, 40) for row in a.rows[:3])}" if a.rows else ""
+        rows = f"; rows behind it: {', '.join(plain(row, 40) for row in a.rows[:3])}" if a.rows else ""
         self._say(f"ALERT at step {a.step}: {a.title}{rows}. {a.advice}", style="bold red")
 
     def finish(self, summary: dict[str, Any]) -> None:

@@ -80,9 +80,12 @@ class WandbSink:
         if run is None or a.subject in self._alerted:
             return
         self._alerted.add(a.subject)
-        pushes = [f" ({push:+.3g})" for push in a.pushes] or [""] * len(a.rows)
-        rows = ", ".join(plain(row, 80) + push for row, push in zip(a.rows, pushes, strict=True)) or "none"
-        text = f"Step {a.step}, so since step {a.since}: {a.title}\nRows that pushed it most: {rows}\n{a.advice}"
+        rows = (
+            ", ".join(f"{plain(row, 80)} ({push:+.3g})" for row, push in zip(a.rows, a.pushes, strict=True)) or "none"
+        )
+        text = (
+            f"Step {a.step}, so since step {a.since}: {a.title}\nRows behind it, with their pushes: {rows}\n{a.advice}"
+        )
         run.alert(title=plain(a.title, 200), text=text, level="WARN")
 
     def finish(self, summary: dict[str, Any]) -> None:

@@ -27,7 +27,8 @@ class Alert:
     rows: tuple[str, ...]
     """Ids of the rows that pushed it most, strongest first; at most ten."""
     pushes: tuple[float, ...]
-    """What each of `rows` pushed the figure over all accounts, in its units; empty for an alert on a row itself."""
+    """What each of `rows` pushed the drifting figure over all accounts, in its units; of an alert on rows, what each
+    pushed the contrast of its own prompt, nats."""
     advice: str
     """What to do next, one sentence."""
 

@@ -172,8 +172,8 @@ class AlertsConfig(Section):
     """Mean drift of the log-odds over prompts of a kind since the start that nobody minds, nats."""
     intent: IntentConfig = IntentConfig()
     """Where the behaviour is meant to go."""
-    row_score: Annotated[float, Field(gt=0)] | None = None
-    """Alert on a row after warm-up whose score exceeds this; None: never."""
+    row_rate: Annotated[float, Field(gt=0, lt=1)] | None = 0.1
+    """Alert on rows after warm-up whose score stands out of their bulk, at this false-discovery rate; None: never."""
     unexplained: Annotated[float, Field(gt=0)] | None = 0.25
     """Alert when a policy pathway's unexplained fraction exceeds this after warm-up; None: never."""
     audit: Annotated[float, Field(gt=0)] | None = 0.25

@@ -1,0 +1,76 @@
+"""Rows of a run that teach or move the behaviour against what their prompts call for, at a false-discovery rate.
+
+The score rule (`curation`) on all rows so far, at every account anew: each row by its latest entry, those of warm-up
+left out, where pushes are sign-like. A row is named once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import islice
+
+from ..records.account import RowEntry, StepAccount
+from ..records.alert import Alert
+from ..records.curation import RowFigures, ScoreCut
+from .alerts import LEADING_ROWS
+from .curation import divide
+
+LATEST = 4096
+"""Rows that are held against one another, at most: the latest ones, so that an account costs the same in a long run."""
+QUANTITY = "score over what is usual"
+"""What an alert on rows calls its figure."""
+
+
+def row_alert(accounts: Sequence[StepAccount], rate: float, known: Collection[str]) -> Alert | None:
+    """The alert that the latest of `accounts` raises on rows not `known` by id, the worst first, at most ten; None
+    where there is none. Raises `ConfigError` for a `rate` outside (0, 1)."""
+    rows = _latest(accounts)
+    division = divide([_figures(row) for row in rows], "score", rate)
+    assert isinstance(division.cut, ScoreCut)
+    found = [
+        (excess, row)
+        for row, bucket, excess in zip(rows, division.buckets, division.excess, strict=True)
+        if bucket == "remove" and row.row_id not in known
+    ]
+    worst = sorted(found, key=lambda one: -one[0])[:LEADING_ROWS]
+    if not worst:
+        return None
+    first, others = worst[0][1].row_id, len(worst) - 1
+    return Alert(
+        accounts[-1].step,
+        min(row.step for _, row in worst),
+        f"row {first}" + (f" and {others} more" if others else ""),
+        QUANTITY,
+        worst[0][0],
+        division.cut.threshold,
+        None,
+        tuple(row.row_id for _, row in worst),
+        tuple(row.own_push for _, row in worst),
+        f"Read the rows: they go against what their prompts call for; about {rate:.0%} of them by chance alone.",
+    )
+
+
+def _latest(accounts: Sequence[StepAccount]) -> list[RowEntry]:
+    """The latest entry of every row after warm-up that has a score, latest first."""
+    entries = (row for account in reversed(accounts) if not account.warm_up for row in reversed(account.rows))
+    latest: dict[str, RowEntry] = {}
+    for row in islice((row for row in entries if row.score == row.score), 2 * LATEST):
+        if len(latest) < LATEST:
+            latest.setdefault(row.row_id, row)
+    return list(latest.values())
+
+
+def _figures(row: RowEntry) -> RowFigures:
+    return RowFigures(
+        row_id=row.row_id,
+        line=0,
+        score=row.score,
+        S_X=row.push.get("S_X", 0.0),
+        S_Y=row.push.get("S_Y", 0.0),
+        own_push=row.own_push,
+        answer_reading=row.answer_reading,
+        expected=row.expected,
+        interference=row.interference,
+        dominant_feature=row.dominant_feature,
+        unintended=row.unintended,
+    )
