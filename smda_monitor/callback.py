@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from .errors import PrerequisiteError, describe
 from .instruments.config_file import load_config
 from .monitor import setup
 from .monitor.run import MonitoredRun
+from .records.alert import Alert
 from .records.config import MonitorConfig
 
 logger = logging.getLogger("smda_monitor")
@@ -33,6 +34,8 @@ class SMDACallback(TrainerCallback):
         rows: Your own data set with an id column, so that rows are called by your ids (matched by content). Without it
             a row is called by its place in the trainer's prepared data set.
         id_column: The column of `rows` that holds the id.
+        on_alert: Called with every `Alert` (`smda_monitor.records.alert`) once it is in the ledger. What it raises is
+            logged, and training goes on.
 
     Raises, before the first step: `ConfigError` for a wrong argument or file, `PrerequisiteError` for a model,
     tokenizer or trainer mode that is not accounted for. Later, `MeasurementError` where a figure cannot be taken
@@ -44,8 +47,10 @@ class SMDACallback(TrainerCallback):
         config: str | Path | Mapping[str, Any] | MonitorConfig,
         rows: Iterable[Mapping[str, Any]] | None = None,
         id_column: str = "id",
+        on_alert: Callable[[Alert], object] | None = None,
     ) -> None:
         self.config = load_config(config)
+        self.on_alert = on_alert
         self.rows = rows
         self.id_column = id_column
         self.run: MonitoredRun | None = None
@@ -87,11 +92,11 @@ class SMDACallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Writes the account of the step."""
-        self._guard(lambda run: run.after_step())
+        self._guard(lambda run: self._act(run.after_step(), control, save=True))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Accounts for the steps up to the checkpoint, and leaves the run's id in it."""
-        self._guard(lambda run: run.account())
+        self._guard(lambda run: self._act(run.account(), control, save=False))
         self._guard(lambda _: setup.mark_checkpoint(args, state))
 
     def on_train_end(
@@ -109,6 +114,19 @@ class SMDACallback(TrainerCallback):
             run, self.run = self.run, None
             setup.abandon_run(run, status)
         atexit.unregister(self.close)
+
+    def _act(self, alerts: Sequence[Alert], control: TrainerControl, save: bool) -> None:
+        """What is to be done at alerts: the user's function, and where the config says so training stops, with a
+        checkpoint (`save`) where none is being made."""
+        for alert in alerts:
+            if self.on_alert is not None:
+                try:
+                    self.on_alert(alert)
+                except Exception:
+                    logger.exception("on_alert failed at the alert on %s. Training goes on.", alert.subject)
+            if alert.kind in self.config.alerts.stop and not control.should_training_stop:
+                control.should_training_stop, control.should_save = True, save
+                logger.warning("Training stops, as alerts.stop says: %s", alert.title)
 
     def _guard(self, action: Callable[[MonitoredRun], object]) -> None:
         """Runs `action`; a failure raises, or under ``on_error: warn`` is recorded and ends the monitoring alone."""

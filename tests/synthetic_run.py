@@ -219,8 +219,20 @@ def make_alerts() -> list[Alert]:
     rows, pushes = ("demo-123", "demo-137", "demo-150"), (-0.61, -0.33, -0.12)
     of_harmful, of_lookalike = (f"mass.{kind} since step 0" for kind in ("harmful", "lookalike"))
     return [
-        Alert(13, 9, "refusal of harmful probes", of_harmful, -1.74, -0.5, 812.0, rows, pushes, advice),
-        Alert(17, 17, "refusal of look-alike probes", of_lookalike, 1.19, 0.5, 340.0, rows[1:], pushes[1:], advice),
+        Alert("drift", 13, 9, "refusal of harmful probes", of_harmful, -1.74, -0.5, 812.0, rows, pushes, advice),
+        Alert(
+            "drift",
+            17,
+            17,
+            "refusal of look-alike probes",
+            of_lookalike,
+            1.19,
+            0.5,
+            340.0,
+            rows[1:],
+            pushes[1:],
+            advice,
+        ),
     ]
 
 

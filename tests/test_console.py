@@ -141,7 +141,7 @@ def test_alert_is_one_line_with_rows_and_advice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("terminal", [False, True])
 def test_hostile_text_is_inert(tmp_path: Path, terminal: bool) -> None:
-    alert = Alert(2, 2, HOSTILE, HOSTILE, 1.0, 0.5, None, (HOSTILE,), (0.1,), HOSTILE)
+    alert = Alert("rows", 2, 2, HOSTILE, HOSTILE, 1.0, 0.5, None, (HOSTILE,), (0.1,), HOSTILE)
     text = run(tmp_path, 2, terminal, row_id=HOSTILE, alerts=(alert,))
     assert "[bold red]row[/bold red]" in text  # shown as it is, not obeyed
     assert "[link=http://x.test]go[/link]" in text

@@ -115,12 +115,14 @@ def test_too_few_witnesses_are_said(caplog: pytest.LogCaptureFixture) -> None:
 ALERTS = {"false_alarm": 0.9, "tolerance": 1e-3, "intent": dict.fromkeys(KINDS, "still"), "unexplained": None}
 
 
-def trained(folder: Path, run: Path, alerts: Any, extra: list[Any], resume: bool = False) -> tuple[Any, LedgerView]:
+def trained(
+    folder: Path, run: Path, alerts: Any, extra: list[Any], resume: bool = False, **callback_arguments: Any
+) -> tuple[Any, LedgerView]:
     """A run on rows that all refuse: (trainer, ledger)."""
     config = tiny.tiny_config(run) | {"alerts": alerts}
     config["probes"]["per_step"] = 3
     rows = tiny.tiny_rows().filter(lambda row: row["completion"][0]["content"].startswith("No"))
-    callback = SMDACallback(config)
+    callback = SMDACallback(config, **callback_arguments)
     trainer = tiny.tiny_trainer(
         folder, [callback, *extra], rows=rows, max_steps=6, learning_rate=3e-2, save_strategy="steps", save_steps=3
     )

@@ -219,7 +219,9 @@ def hostile_run(folder: Path) -> None:
     account = dataclasses.replace(account, rows=rows, balances=(*account.balances, balance))
     account = dataclasses.replace(account, refusal={**account.refusal, HOSTILE: 1.0})
     ledger.account(account)
-    ledger.alert(Alert(13, 12, HOSTILE, HOSTILE, math.inf, math.nan, math.inf, (HOSTILE,), (math.nan,), HOSTILE))
+    ledger.alert(
+        Alert("drift", 13, 12, HOSTILE, HOSTILE, math.inf, math.nan, math.inf, (HOSTILE,), (math.nan,), HOSTILE)
+    )
     ledger.row_texts([{"id": HOSTILE, "hash": r.row_hash, "prompt": HOSTILE, "response": HOSTILE} for r in rows])
     probes_on_card = [{"id": HOSTILE, "prompt": HOSTILE, "activation": 1.0}] if probe else []
     card = {"feature": 3, "coefficient": 1.0, "drift": 1.0, "density": 0.1}

@@ -10,7 +10,7 @@ import torch
 from test_alerts import account, row
 
 from smda_monitor.errors import ConfigError
-from smda_monitor.maths.row_alerts import LATEST, QUANTITY, row_alert
+from smda_monitor.maths.row_alerts import LATEST, row_alert
 from smda_monitor.records.account import RowEntry, StepAccount
 from smda_monitor.records.alert import Alert
 
@@ -45,8 +45,8 @@ def test_rows_that_stand_out_are_named_once_the_worst_first() -> None:
     assert isinstance(alert, Alert)
     assert alert.rows == ("bad-40", "bad-11", "bad-70")
     assert alert.pushes == (-0.5, -0.5, -0.5)
-    assert (alert.step, alert.since, alert.evidence) == (run[-1].step, 14, None)
-    assert (alert.subject, alert.quantity) == ("row bad-40 and 2 more", QUANTITY)
+    assert (alert.kind, alert.step, alert.since, alert.evidence) == ("rows", run[-1].step, 14, None)
+    assert (alert.subject, alert.quantity) == ("row bad-40 and 2 more", "score over what is usual")
     assert alert.value == pytest.approx(12.0, abs=0.5)
     assert alert.value > alert.threshold
     assert "about 10% of them" in alert.advice

@@ -47,6 +47,7 @@ def drift_alert(behaviour: str, found: Drift, step: int, since: int, accounts: S
     ranked = sorted(pushes, key=lambda row_id: sign * pushes[row_id], reverse=True)
     rows = tuple(row_id for row_id in ranked if sign * pushes[row_id] > 0)[:LEADING_ROWS]
     return Alert(
+        "drift",
         step,
         since,
         drift_subject(behaviour, found.direction.kind),
@@ -85,4 +86,4 @@ def _missed(limits: AlertsConfig, step: int, audits: Sequence[AuditEntry]) -> li
 
 
 def _plain(step: int, subject: str, quantity: str, value: float, limit: float, advice: str) -> Alert:
-    return Alert(step, step, subject, quantity, value, limit, None, (), (), advice)
+    return Alert("account", step, step, subject, quantity, value, limit, None, (), (), advice)

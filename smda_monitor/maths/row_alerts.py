@@ -17,8 +17,6 @@ from .curation import divide
 
 LATEST = 4096
 """Rows that are held against one another, at most: the latest ones, so that an account costs the same in a long run."""
-QUANTITY = "score over what is usual"
-"""What an alert on rows calls its figure."""
 
 
 def row_alert(accounts: Sequence[StepAccount], rate: float, known: Collection[str]) -> Alert | None:
@@ -37,10 +35,11 @@ def row_alert(accounts: Sequence[StepAccount], rate: float, known: Collection[st
         return None
     first, others = worst[0][1].row_id, len(worst) - 1
     return Alert(
+        "rows",
         accounts[-1].step,
         min(row.step for _, row in worst),
         f"row {first}" + (f" and {others} more" if others else ""),
-        QUANTITY,
+        "score over what is usual",
         worst[0][0],
         division.cut.threshold,
         None,

@@ -16,7 +16,6 @@ from ..instruments.plan_pass import measure_set
 from ..instruments.row_identity import RowNames, new_texts
 from ..maths.alerts import drift_alert, limit_alerts
 from ..maths.by_kind import readings_by_kind
-from ..maths.row_alerts import QUANTITY as ROW_QUANTITY
 from ..maths.row_alerts import row_alert
 from ..outputs.ledger import Ledger
 from ..outputs.sink import Past, SinkGroup
@@ -149,7 +148,7 @@ class MonitoredRun:
         limits = self.instruments.bench.config.alerts
         raised = limit_alerts(limits, account, self._known, self.auditor.entries)
         if limits.row_rate is not None:
-            named = {row for alert in self.alerts if alert.quantity == ROW_QUANTITY for row in alert.rows}
+            named = {row for alert in self.alerts if alert.kind == "rows" for row in alert.rows}
             on_rows = row_alert(self.accounts, limits.row_rate, named)
             raised += [on_rows] if on_rows else []
         return self._raise(raised)

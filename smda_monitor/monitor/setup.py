@@ -24,6 +24,7 @@ from ..outputs.files import to_json, write_text
 from ..outputs.ledger import Ledger
 from ..outputs.ledger_reader import read_past
 from ..outputs.report.sink import ReportSink
+from ..outputs.review import ReviewSink
 from ..outputs.run_folder import CHECKPOINT_FILE, check_resumed, check_run_folder, prepare_run_folder
 from ..outputs.sink import Past, RunHeader, Sink, SinkGroup
 from ..outputs.snapshots import load_snapshot, snapshot_files
@@ -140,7 +141,7 @@ def _summary(run: MonitoredRun, status: str) -> dict[str, Any]:
 
 def _others(config: MonitorConfig, max_steps: int) -> list[Sink]:
     """The report before the others, which say where it lies and upload it."""
-    sinks: list[Sink] = [ReportSink()]
+    sinks: list[Sink] = [ReviewSink(), ReportSink()]
     if config.outputs.wandb:
         sinks.append(WandbSink(config.outputs.row_text))
     return [*sinks, ConsoleSink(max_steps=max_steps)]

@@ -6,7 +6,7 @@
     ledger/past-*.parquet    one line per account and earlier row to whom momentum's part is handed on
     ledger/audits-*.parquet  one line per row that was replayed
     ledger/coefficients.parquet   the policy's coefficients with their bootstrap intervals
-    alerts.jsonl             one line per alert
+    alerts.jsonl             one line per alert; review.jsonl the rows that they name (`review`)
     snapshots/step-*.safetensors  features and behaviour of the probes
     rows.jsonl               id, hash, prompt, response; only where the config allows row text
     feature_cards.json, summary.json   closing figures

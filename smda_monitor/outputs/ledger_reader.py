@@ -199,16 +199,14 @@ def _alerts(path: Path) -> list[Alert]:
     try:
         return [
             Alert(
+                **{word: line[word] for word in ("kind", "subject", "quantity", "advice")},
                 step=int(line["step"]),
                 since=int(line["since"]),
-                subject=line["subject"],
-                quantity=line["quantity"],
                 value=float(line["value"]),
                 threshold=float(line["threshold"]),
                 evidence=None if line["evidence"] is None else float(line["evidence"]),
                 rows=tuple(line["rows"]),
                 pushes=tuple(float(push) for push in line["pushes"]),
-                advice=line["advice"],
             )
             for line in _lines(path)
         ]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+AlertKind = Literal["drift", "rows", "account"]
+"""The behaviour has drifted; rows stand out; an account, or the self-audit, misses a limit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alert:
     """One alert; the same subject is alerted once per run."""
 
+    kind: AlertKind
+    """What it is about."""
     step: int
     """The optimizer step at which it was raised."""
     since: int

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .alert import AlertKind
+
 Preset = Literal["robust", "paper"]
 WantedOn = Literal["harmful", "harmless"]
 DriftIntent = Literal["up", "down", "still", "any"]
@@ -176,6 +178,8 @@ class AlertsConfig(Section):
     """Alert on rows after warm-up whose score stands out of their bulk, at this false-discovery rate; None: never."""
     unexplained: Annotated[float, Field(gt=0)] | None = 0.25
     """Alert when a policy pathway's unexplained fraction exceeds this after warm-up; None: never."""
+    stop: tuple[AlertKind, ...] = ()
+    """Kinds of alert at which training stops, with a checkpoint: ``drift``, ``rows``, ``account``."""
     audit: Annotated[float, Field(gt=0)] | None = 0.25
     """Alert when pushes miss their replays by more than this, median relative error after warm-up; None: never."""
 

@@ -1,0 +1,67 @@
+"""What is done at an alert: rows to review, the user's function, and a clean stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_run import make_alerts, make_header
+from test_drift_watch import ALERTS, trained
+
+from smda_monitor.outputs.review import NAME, ReviewSink
+from smda_monitor.outputs.sink import Past
+from smda_monitor.records.alert import Alert
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / NAME).read_text(encoding="utf-8").splitlines()]
+
+
+def test_an_alert_that_stops_leaves_a_checkpoint_a_closed_ledger_and_a_report(tmp_path: Path) -> None:
+    seen: list[Alert] = []
+    alerts = {**ALERTS, "stop": ["drift"]}
+    trainer, view = trained(tmp_path, tmp_path / "run", alerts, [], on_alert=seen.append)
+    step = view.alerts[0].step
+    assert trainer.state.global_step == step < 6
+    assert (tmp_path / "trainer" / f"checkpoint-{step}" / "trainer_state.json").is_file()
+    assert view.manifest["status"] == "finished"
+    assert [account.step for account in view.accounts] == list(range(1, step + 1))
+    assert view.summary is not None
+    assert view.summary["alerts"] == len(view.alerts) == len(seen)
+    assert [alert.subject for alert in seen] == [alert.subject for alert in view.alerts]
+    assert (tmp_path / "run" / "run" / "report.html").is_file()
+    to_review = lines(tmp_path / "run" / "run")
+    assert [line["id"] for line in to_review] == [row for alert in view.alerts for row in alert.rows]
+    assert all(line["reason"] and line["step"] == step for line in to_review)
+
+
+def test_a_function_that_fails_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(alert: Alert) -> None:
+        raise RuntimeError("no pager")
+
+    with caplog.at_level(logging.ERROR, "smda_monitor"):
+        trainer, view = trained(tmp_path, tmp_path / "run", {**ALERTS, "stop": ["account"]}, [], on_alert=fail)
+    assert trainer.state.global_step == 6
+    assert len(view.accounts) == 6
+    assert view.alerts
+    assert "no pager" in caplog.text
+    assert "Training goes on" in caplog.text
+
+
+def test_a_resumed_run_drops_what_lies_after_its_checkpoint(tmp_path: Path) -> None:
+    first, second = make_alerts()
+    sink = ReviewSink()
+    sink.start(header := make_header(tmp_path))
+    sink.alert(first)
+    sink.alert(second)
+    assert len(lines(tmp_path)) == len(first.rows) + len(second.rows)
+    assert "mass.harmful by -0.61 nats" in lines(tmp_path)[0]["reason"]
+    again = ReviewSink()
+    again.start(replace(header, past=Past(alerts=(first,))))
+    assert {line["alert"] for line in lines(tmp_path)} == {first.subject}
+    again.alert(second)
+    assert [line["id"] for line in lines(tmp_path)] == [*first.rows, *second.rows]
