@@ -195,6 +195,7 @@ _PLACES = {
     "manifest.json": "what ran",
     "ledger": "every row and every step, as Parquet",
     "alerts.jsonl": "alerts",
+    "review.jsonl": "rows that they name, with reasons",
 }
 """What the run folder holds, for the last lines."""
 
