@@ -9,7 +9,7 @@ import pytest
 from synthetic_run import make_audit
 
 from smda_monitor.maths.alerts import LEADING_ROWS, drift_alert, limit_alerts
-from smda_monitor.maths.drift import Direction, Drift
+from smda_monitor.maths.drift import FEATURES, Direction, Drift
 from smda_monitor.records.account import RowEntry, StepAccount, TargetBalance
 from smda_monitor.records.alert import Alert
 from smda_monitor.records.audit import AuditEntry
@@ -99,8 +99,8 @@ def test_too_few_replays_and_those_of_warm_up_say_nothing() -> None:
     assert len(audited(audits(9, 9.0))) == 1
 
 
-def drifted(kind: str, sign: float, *accounts: StepAccount, evidence: float = 6.0) -> Alert:
-    found = Drift(Direction(kind, sign), 1.25 * sign, 0.5, evidence)
+def drifted(of: str, sign: float, *accounts: StepAccount, evidence: float = 6.0) -> Alert:
+    found = Drift(Direction(of, sign), 1.25 * sign, 0.5, evidence)
     return drift_alert("refusal", found, 20, 17, accounts)
 
 
@@ -122,6 +122,14 @@ def test_rows_are_ranked_by_what_they_pushed_over_the_whole_run() -> None:
     assert (alert.rows, alert.pushes) == (("a", "b"), (-2.5, -2.0)), "the others did not push it down"
     up = account((row("x", mass_benign=0.1), row("y", mass_benign=0.3, mass_harmful=-9.0)))
     assert drifted("benign", 1.0, one, up).rows == ("y", "x")
+
+
+def test_a_drift_through_features_is_laid_to_rows_by_what_the_policy_explains() -> None:
+    of_kinds = {f"explained_{kind}": value for kind, value in (("harmful", 3.0), ("lookalike", 0.0), ("benign", 1.5))}
+    alert = drifted(FEATURES, 1.0, account((row("a", mass_harmful=9.0), row("b", **of_kinds))))
+    assert (alert.rows, alert.pushes) == (("b",), (1.5,))
+    assert alert.quantity == "policy's reading since step 0"
+    assert "Led by" not in alert.advice
 
 
 def test_at_most_ten_rows_are_named() -> None:

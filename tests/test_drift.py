@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from smda_monitor.maths.drift import (
+    FEATURES,
     Direction,
+    feature_drift,
     fewest,
     intent_by_kind,
     log_bound,
@@ -88,15 +91,29 @@ def test_the_fewest_witnesses_are_just_enough() -> None:
 
 def test_intent() -> None:
     usual = intent_by_kind(IntentConfig(), "harmful")
-    assert usual == {"harmful": "up", "lookalike": "down", "benign": "down"}
-    assert intent_by_kind(IntentConfig(benign="still"), "harmless") == {
-        "harmful": "down", "lookalike": "up", "benign": "still",
+    assert usual == {"harmful": "up", "lookalike": "down", "benign": "down", FEATURES: "still"}
+    assert intent_by_kind(IntentConfig(benign="still", features="any"), "harmless") == {
+        "harmful": "down", "lookalike": "up", "benign": "still", FEATURES: "any",
     }  # fmt: skip
-    assert unintended(usual) == [Direction("harmful", -1.0), Direction("lookalike", 1.0), Direction("benign", 1.0)]
+    assert unintended(usual) == [
+        Direction("harmful", -1.0),
+        Direction("lookalike", 1.0),
+        Direction("benign", 1.0),
+        Direction(FEATURES, -1.0),
+        Direction(FEATURES, 1.0),
+    ]
     assert unintended({"harmful": "still", "benign": "any"}) == [
         Direction("harmful", -1.0),
         Direction("harmful", 1.0),
     ]
+
+
+def test_drift_through_features_leaves_out_those_that_the_policy_rests_on() -> None:
+    coef, x = torch.tensor([2.0, -1.0, 0.5, 0.1], dtype=torch.float64), torch.tensor([1.0, 1.0, 0.2, 0.1])
+    policy = SimpleNamespace(coef=coef)
+    delta_X = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, -1.0, 0.0]])
+    found = feature_drift(delta_X, policy, x)  # |x w| = 2, 1, 0.1, 0.01: the first two carry 96 %
+    assert found.tolist() == [[0.0, 0.0, 1.5, pytest.approx(0.4)], [0.0, 0.0, -0.5, 0.0]]
 
 
 WITNESSES, SCREENED, STEPS, RUNS = 37, 11, 40, 1000

@@ -17,6 +17,8 @@ from test_alerts import account
 from test_run_resume import KillAfter, Killed
 
 from smda_monitor.callback import SMDACallback
+from smda_monitor.maths.alerts import drift_alert
+from smda_monitor.maths.drift import FEATURES, Direction
 from smda_monitor.monitor.drift_watch import DriftWatch
 from smda_monitor.outputs.ledger_reader import LedgerView, read_ledger
 from smda_monitor.records.account import StepAccount
@@ -33,20 +35,24 @@ def instruments(alerts: AlertsConfig, screened: int = SCREENED) -> Any:
     chosen = [p.id for p in PROBES if int(p.id.split("-")[1]) < screened]
     config = SimpleNamespace(alerts=alerts, behaviour=BehaviourConfig())
     return SimpleNamespace(
-        bench=SimpleNamespace(config=config, probes=PROBES), plan=SimpleNamespace(probe_ids=tuple(chosen))
+        bench=SimpleNamespace(config=config, probes=PROBES),
+        plan=SimpleNamespace(probe_ids=tuple(chosen)),
+        policy=SimpleNamespace(coef=torch.tensor([5.0, 1.0, -1.0], dtype=torch.float64), feature_ids=(40, 41, 42)),
     )
 
 
-def whole(step: int, screened: float = 0.0, witnesses: float = 0.0) -> Snapshot:
-    """Of all kinds: the screened probes at one log-odds, the witnesses at another."""
+def whole(step: int, screened: float = 0.0, witnesses: float = 0.0, X: tuple[float, ...] = (1.0, 0.0, 0.0)) -> Snapshot:
+    """Of all kinds: the screened probes at one log-odds, the witnesses at another; all with the same features."""
     numbers = torch.tensor([int(p.id.split("-")[1]) for p in PROBES])
     mass = torch.where(numbers < SCREENED, screened, witnesses).double()
     nothing = torch.zeros(len(PROBES), 1)
-    return Snapshot(step, PROBES.ids, nothing, mass, mass, mass, nothing, DictionaryHealth(0.0, 0.0, 0.0))
+    features = torch.tensor([X]).expand(len(PROBES), -1)
+    return Snapshot(step, PROBES.ids, features, mass, mass, mass, nothing, DictionaryHealth(0.0, 0.0, 0.0))
 
 
 def at(step: int, **mass: float) -> StepAccount:
-    return replace(account(step=step), refusal={**START, **{f"mass.{kind}": value for kind, value in mass.items()}})
+    refusal = {**START, **{f"mass.{kind}": value for kind, value in mass.items()}}
+    return replace(account(step=step), refusal=refusal, drift=(0.0, 0.0, 0.0))
 
 
 def watch(screened: int = SCREENED, changes: bool = False, **alerts: Any) -> DriftWatch:
@@ -79,13 +85,30 @@ def test_witnesses_judge_and_the_screened_probes_do_not() -> None:
     assert one.found(whole(4, 2.0, 0.4), ()) == []
     one.screen(at(5, benign=2.0), START, ())
     one.look(seen := whole(5, screened=2.0, witnesses=1.5))
-    found = {drift.direction.kind: (drift, since) for drift, since in one.found(seen, ())}
+    found = {drift.direction.of: (drift, since) for drift, since in one.found(seen, ())}
     assert set(found) == {"lookalike", "benign"}, "up is meant on harmful probes"
     drift, since = found["benign"]
     assert since == 4
     assert drift.mean == pytest.approx((SCREENED * 2.0 + (COUNT - SCREENED) * 1.5) / COUNT)
     assert found["lookalike"][1] == 5, "no account has shown it before"
-    assert [d.direction.kind for d, _ in one.found(seen, {"refusal of benign probes"})] == ["lookalike"]
+    assert [d.direction.of for d, _ in one.found(seen, {"refusal of benign probes"})] == ["lookalike"]
+
+
+def test_features_that_the_policy_does_not_rest_on_are_judged_together() -> None:
+    one = watch()
+    still = replace(at(1), drift=(9.0, 0.2, -0.2))
+    assert not one.screen(still, START, ()), "what it rests on may move, and 0.4 nats are within the tolerance"
+    moved = replace(at(2), drift=(0.0, 0.2, -0.6))
+    assert one.screen(moved, START, ())
+    one.look(seen := whole(2, X=(1.0, 0.2, -0.9)))
+    ((drift, since),) = one.found(seen, ())
+    assert (drift.direction, since) == (Direction(FEATURES, 1.0), 2)
+    assert drift.mean == pytest.approx(0.2 + 0.9)
+    assert drift.leading == ((42, pytest.approx(0.9)), (41, pytest.approx(0.2)))
+    alert = drift_alert("refusal", drift, 2, since, [])
+    assert alert.subject == "unintended features of refusal"
+    assert "Led by features 42 (+0.9), 41 (+0.2): see their cards." in alert.advice
+    assert watch(intent={"features": "any"}).screen(moved, START, ()) is False
 
 
 @pytest.mark.parametrize(("screened", "changes"), [(COUNT, False), (SCREENED, True)])
@@ -108,11 +131,12 @@ def test_too_few_witnesses_are_said(caplog: pytest.LogCaptureFixture) -> None:
         watch(false_alarm=None, screened=COUNT - 2).warn()
         assert not caplog.records
         watch(screened=COUNT - 2).warn()
-    assert "2 of kind harmful" in caplog.text
+    assert "2 for harmful, 2 for lookalike, 2 for benign, 6 for features" in caplog.text
     assert "at least 10" in caplog.text
 
 
 ALERTS = {"false_alarm": 0.9, "tolerance": 1e-3, "intent": dict.fromkeys(KINDS, "still"), "unexplained": None}
+"""Eight directions are judged, those of features among them."""
 
 
 def trained(
@@ -139,7 +163,7 @@ def test_a_run_alerts_on_a_drift_once_and_a_resumed_one_finds_the_same(tmp_path:
     assert len(subjects) == len(set(subjects)) > 0
     alert = view.alerts[0]
     assert alert.evidence is not None
-    assert alert.evidence >= 6 / 0.9
+    assert alert.evidence >= 8 / 0.9
     assert alert.rows
     assert len(alert.rows) == len(alert.pushes)
     assert all(push * alert.threshold > 0 for push in alert.pushes)

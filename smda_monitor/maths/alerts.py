@@ -13,7 +13,8 @@ from ..records.account import StepAccount
 from ..records.alert import Alert
 from ..records.audit import AuditEntry
 from ..records.config import AlertsConfig
-from .drift import Drift
+from ..records.probes import KINDS
+from .drift import FEATURES, Drift
 from .fidelity import pooled_fidelity
 
 LEADING_ROWS = 10
@@ -32,32 +33,38 @@ def limit_alerts(
     return [alert for alert in found if alert.subject not in known]
 
 
-def drift_subject(behaviour: str, kind: str) -> str:
-    """What an alert on the drift of `behaviour` on probes of `kind` is about."""
-    return f"{behaviour} of {kind} probes"
+def drift_subject(behaviour: str, of: str) -> str:
+    """What an alert on the drift of `behaviour` is about, by `Direction.of`."""
+    return f"unintended features of {behaviour}" if of == FEATURES else f"{behaviour} of {of} probes"
 
 
 def drift_alert(behaviour: str, found: Drift, step: int, since: int, accounts: Sequence[StepAccount]) -> Alert:
-    """The alert on a drift of `behaviour` `found` at `step`, there `since` a step, by the rows of all `accounts`."""
-    sign, name = found.direction.sign, f"mass.{found.direction.kind}"
+    """The alert on a drift of `behaviour` `found` at `step`, there `since` a step, by the rows of all `accounts`. One
+    through features is laid to rows by their push on all that the policy explains, mean over the kinds."""
+    sign, of = found.direction.sign, found.direction.of
+    targets = [f"explained.{kind}" for kind in KINDS] if of == FEATURES else [f"mass.{of}"]
+    name = "policy's reading" if of == FEATURES else targets[0]
+    led = "".join(f" {feature} ({drift:+.3g})," for feature, drift in found.leading)
     pushes: dict[str, float] = {}
     for account in accounts:
         for row in account.rows:
-            pushes[row.row_id] = pushes.get(row.row_id, 0.0) + row.push.get(name, 0.0)
+            push = sum(row.push.get(target, 0.0) for target in targets) / len(targets)
+            pushes[row.row_id] = pushes.get(row.row_id, 0.0) + push
     ranked = sorted(pushes, key=lambda row_id: sign * pushes[row_id], reverse=True)
     rows = tuple(row_id for row_id in ranked if sign * pushes[row_id] > 0)[:LEADING_ROWS]
     return Alert(
         "drift",
         step,
         since,
-        drift_subject(behaviour, found.direction.kind),
+        drift_subject(behaviour, of),
         f"{name} since step 0",
         found.mean,
         sign * found.tolerance,
         math.exp(min(found.log_evidence, 700.0)),
         rows,
         tuple(pushes[row_id] for row_id in rows),
-        "Read the rows named here, take the wrong ones out and train again from the last good checkpoint.",
+        (f"Led by features{led.rstrip(',')}: see their cards. " if led else "")
+        + "Read the rows named here, take the wrong ones out and train again from the last good checkpoint.",
     )
 
 

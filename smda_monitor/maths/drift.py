@@ -1,9 +1,11 @@
-"""Evidence that a behaviour has drifted on prompts of a kind, which stays valid however often one looks.
+"""Evidence that a behaviour has drifted on prompts of a kind, or its policy through features that it does not rest on,
+which stays valid however often one looks.
 
 Population: all prompts of the kind. Its m witnesses are independent draws from it; the drift of witness j since the
 start, d_j = y_j(t) − y_j(0), is measured without noise. What is random is which prompts were drawn: training does not
 notice them, so its course is as good as fixed. Null, for a direction s = ±1 and a tolerance τ: at every step the drift
-s·d over prompts of the kind is symmetric around its mean, and that mean is at most τ. With x_j = s·d_j − τ
+s·d over prompts of the kind is symmetric around its mean, and that mean is at most τ. For features, over prompts of all
+kinds, d_j = Σ_{k∉I} w_k ΔX_jk; I are those that the policy rests on at the start (`interference`). With x_j = s·d_j − τ
 
     E = mean_λ Π_j (1 + tanh(λ x_j))            E[E] ≤ 1: tanh is odd and increasing
     evidence after n looks = Σ_{k ≤ n} E_k / (k (k + 1))
@@ -26,22 +28,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..records.config import DriftIntent, IntentConfig, WantedOn
+from ..records.policy import SymbolicPolicy
 from ..records.probes import KINDS
+from .interference import intended_features
 
 RATES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """λ, in units of 1/τ."""
 
 
+FEATURES = "features"
+"""What else may drift, beside the behaviour on the kinds: the policy's reading through unintended features together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """One way in which the behaviour is not to drift."""
+    """One way in which the behaviour, or what the policy reads, is not to drift."""
 
-    kind: str
-    """On probes of this kind."""
+    of: str
+    """On probes of this kind, or `FEATURES`."""
     sign: float
     """1 up, −1 down."""
 
@@ -53,11 +61,13 @@ class Drift:
     direction: Direction
     """Which."""
     mean: float
-    """Mean over the kind's probes, witnesses and others, nats."""
+    """Mean over all probes that it is about, witnesses and others, nats."""
     tolerance: float
     """τ, nats."""
     log_evidence: float
     """Of all looks."""
+    leading: tuple[tuple[int, float], ...] = ()
+    """Of `FEATURES`: the ids that drifted most that way, and how far each alone, nats."""
 
 
 def log_e_value(drift: Float64[Tensor, " m"], sign: float, tolerance: float) -> float:
@@ -89,13 +99,22 @@ def fewest(false_alarm: float, directions: int) -> int:
     return math.ceil((log_bound(false_alarm, directions) + math.log(2)) / math.log(2))
 
 
+def feature_drift(
+    delta_X: Float[Tensor, "n d"], policy: SymbolicPolicy, x: Float[Tensor, " d"]
+) -> Float64[Tensor, "n d"]:
+    """w_k ΔX_jk of n prompts, 0 for the features that carry 90 % of Σ_k |x_k w_k|; nats of the policy's log-odds."""
+    meant = intended_features(x, policy.coef)
+    return (delta_X.double() * policy.coef.double()).masked_fill(meant, 0.0)
+
+
 def intent_by_kind(asked: IntentConfig, wanted_on: WantedOn) -> dict[str, DriftIntent]:
-    """What is meant of each kind: as `asked`, else up where the behaviour is `wanted_on` it, and down."""
+    """What is meant of each kind, and of `FEATURES`: as `asked`, else up on kinds on which the behaviour is `wanted_on`
+    and down on the others."""
     usual: dict[str, DriftIntent] = {k: "up" if (k == "harmful") == (wanted_on == "harmful") else "down" for k in KINDS}
-    return {kind: getattr(asked, kind) or usual[kind] for kind in KINDS}
+    return {**{kind: getattr(asked, kind) or usual[kind] for kind in KINDS}, FEATURES: asked.features}
 
 
 def unintended(intent: Mapping[str, DriftIntent]) -> list[Direction]:
-    """The directions in which each kind is not to drift."""
+    """The directions in which each is not to drift."""
     against: dict[DriftIntent, tuple[float, ...]] = {"up": (-1.0,), "down": (1.0,), "still": (-1.0, 1.0), "any": ()}
-    return [Direction(kind, sign) for kind, meant in intent.items() for sign in against[meant]]
+    return [Direction(of, sign) for of, meant in intent.items() for sign in against[meant]]

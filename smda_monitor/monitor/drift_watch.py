@@ -10,15 +10,31 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 
+import torch
+from torch import Tensor
+
 from ..errors import describe
 from ..instruments.assemble import Instruments
 from ..maths.alerts import drift_subject
-from ..maths.drift import Direction, Drift, fewest, intent_by_kind, log_bound, log_e_value, log_evidence, unintended
+from ..maths.drift import (
+    FEATURES,
+    Direction,
+    Drift,
+    feature_drift,
+    fewest,
+    intent_by_kind,
+    log_bound,
+    log_e_value,
+    log_evidence,
+    unintended,
+)
 from ..records.account import StepAccount
 from ..records.probes import KINDS
 from ..records.snapshot import Snapshot
 
 logger = logging.getLogger("smda_monitor")
+LEADING_FEATURES = 5
+"""Named by an alert on features, at most."""
 
 
 class DriftWatch:
@@ -31,12 +47,13 @@ class DriftWatch:
         self._limits = config.alerts
         screened = set(instruments.plan.probe_ids)
         self._apart = not changes and len(screened) < len(probes)
-        of_kind = {kind: [p.id for p in probes if p.kind == kind] for kind in KINDS}
-        self._probes = of_kind
-        self._witnesses = {k: [i for i in ids if not (self._apart and i in screened)] for k, ids in of_kind.items()}
+        about = {kind: [p.id for p in probes if p.kind == kind] for kind in KINDS} | {FEATURES: list(probes.ids)}
+        self._about = about
+        self._witnesses = {of: [i for i in ids if not (self._apart and i in screened)] for of, ids in about.items()}
+        self._policy, self._x = instruments.policy, first.X.abs().mean(0)
         intent = intent_by_kind(config.alerts.intent, config.behaviour.wanted_on)
         asked = unintended(intent) if config.alerts.false_alarm is not None else []
-        self._directions = [direction for direction in asked if self._witnesses[direction.kind]]
+        self._directions = [direction for direction in asked if self._witnesses[direction.of]]
         self._log_e: dict[Direction, list[float]] = {direction: [] for direction in self._directions}
         self._chances: list[int] = []
         self._since: dict[Direction, int] = {}
@@ -47,9 +64,9 @@ class DriftWatch:
         if not self._directions or self._limits.false_alarm is None:
             return
         least = fewest(self._limits.false_alarm, len(self._directions))
-        few = {d.kind: len(self._witnesses[d.kind]) for d in self._directions}
-        if few := {kind: count for kind, count in few.items() if count < least}:
-            found = ", ".join(f"{count} of kind {kind}" for kind, count in few.items())
+        few = {d.of: len(self._witnesses[d.of]) for d in self._directions}
+        if few := {of: count for of, count in few.items() if count < least}:
+            found = ", ".join(f"{count} for {of}" for of, count in few.items())
             expected = f"at least {least} for drift alerts at alerts.false_alarm {self._limits.false_alarm:g}"
             remedy = "add probes of that kind, lower probes.per_step, raise alerts.false_alarm, or go on without."
             logger.warning(describe("probes outside the step plan", found, expected, remedy))
@@ -67,20 +84,17 @@ class DriftWatch:
         first snapshot; directions whose subject is `known` call for no look."""
         self._accounts += 1
         for direction in self._directions:
-            name = f"mass.{direction.kind}"
-            beyond = direction.sign * (account.refusal.get(name, 0.0) - start.get(name, 0.0)) > self._limits.tolerance
-            if not beyond:
+            if not direction.sign * self._screened(direction.of, account, start) > self._limits.tolerance:
                 self._since.pop(direction, None)
             else:
                 self._since.setdefault(direction, account.step)
         rested = self._accounts - self._looked_at >= len(self._chances)
-        return rested and any(drift_subject(self._name, d.kind) not in known for d in self._since)
+        return rested and any(drift_subject(self._name, d.of) not in known for d in self._since)
 
     def look(self, whole: Snapshot) -> None:
         """Takes in a snapshot of the whole set."""
         for direction in self._directions:
-            ids = self._witnesses[direction.kind]
-            drift = whole.part(ids).mass - self._first.part(ids).mass
+            drift = self._drift(direction.of, whole, self._witnesses[direction.of])
             self._log_e[direction].append(log_e_value(drift, direction.sign, self._limits.tolerance))
         self._chances.append(len(self._chances) + 1 if self._apart else max(self._accounts, 1))
         self._looked_at = self._accounts
@@ -94,9 +108,29 @@ class DriftWatch:
         found = []
         for direction in self._directions:
             evidence = log_evidence(self._log_e[direction], self._chances)
-            if evidence >= bound and drift_subject(self._name, direction.kind) not in known:
-                ids = self._probes[direction.kind]
-                mean = float((whole.part(ids).mass - self._first.part(ids).mass).mean())
-                drift = Drift(direction, mean, self._limits.tolerance, evidence)
+            if evidence >= bound and drift_subject(self._name, direction.of) not in known:
+                mean = float(self._drift(direction.of, whole, self._about[direction.of]).mean())
+                leading = self._leading(whole, direction.sign) if direction.of == FEATURES else ()
+                drift = Drift(direction, mean, self._limits.tolerance, evidence, leading)
                 found.append((drift, self._since.get(direction, whole.step)))
         return found
+
+    def _screened(self, of: str, account: StepAccount, start: Mapping[str, float]) -> float:
+        """The mean drift on the plan's probes."""
+        if of == FEATURES:
+            return float(feature_drift(torch.tensor([account.drift]), self._policy, self._x).sum())
+        return account.refusal.get(f"mass.{of}", 0.0) - start.get(f"mass.{of}", 0.0)
+
+    def _drift(self, of: str, whole: Snapshot, ids: Sequence[str]) -> Tensor:
+        """(n,) of the n probes `ids`."""
+        before, after = self._first.part(ids), whole.part(ids)
+        if of == FEATURES:
+            return feature_drift(after.X - before.X, self._policy, self._x).sum(1)
+        return after.mass - before.mass
+
+    def _leading(self, whole: Snapshot, sign: float) -> tuple[tuple[int, float], ...]:
+        drift = feature_drift(whole.X - self._first.X, self._policy, self._x).mean(0)
+        most = (sign * drift).topk(min(LEADING_FEATURES, len(drift)))
+        return tuple(
+            (self._policy.feature_ids[k], float(drift[k])) for k in most.indices.tolist() if sign * drift[k] > 0
+        )

@@ -163,6 +163,8 @@ class IntentConfig(Section):
     """Benign look-alikes of harmful probes."""
     benign: DriftIntent | None = None
     """Plainly benign probes."""
+    features: DriftIntent = "still"
+    """What the policy reads, on all probes, through features that it does not rest on at the start, together."""
 
 
 class AlertsConfig(Section):
