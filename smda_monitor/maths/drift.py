@@ -32,7 +32,6 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ..records.config import DriftIntent, IntentConfig, WantedOn
-from ..records.policy import SymbolicPolicy
 from ..records.probes import KINDS
 from .interference import intended_features
 
@@ -100,11 +99,11 @@ def fewest(false_alarm: float, directions: int) -> int:
 
 
 def feature_drift(
-    delta_X: Float[Tensor, "n d"], policy: SymbolicPolicy, x: Float[Tensor, " d"]
+    delta_X: Float[Tensor, "n d"], coef: Float[Tensor, " d"], x: Float[Tensor, " d"]
 ) -> Float64[Tensor, "n d"]:
     """w_k ΔX_jk of n prompts, 0 for the features that carry 90 % of Σ_k |x_k w_k|; nats of the policy's log-odds."""
-    meant = intended_features(x, policy.coef)
-    return (delta_X.double() * policy.coef.double()).masked_fill(meant, 0.0)
+    meant = intended_features(x, coef)
+    return (delta_X.double() * coef.double()).masked_fill(meant, 0.0)
 
 
 def intent_by_kind(asked: IntentConfig, wanted_on: WantedOn) -> dict[str, DriftIntent]:

@@ -118,18 +118,18 @@ class DriftWatch:
     def _screened(self, of: str, account: StepAccount, start: Mapping[str, float]) -> float:
         """The mean drift on the plan's probes."""
         if of == FEATURES:
-            return float(feature_drift(torch.tensor([account.drift]), self._policy, self._x).sum())
+            return float(feature_drift(torch.tensor([account.drift]), self._policy.coef, self._x).sum())
         return account.refusal.get(f"mass.{of}", 0.0) - start.get(f"mass.{of}", 0.0)
 
     def _drift(self, of: str, whole: Snapshot, ids: Sequence[str]) -> Tensor:
         """(n,) of the n probes `ids`."""
         before, after = self._first.part(ids), whole.part(ids)
         if of == FEATURES:
-            return feature_drift(after.X - before.X, self._policy, self._x).sum(1)
+            return feature_drift(after.X - before.X, self._policy.coef, self._x).sum(1)
         return after.mass - before.mass
 
     def _leading(self, whole: Snapshot, sign: float) -> tuple[tuple[int, float], ...]:
-        drift = feature_drift(whole.X - self._first.X, self._policy, self._x).mean(0)
+        drift = feature_drift(whole.X - self._first.X, self._policy.coef, self._x).mean(0)
         most = (sign * drift).topk(min(LEADING_FEATURES, len(drift)))
         return tuple(
             (self._policy.feature_ids[k], float(drift[k])) for k in most.indices.tolist() if sign * drift[k] > 0
