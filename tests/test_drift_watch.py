@@ -140,13 +140,13 @@ ALERTS = {"false_alarm": 0.9, "tolerance": 1e-3, "intent": dict.fromkeys(KINDS, 
 
 
 def trained(
-    folder: Path, run: Path, alerts: Any, extra: list[Any], resume: bool = False, **callback_arguments: Any
+    folder: Path, run: Path, alerts: Any, extra: list[Any], resume: bool = False, per_step: int = 3, **arguments: Any
 ) -> tuple[Any, LedgerView]:
     """A run on rows that all refuse: (trainer, ledger)."""
     config = tiny.tiny_config(run) | {"alerts": alerts}
-    config["probes"]["per_step"] = 3
+    config["probes"]["per_step"] = per_step
     rows = tiny.tiny_rows().filter(lambda row: row["completion"][0]["content"].startswith("No"))
-    callback = SMDACallback(config, **callback_arguments)
+    callback = SMDACallback(config, **arguments)
     trainer = tiny.tiny_trainer(
         folder, [callback, *extra], rows=rows, max_steps=6, learning_rate=3e-2, save_strategy="steps", save_steps=3
     )
@@ -185,3 +185,12 @@ def test_a_run_alerts_on_a_drift_once_and_a_resumed_one_finds_the_same(tmp_path:
     assert quiet.snapshots.steps == [0, 6], "no look without need"
     for one, other in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(one, other), "looks leave training alone"
+
+
+def test_where_an_account_measures_the_whole_set_it_is_the_look(tmp_path: Path) -> None:
+    _, view = trained(tmp_path, tmp_path / "run", ALERTS, [], per_step=0)
+    step = view.alerts[0].step
+    account, look = view.accounts[step - 1], view.snapshots[view.snapshots.steps.index(step)]
+    assert look.probe_ids == account.probe_ids == view.probes.ids
+    harmful = [i for i, probe in enumerate(view.probes) if probe.kind == "harmful"]
+    assert account.refusal["mass.harmful"] == pytest.approx(float(look.mass[harmful].mean()), rel=1e-12)
