@@ -21,7 +21,6 @@ from smda_monitor.maths.alerts import drift_alert
 from smda_monitor.maths.drift import FEATURES, Direction
 from smda_monitor.monitor.drift_watch import DriftWatch
 from smda_monitor.outputs.ledger_reader import LedgerView, read_ledger
-from smda_monitor.records.account import StepAccount
 from smda_monitor.records.config import AlertsConfig, BehaviourConfig
 from smda_monitor.records.probes import KINDS, Probe, ProbeSet
 from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
@@ -50,29 +49,38 @@ def whole(step: int, screened: float = 0.0, witnesses: float = 0.0, X: tuple[flo
     return Snapshot(step, PROBES.ids, features, mass, mass, mass, nothing, DictionaryHealth(0.0, 0.0, 0.0))
 
 
-def at(step: int, **mass: float) -> StepAccount:
+def stepped(
+    one: DriftWatch, step: int, known: tuple[str, ...] = (), X: tuple[float, ...] = (1.0, 0.0, 0.0), **mass: float
+) -> bool:
+    """Another account, by the plan's probes: their log-odds by kind, and the features of all; whether a look is due."""
     refusal = {**START, **{f"mass.{kind}": value for kind, value in mass.items()}}
-    return replace(account(step=step), refusal=refusal, drift=(0.0, 0.0, 0.0))
+    drift = tuple(after - before for after, before in zip(X, (1.0, 0.0, 0.0), strict=True))
+    one.note(replace(account(step=step), refusal=refusal, drift=drift), START)
+    measured = whole(step, X=X).part([p.id for p in PROBES if int(p.id.split("-")[1]) < SCREENED])
+    by_probe = torch.tensor([mass.get(i.split("-")[0], 0.0) for i in measured.probe_ids], dtype=torch.float64)
+    return one.due(replace(measured, mass=by_probe), known)
 
 
 def watch(screened: int = SCREENED, changes: bool = False, **alerts: Any) -> DriftWatch:
     return DriftWatch(instruments(AlertsConfig(**alerts), screened), whole(0), changes)
 
 
-def test_a_look_is_due_where_the_plan_has_gone_beyond_the_tolerance_against_what_is_meant() -> None:
+def test_a_look_is_due_where_witnesses_that_drift_as_the_plan_does_would_decide_it() -> None:
     one = watch()
-    assert not one.screen(at(1, harmful=-0.4, benign=0.4), START, ())
-    assert not one.screen(at(2, harmful=9.0, benign=-9.0), START, ()), "as meant"
-    assert one.screen(at(3, harmful=-0.6), START, ())
-    assert not one.screen(at(4, harmful=-0.6), START, {"refusal of harmful probes"}), "alerted already"
-    assert one.screen(at(5, harmful=-0.6, lookalike=0.6), START, {"refusal of harmful probes"})
-    assert not watch(false_alarm=None).screen(at(1, harmful=-9.0), START, ())
+    assert not stepped(one, 1, harmful=-0.4, benign=0.4)
+    assert not stepped(one, 2, harmful=9.0, benign=-9.0), "as meant"
+    assert not stepped(one, 3, harmful=-0.51), "beyond the tolerance, by too little to tell"
+    assert stepped(one, 4, harmful=-0.7)
+    assert not stepped(one, 5, ("refusal of harmful probes",), harmful=-0.7), "alerted already"
+    assert stepped(one, 6, ("refusal of harmful probes",), harmful=-0.7, lookalike=0.7)
+    assert not stepped(watch(false_alarm=None), 1, harmful=-9.0)
+    assert not stepped(watch(screened=COUNT - 2), 1, harmful=-9.0), "two witnesses can decide nothing"
 
 
 def test_the_more_looks_there_were_the_longer_the_next_one_waits() -> None:
     one, looked = watch(), []
     for step in range(1, 16):
-        if one.screen(at(step, benign=1.0), START, ()):
+        if stepped(one, step, benign=1.0):
             looked.append(step)
             one.look(whole(step))
     assert looked == [1, 2, 4, 7, 11]
@@ -80,10 +88,10 @@ def test_the_more_looks_there_were_the_longer_the_next_one_waits() -> None:
 
 def test_witnesses_judge_and_the_screened_probes_do_not() -> None:
     one = watch()
-    assert one.screen(at(4, benign=2.0), START, ())
+    assert stepped(one, 4, benign=2.0)
     one.look(whole(4, screened=2.0, witnesses=0.4))
     assert one.found(whole(4, 2.0, 0.4), ()) == []
-    one.screen(at(5, benign=2.0), START, ())
+    stepped(one, 5, benign=2.0)
     one.look(seen := whole(5, screened=2.0, witnesses=1.5))
     found = {drift.direction.of: (drift, since) for drift, since in one.found(seen, ())}
     assert set(found) == {"lookalike", "benign"}, "up is meant on harmful probes"
@@ -96,10 +104,8 @@ def test_witnesses_judge_and_the_screened_probes_do_not() -> None:
 
 def test_features_that_the_policy_does_not_rest_on_are_judged_together() -> None:
     one = watch()
-    still = replace(at(1), drift=(9.0, 0.2, -0.2))
-    assert not one.screen(still, START, ()), "what it rests on may move, and 0.4 nats are within the tolerance"
-    moved = replace(at(2), drift=(0.0, 0.2, -0.6))
-    assert one.screen(moved, START, ())
+    assert not stepped(one, 1, X=(10.0, 0.2, -0.2)), "what it rests on may move, and 0.4 nats are within the tolerance"
+    assert stepped(one, 2, X=(1.0, 0.2, -0.6))
     one.look(seen := whole(2, X=(1.0, 0.2, -0.9)))
     ((drift, since),) = one.found(seen, ())
     assert (drift.direction, since) == (Direction(FEATURES, 1.0), 2)
@@ -108,16 +114,16 @@ def test_features_that_the_policy_does_not_rest_on_are_judged_together() -> None
     alert = drift_alert("refusal", drift, 2, since, [])
     assert alert.subject == "unintended features of refusal"
     assert "Led by features 42 (+0.9), 41 (+0.2): see their cards." in alert.advice
-    assert watch(intent={"features": "any"}).screen(moved, START, ()) is False
+    assert not stepped(watch(intent={"features": "any"}), 2, X=(1.0, 0.2, -0.6))
 
 
 @pytest.mark.parametrize(("screened", "changes"), [(COUNT, False), (SCREENED, True)])
 def test_where_all_probes_are_witnesses_every_account_counts_as_a_look(screened: int, changes: bool) -> None:
     early, late = watch(screened, changes), watch(screened, changes)
     for step in range(1, 1001):
-        late.screen(at(step), START, ())
+        stepped(late, step)
     for one, step in ((early, 1), (late, 1001)):
-        assert one.screen(at(step, benign=2.0), START, ())
+        assert stepped(one, step, benign=2.0)
         one.look(whole(step, 2.0, 2.0))
     (first, _), (after, _) = (next(iter(one.found(whole(1, 2.0, 2.0), ()))) for one in (early, late))
     assert first.log_evidence - after.log_evidence == pytest.approx(

@@ -1,6 +1,6 @@
 """When the whole probe set is looked at for a drift of the behaviour, and what the looks find. Wiring, no arithmetic.
 
-The probes of the step plan say when: at an account at which a kind's mean lies beyond the tolerance, and as many
+The probes of the step plan say when: where the witnesses, if they have drifted alike, would decide it, and as many
 accounts after the last look as there were looks. All other probes are the witnesses, which `maths.drift` judges. Where
 the plan holds the whole set, or changes, all probes are witnesses, and every account counts as a look.
 """
@@ -75,28 +75,46 @@ class DriftWatch:
         """Takes up what an earlier part of the run found."""
         waiting = list(looks)
         for account in accounts:
-            self.screen(account, start, ())
+            self.note(account, start)
             while waiting and waiting[0].step <= account.step:
                 self.look(waiting.pop(0))
 
-    def screen(self, account: StepAccount, start: Mapping[str, float], known: Collection[str]) -> bool:
-        """Takes in another `account`; whether the whole set is to be looked at now. `start`: the plan's means at the
-        first snapshot; directions whose subject is `known` call for no look."""
+    def note(self, account: StepAccount, start: Mapping[str, float]) -> None:
+        """Takes in another `account`. `start`: the plan's means by reading and kind at the first snapshot."""
         self._accounts += 1
         for direction in self._directions:
-            if not direction.sign * self._screened(direction.of, account, start) > self._limits.tolerance:
-                self._since.pop(direction, None)
-            else:
+            name = f"mass.{direction.of}"
+            drift = account.refusal.get(name, 0.0) - start.get(name, 0.0)
+            if direction.of == FEATURES:
+                drift = float(feature_drift(torch.tensor([account.drift]), self._policy.coef, self._x).sum())
+            if direction.sign * drift > self._limits.tolerance:
                 self._since.setdefault(direction, account.step)
-        rested = self._accounts - self._looked_at >= len(self._chances)
-        return rested and any(drift_subject(self._name, d.of) not in known for d in self._since)
+            else:
+                self._since.pop(direction, None)
+
+    def due(self, now: Snapshot, known: Collection[str]) -> bool:
+        """Whether to look at the whole set, by the plan's probes `now`; directions whose subject is `known` call for no
+        look."""
+        if self._limits.false_alarm is None or self._accounts - self._looked_at < len(self._chances):
+            return False
+        bound, chance = log_bound(self._limits.false_alarm, len(self._directions)), self._next_chance
+        for direction in self._directions:
+            ids = [i for i in now.probe_ids if i in self._about[direction.of]]
+            if not ids or drift_subject(self._name, direction.of) in known:
+                continue
+            drift = self._drift(direction.of, now, ids)
+            expected = log_e_value(drift, direction.sign, self._limits.tolerance) * len(self._witnesses[direction.of])
+            log_e, chances = [*self._log_e[direction], expected / len(ids)], [*self._chances, chance]
+            if log_evidence(log_e, chances) >= bound:
+                return True
+        return False
 
     def look(self, whole: Snapshot) -> None:
         """Takes in a snapshot of the whole set."""
         for direction in self._directions:
             drift = self._drift(direction.of, whole, self._witnesses[direction.of])
             self._log_e[direction].append(log_e_value(drift, direction.sign, self._limits.tolerance))
-        self._chances.append(len(self._chances) + 1 if self._apart else max(self._accounts, 1))
+        self._chances.append(self._next_chance)
         self._looked_at = self._accounts
 
     def found(self, whole: Snapshot, known: Collection[str]) -> list[tuple[Drift, int]]:
@@ -115,15 +133,13 @@ class DriftWatch:
                 found.append((drift, self._since.get(direction, whole.step)))
         return found
 
-    def _screened(self, of: str, account: StepAccount, start: Mapping[str, float]) -> float:
-        """The mean drift on the plan's probes."""
-        if of == FEATURES:
-            return float(feature_drift(torch.tensor([account.drift]), self._policy.coef, self._x).sum())
-        return account.refusal.get(f"mass.{of}", 0.0) - start.get(f"mass.{of}", 0.0)
+    @property
+    def _next_chance(self) -> int:
+        return len(self._chances) + 1 if self._apart else max(self._accounts, 1)
 
-    def _drift(self, of: str, whole: Snapshot, ids: Sequence[str]) -> Tensor:
+    def _drift(self, of: str, measured: Snapshot, ids: Sequence[str]) -> Tensor:
         """(n,) of the n probes `ids`."""
-        before, after = self._first.part(ids), whole.part(ids)
+        before, after = self._first.part(ids), measured.part(ids)
         if of == FEATURES:
             return feature_drift(after.X - before.X, self._policy.coef, self._x).sum(1)
         return after.mass - before.mass

@@ -129,7 +129,8 @@ class MonitoredRun:
             with trimmed(len(self.accountant.open_steps) > 1):
                 raised = self._account()
             self.pace.account_made(self.accountant.spent, self._clock() - begun, audited)
-            if self._drift.screen(self.accounts[-1], self._start, self._known):
+            self._drift.note(self.accounts[-1], self._start)
+            if self._drift.due(self.accountant.before, self._known):
                 raised += self._look(self.accounts[-1].step)
             if more:
                 self._choose_probes()
