@@ -11,11 +11,12 @@ kinds, d_j = Σ_{k∉I} w_k ΔX_jk; I are those that the policy rests on at the 
     evidence after n looks = Σ_{k ≤ n} E_k / (k (k + 1))
 
 1/(k (k + 1)) sums to 1 and the evidence never falls, so under the null it ever reaches H/α with chance ≤ α/H (Markov),
-whatever looks have in common, and with H directions judged the chance of any alert in a whole run is ≤ α. When to look
-may depend on anything but the witnesses: on the course of training and on other prompts. Where it depends on them, k is
-to count all moments at which one might have looked. A factor 1 + tanh is at most 2: few witnesses can never be enough
-(`fewest`). Where it breaks: prompts so rare that a draw of m may miss them all drift far the other way, and alone hold
-the mean within the tolerance. Then the typical prompt has drifted, and the alarm is false of the mean alone.
+whatever looks have in common, and with H directions judged the chance of any alert in a whole run is ≤ α. When to look,
+up to a first alert, may depend on anything but the witnesses: on the course of training and on other prompts. Where it
+depends on them, k is to count all moments at which one might have looked. A factor 1 + tanh is at most 2: few witnesses
+can never be enough (`fewest`). Where it breaks: prompts so rare that a draw of m may miss them all drift far the other
+way, and alone hold the mean within the tolerance. Then the typical prompt has drifted, and the alarm is false of the
+mean alone.
 
 Sources: bets against symmetry, de la Peña 1999 (Ann. Probab. 27) and Ramdas et al. 2020 (arXiv 2009.03167); mixing
 e-values under any dependence, Vovk & Wang 2021 (Ann. Statist. 49). The weights are our choice.
@@ -79,6 +80,11 @@ def log_e_value(drift: Float64[Tensor, " m"], sign: float, tolerance: float) -> 
     # 1 + tanh u = 2σ(2u), without rounding to 0.
     bets = torch.nn.functional.logsigmoid(2 * rates * (sign * drift - tolerance)) + math.log(2)
     return float(bets.sum(1).logsumexp(0)) - math.log(len(RATES))
+
+
+def expected_log_e(drift: Float64[Tensor, " m"], witnesses: int, sign: float, tolerance: float) -> float:
+    """log E of so many `witnesses` that drift as m other prompts do. Raises `ValueError` for NaN."""
+    return log_e_value(drift, sign, tolerance) * witnesses / len(drift)
 
 
 def log_evidence(log_e: Sequence[float], chances: Sequence[int]) -> float:

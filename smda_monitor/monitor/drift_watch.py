@@ -1,13 +1,15 @@
-"""When the whole probe set is looked at for a drift of the behaviour, and what the looks find. Wiring, no arithmetic.
+"""When the whole probe set is looked at for a drift of the behaviour, and what the looks find.
 
 The probes of the step plan say when: where the witnesses, if they have drifted alike, would decide it, and as many
-accounts after the last look as there were looks. All other probes are the witnesses, which `maths.drift` judges. Where
-the plan holds the whole set, or changes, all probes are witnesses, and every account counts as a look.
+accounts after the last look as there were looks. All other probes are the witnesses, which `maths.drift` judges; what
+they said at earlier looks has no part in when the next one is. Where the plan holds the whole set, or changes, all
+probes are witnesses, and every account counts as a look.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
@@ -20,6 +22,7 @@ from ..maths.drift import (
     FEATURES,
     Direction,
     Drift,
+    expected_log_e,
     feature_drift,
     fewest,
     intent_by_kind,
@@ -44,7 +47,7 @@ class DriftWatch:
     def __init__(self, instruments: Instruments, first: Snapshot, changes: bool) -> None:
         config, probes = instruments.bench.config, instruments.bench.probes
         self._first, self._name = first, config.behaviour.name
-        self._limits = config.alerts
+        self._tolerance = config.alerts.tolerance
         screened = set(instruments.plan.probe_ids)
         self._apart = not changes and len(screened) < len(probes)
         about = {kind: [p.id for p in probes if p.kind == kind] for kind in KINDS} | {FEATURES: list(probes.ids)}
@@ -52,8 +55,10 @@ class DriftWatch:
         self._witnesses = {of: [i for i in ids if not (self._apart and i in screened)] for of, ids in about.items()}
         self._policy, self._x = instruments.policy, first.X.abs().mean(0)
         intent = intent_by_kind(config.alerts.intent, config.behaviour.wanted_on)
-        asked = unintended(intent) if config.alerts.false_alarm is not None else []
+        self._rate = config.alerts.false_alarm
+        asked = [] if self._rate is None else unintended(intent)
         self._directions = [direction for direction in asked if self._witnesses[direction.of]]
+        self._bound = log_bound(self._rate, len(self._directions)) if self._rate and self._directions else math.inf
         self._log_e: dict[Direction, list[float]] = {direction: [] for direction in self._directions}
         self._chances: list[int] = []
         self._since: dict[Direction, int] = {}
@@ -61,13 +66,13 @@ class DriftWatch:
 
     def warn(self) -> None:
         """Says which kinds have too few witnesses for any alert."""
-        if not self._directions or self._limits.false_alarm is None:
+        if not self._directions or self._rate is None:
             return
-        least = fewest(self._limits.false_alarm, len(self._directions))
+        least = fewest(self._rate, len(self._directions))
         few = {d.of: len(self._witnesses[d.of]) for d in self._directions}
         if few := {of: count for of, count in few.items() if count < least}:
             found = ", ".join(f"{count} for {of}" for of, count in few.items())
-            expected = f"at least {least} for drift alerts at alerts.false_alarm {self._limits.false_alarm:g}"
+            expected = f"at least {least} for drift alerts at alerts.false_alarm {self._rate:g}"
             remedy = "add probes of that kind, lower probes.per_step, raise alerts.false_alarm, or go on without."
             logger.warning(describe("probes outside the step plan", found, expected, remedy))
 
@@ -87,7 +92,7 @@ class DriftWatch:
             drift = account.refusal.get(name, 0.0) - start.get(name, 0.0)
             if direction.of == FEATURES:
                 drift = float(feature_drift(torch.tensor([account.drift]), self._policy.coef, self._x).sum())
-            if direction.sign * drift > self._limits.tolerance:
+            if direction.sign * drift > self._tolerance:
                 self._since.setdefault(direction, account.step)
             else:
                 self._since.pop(direction, None)
@@ -95,17 +100,15 @@ class DriftWatch:
     def due(self, now: Snapshot, known: Collection[str]) -> bool:
         """Whether to look at the whole set, by the plan's probes `now`; directions whose subject is `known` call for no
         look."""
-        if self._limits.false_alarm is None or self._accounts - self._looked_at < len(self._chances):
+        if self._accounts - self._looked_at < len(self._chances):
             return False
-        bound, chance = log_bound(self._limits.false_alarm, len(self._directions)), self._next_chance
         for direction in self._directions:
             ids = [i for i in now.probe_ids if i in self._about[direction.of]]
             if not ids or drift_subject(self._name, direction.of) in known:
                 continue
-            drift = self._drift(direction.of, now, ids)
-            expected = log_e_value(drift, direction.sign, self._limits.tolerance) * len(self._witnesses[direction.of])
-            log_e, chances = [*self._log_e[direction], expected / len(ids)], [*self._chances, chance]
-            if log_evidence(log_e, chances) >= bound:
+            drift, count = self._drift(direction.of, now, ids), len(self._witnesses[direction.of])
+            expected = expected_log_e(drift, count, direction.sign, self._tolerance)
+            if log_evidence([expected], [self._next_chance]) >= self._bound:
                 return True
         return False
 
@@ -113,23 +116,20 @@ class DriftWatch:
         """Takes in a snapshot of the whole set."""
         for direction in self._directions:
             drift = self._drift(direction.of, whole, self._witnesses[direction.of])
-            self._log_e[direction].append(log_e_value(drift, direction.sign, self._limits.tolerance))
+            self._log_e[direction].append(log_e_value(drift, direction.sign, self._tolerance))
         self._chances.append(self._next_chance)
         self._looked_at = self._accounts
 
     def found(self, whole: Snapshot, known: Collection[str]) -> list[tuple[Drift, int]]:
         """What the looks bear out, the last of them at `whole`, of subjects not `known`; each with the step since which
         all accounts have it so."""
-        if self._limits.false_alarm is None or not self._directions:
-            return []
-        bound = log_bound(self._limits.false_alarm, len(self._directions))
         found = []
         for direction in self._directions:
             evidence = log_evidence(self._log_e[direction], self._chances)
-            if evidence >= bound and drift_subject(self._name, direction.of) not in known:
+            if evidence >= self._bound and drift_subject(self._name, direction.of) not in known:
                 mean = float(self._drift(direction.of, whole, self._about[direction.of]).mean())
                 leading = self._leading(whole, direction.sign) if direction.of == FEATURES else ()
-                drift = Drift(direction, mean, self._limits.tolerance, evidence, leading)
+                drift = Drift(direction, mean, self._tolerance, evidence, leading)
                 found.append((drift, self._since.get(direction, whole.step)))
         return found
 
