@@ -50,14 +50,22 @@ def whole(step: int, screened: float = 0.0, witnesses: float = 0.0, X: tuple[flo
 
 
 def stepped(
-    one: DriftWatch, step: int, known: tuple[str, ...] = (), X: tuple[float, ...] = (1.0, 0.0, 0.0), **mass: float
+    one: DriftWatch,
+    step: int,
+    known: tuple[str, ...] = (),
+    X: tuple[float, ...] = (1.0, 0.0, 0.0),
+    scatter: float = 0.0,
+    **mass: float,
 ) -> bool:
-    """Another account, by the plan's probes: their log-odds by kind, and the features of all; whether a look is due."""
+    """Another account, by the plan's probes: their log-odds by kind, each second one so much over or under, and the
+    features of all; whether a look is due."""
     refusal = {**START, **{f"mass.{kind}": value for kind, value in mass.items()}}
     drift = tuple(after - before for after, before in zip(X, (1.0, 0.0, 0.0), strict=True))
     one.note(replace(account(step=step), refusal=refusal, drift=drift), START)
     measured = whole(step, X=X).part([p.id for p in PROBES if int(p.id.split("-")[1]) < SCREENED])
     by_probe = torch.tensor([mass.get(i.split("-")[0], 0.0) for i in measured.probe_ids], dtype=torch.float64)
+    by_probe[::2] += scatter
+    by_probe[1::2] -= scatter
     return one.due(replace(measured, mass=by_probe), known)
 
 
@@ -69,7 +77,7 @@ def test_a_look_is_due_where_witnesses_that_drift_as_the_plan_does_would_decide_
     one = watch()
     assert not stepped(one, 1, harmful=-0.4, benign=0.4)
     assert not stepped(one, 2, harmful=9.0, benign=-9.0), "as meant"
-    assert not stepped(one, 3, harmful=-0.51), "beyond the tolerance, by too little to tell"
+    assert not stepped(one, 3, harmful=-0.6, scatter=0.5), "beyond the tolerance, by too little to tell"
     assert stepped(one, 4, harmful=-0.7)
     assert not stepped(one, 5, ("refusal of harmful probes",), harmful=-0.7), "alerted already"
     assert stepped(one, 6, ("refusal of harmful probes",), harmful=-0.7, lookalike=0.7)
@@ -120,14 +128,14 @@ def test_features_that_the_policy_does_not_rest_on_are_judged_together() -> None
 @pytest.mark.parametrize(("screened", "changes"), [(COUNT, False), (SCREENED, True)])
 def test_where_all_probes_are_witnesses_every_account_counts_as_a_look(screened: int, changes: bool) -> None:
     early, late = watch(screened, changes), watch(screened, changes)
-    for step in range(1, 1001):
+    for step in range(1, 101):
         stepped(late, step)
-    for one, step in ((early, 1), (late, 1001)):
+    for one, step in ((early, 1), (late, 101)):
         assert stepped(one, step, benign=2.0)
         one.look(whole(step, 2.0, 2.0))
     (first, _), (after, _) = (next(iter(one.found(whole(1, 2.0, 2.0), ()))) for one in (early, late))
     assert first.log_evidence - after.log_evidence == pytest.approx(
-        float(torch.tensor(1001.0 * 1002 / 2).log()), abs=1e-5
+        float(torch.tensor(101.0 * 102 / 2).log()), abs=1e-5
     )
 
 

@@ -36,9 +36,8 @@ from ..records.config import DriftIntent, IntentConfig, WantedOn
 from ..records.probes import KINDS
 from .interference import intended_features
 
-RATES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""λ, in units of 1/τ."""
-
+RATES = tuple(2.0**i for i in range(-4, 4))
+"""λ, in units of 1/τ. The best is mean over variance of x: prompts may scatter far more widely than the tolerance."""
 
 FEATURES = "features"
 """What else may drift, beside the behaviour on the kinds: the policy's reading through unintended features together."""
@@ -82,9 +81,17 @@ def log_e_value(drift: Float64[Tensor, " m"], sign: float, tolerance: float) -> 
     return float(bets.sum(1).logsumexp(0)) - math.log(len(RATES))
 
 
-def expected_log_e(drift: Float64[Tensor, " m"], witnesses: int, sign: float, tolerance: float) -> float:
-    """log E of so many `witnesses` that drift as m other prompts do. Raises `ValueError` for NaN."""
-    return log_e_value(drift, sign, tolerance) * witnesses / len(drift)
+def expected_log_e(drift: Float64[Tensor, " m"], spread: float, witnesses: int, sign: float, tolerance: float) -> float:
+    """log E to be had from n `witnesses` that drift as m ≥ 1 other prompts do, which scatter by `spread` σ (nats):
+
+        n·min((δ/σ)²/2, log 2) − log(number of λ),    δ = mean(s·d) − τ − σ/√m
+
+    as of a normal distribution at the best λ, with the mean one standard error lower; −inf where δ ≤ 0."""
+    beyond = sign * float(drift.mean()) - tolerance - spread / len(drift) ** 0.5
+    if not beyond > 0:
+        return -math.inf
+    each = math.log(2) if spread == 0 else min((beyond / spread) ** 2 / 2, math.log(2))
+    return witnesses * each - math.log(len(RATES))
 
 
 def log_evidence(log_e: Sequence[float], chances: Sequence[int]) -> float:

@@ -102,12 +102,15 @@ class DriftWatch:
         look."""
         if self._accounts - self._looked_at < len(self._chances):
             return False
+        by_kind = [self._drift(kind, now, ids) for kind in KINDS if (ids := self._among(now, kind))]
+        spread = float(torch.cat([drift - drift.mean() for drift in by_kind]).square().mean().sqrt())
         for direction in self._directions:
-            ids = [i for i in now.probe_ids if i in self._about[direction.of]]
+            ids = self._among(now, direction.of)
             if not ids or drift_subject(self._name, direction.of) in known:
                 continue
             drift, count = self._drift(direction.of, now, ids), len(self._witnesses[direction.of])
-            expected = expected_log_e(drift, count, direction.sign, self._tolerance)
+            scatter = float(drift.std(unbiased=False)) if direction.of == FEATURES else spread
+            expected = expected_log_e(drift, scatter, count, direction.sign, self._tolerance)
             if log_evidence([expected], [self._next_chance]) >= self._bound:
                 return True
         return False
@@ -132,6 +135,10 @@ class DriftWatch:
                 drift = Drift(direction, mean, self._tolerance, evidence, leading)
                 found.append((drift, self._since.get(direction, whole.step)))
         return found
+
+    def _among(self, measured: Snapshot, of: str) -> list[str]:
+        about = set(self._about[of])
+        return [probe_id for probe_id in measured.probe_ids if probe_id in about]
 
     @property
     def _next_chance(self) -> int:
