@@ -146,9 +146,9 @@ def runs(kind: str, mean: float, seed: int) -> Tensor:
     return steps.cumsum(1) + course[:, None]
 
 
-def alarms(drifts: Tensor, false_alarm: float, apart: bool) -> float:
-    """The share of runs with an alarm: looks wherever the screened prompts' mean (or all prompts') is beyond."""
-    count = 0
+def evidence(drifts: Tensor, apart: bool) -> Tensor:
+    """(runs,) log evidence at the end: looks wherever the screened prompts' mean (or all prompts') is beyond."""
+    found = []
     for run in drifts:
         witnesses = run[:, SCREENED:] if apart else run
         log_e: list[float] = []
@@ -157,8 +157,13 @@ def alarms(drifts: Tensor, false_alarm: float, apart: bool) -> float:
             if float((now[:SCREENED] if apart else now).mean()) > TOLERANCE:
                 log_e.append(log_e_value(witnesses[step], 1.0, TOLERANCE))
                 chances.append(len(chances) + 1 if apart else step + 1)
-        count += log_evidence(log_e, chances) >= log_bound(false_alarm, 1)
-    return count / len(drifts)
+        found.append(log_evidence(log_e, chances))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def alarms(found: Tensor, false_alarm: float) -> float:
+    """The share of runs with an alarm; evidence never falls, so that its end says whether there ever was one."""
+    return float((found >= log_bound(false_alarm, 1)).double().mean())
 
 
 @pytest.mark.parametrize("apart", [True, False])
@@ -167,16 +172,17 @@ def test_looking_at_every_step_raises_no_more_false_alarms_than_asked(kind: str,
     drifts = runs(kind, TOLERANCE, seed=1)
     looked = (drifts[:, :, :SCREENED].mean(2) > TOLERANCE).any(1).double().mean()
     assert looked > 0.7, "nearly all runs are looked at, most of them often"
+    found = evidence(drifts, apart)
     for false_alarm in (0.05, 0.2):
         error = math.sqrt(false_alarm * (1 - false_alarm) / RUNS)
-        assert alarms(drifts[:RUNS], false_alarm, apart) <= false_alarm + 2 * error
+        assert alarms(found, false_alarm) <= false_alarm + 2 * error
 
 
 def test_a_drift_beyond_the_tolerance_is_found() -> None:
-    assert alarms(runs("walk", 3 * TOLERANCE, seed=2)[:200], 0.01, apart=True) > 0.95
-    assert alarms(runs("walk", 0.0, seed=2)[:200], 0.01, apart=True) == 0
+    assert alarms(evidence(runs("walk", 3 * TOLERANCE, seed=2)[:200], apart=True), 0.01) > 0.95
+    assert alarms(evidence(runs("walk", 0.0, seed=2)[:200], apart=True), 0.01) == 0
 
 
 def test_where_the_assumption_breaks() -> None:
     """Prompts so few that a draw may miss them hold the mean within the tolerance; all others are beyond it."""
-    assert alarms(runs("skewed", TOLERANCE, seed=3)[:200], 0.01, apart=True) > 0.1
+    assert alarms(evidence(runs("skewed", TOLERANCE, seed=3)[:200], apart=True), 0.01) > 0.1
