@@ -103,7 +103,7 @@ class SMDACallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The last snapshot, the summary and the report."""
-        self._guard(lambda run: setup.finish_run(run, state.global_step))
+        self._guard(lambda run: self._act(setup.finish_run(run, state.global_step), control, save=False))
         atexit.unregister(self.close)
 
     def close(self, status: str = "stopped") -> None:

@@ -39,6 +39,15 @@ def test_an_alert_that_stops_leaves_a_checkpoint_a_closed_ledger_and_a_report(tm
     assert all(line["reason"] and line["step"] == step for line in to_review)
 
 
+def test_alerts_of_the_last_snapshot_reach_the_function(tmp_path: Path) -> None:
+    seen: list[Alert] = []
+    trainer, view = trained(tmp_path, tmp_path / "run", ALERTS, [], every=7, on_alert=seen.append)
+    assert [account.step for account in view.accounts] == [3, 6], "at the checkpoints alone"
+    assert [alert.subject for alert in seen] == [alert.subject for alert in view.alerts]
+    assert seen
+    assert trainer.state.global_step == 6
+
+
 def test_a_function_that_fails_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def fail(alert: Alert) -> None:
         raise RuntimeError("no pager")

@@ -149,16 +149,28 @@ def test_too_few_witnesses_are_said(caplog: pytest.LogCaptureFixture) -> None:
     assert "at least 10" in caplog.text
 
 
-ALERTS = {"false_alarm": 0.9, "tolerance": 1e-3, "intent": dict.fromkeys(KINDS, "still"), "unexplained": None}
-"""Eight directions are judged, those of features among them."""
+ALERTS = {
+    "false_alarm": 0.05,
+    "tolerance": 0.05,
+    "intent": {**dict.fromkeys(KINDS, "still"), "features": "any"},
+    "unexplained": None,
+}
+"""Six directions are judged."""
 
 
 def trained(
-    folder: Path, run: Path, alerts: Any, extra: list[Any], resume: bool = False, per_step: int = 3, **arguments: Any
+    folder: Path,
+    run: Path,
+    alerts: Any,
+    extra: list[Any],
+    resume: bool = False,
+    per_step: int = 12,
+    every: int = 1,
+    **arguments: Any,
 ) -> tuple[Any, LedgerView]:
-    """A run on rows that all refuse: (trainer, ledger)."""
-    config = tiny.tiny_config(run) | {"alerts": alerts}
-    config["probes"]["per_step"] = per_step
+    """A run on rows that all refuse, with thirty probes of each kind: (trainer, ledger)."""
+    config = tiny.tiny_config(run) | {"alerts": alerts, "account": {"every": every}}
+    config["probes"] |= {"file": str(tiny.write_prompts(run / "many.jsonl", 90, 400)), "per_step": per_step}
     rows = tiny.tiny_rows().filter(lambda row: row["completion"][0]["content"].startswith("No"))
     callback = SMDACallback(config, **arguments)
     trainer = tiny.tiny_trainer(
@@ -177,7 +189,7 @@ def test_a_run_alerts_on_a_drift_once_and_a_resumed_one_finds_the_same(tmp_path:
     assert len(subjects) == len(set(subjects)) > 0
     alert = view.alerts[0]
     assert alert.evidence is not None
-    assert alert.evidence >= 8 / 0.9
+    assert alert.evidence >= 6 / 0.05
     assert alert.rows
     assert len(alert.rows) == len(alert.pushes)
     assert all(push * alert.threshold > 0 for push in alert.pushes)

@@ -154,18 +154,20 @@ class MonitoredRun:
             raised += [on_rows] if on_rows else []
         return self._raise(raised)
 
-    def finish(self, step: int, summary: Callable[[], dict[str, Any]]) -> None:
-        """The last snapshot of the whole set, the feature cards, and the sinks' end; hooks go, also after an error."""
+    def finish(self, step: int, summary: Callable[[], dict[str, Any]]) -> list[Alert]:
+        """The last snapshot of the whole set, the feature cards, and the sinks' end; hooks go, also after an error.
+        Returns the alerts raised."""
         with self.pace.working():
             try:
-                self.account(more=False)
+                raised = self.account(more=False)
                 if self.last.step != step:
-                    self._look(step)
+                    raised += self._look(step)
                 drift = self.last.X.double() - self.first.X.double()
                 self.ledger.feature_cards(feature_cards(self.instruments, self.last, drift, self._tokenizer))
             finally:
                 self.close()
         self.sinks.finish({**summary(), "monitor_seconds": self.monitor_seconds})
+        return raised
 
     def close(self) -> None:
         """Takes the hooks off."""

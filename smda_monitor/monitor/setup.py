@@ -31,6 +31,7 @@ from ..outputs.snapshots import load_snapshot, snapshot_files
 from ..outputs.summary import summarise
 from ..outputs.wandb_sink import WandbSink
 from ..records.account import Method
+from ..records.alert import Alert
 from ..records.config import MonitorConfig
 from ..records.snapshot import Snapshot
 from .run import MonitoredRun
@@ -103,9 +104,9 @@ def mark_checkpoint(args: Any, state: Any) -> None:
         write_text(folder / CHECKPOINT_FILE, to_json({"runs": [run.ledger.run_id for run in watching(state)]}))
 
 
-def finish_run(run: MonitoredRun, step: int) -> None:
-    """Ends a run in order: last snapshot, feature cards, summary, report."""
-    run.finish(step, lambda: _summary(run, "finished"))
+def finish_run(run: MonitoredRun, step: int) -> list[Alert]:
+    """Ends a run in order: last snapshot, feature cards, summary, report. Returns the alerts raised."""
+    return run.finish(step, lambda: _summary(run, "finished"))
 
 
 def abandon_run(run: MonitoredRun, status: str, error: str | None = None) -> None:
