@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
 from dataclasses import replace
@@ -14,7 +13,7 @@ import pytest
 import tiny
 import torch
 from test_alerts import account
-from test_run_resume import KillAfter, Killed
+from test_run_resume import KillAfter, Killed, kill
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.maths.alerts import drift_alert
@@ -179,7 +178,7 @@ def trained(
     try:
         trainer.train(resume_from_checkpoint=str(folder / "trainer" / "checkpoint-3") if resume else None)
     finally:
-        atexit.unregister(callback.close)
+        kill(callback)
     return trainer, read_ledger(run / "run")
 
 
