@@ -122,7 +122,7 @@ class SMDACallback(TrainerCallback):
             if self.on_alert is not None:
                 try:
                     self.on_alert(alert)
-                except Exception:
+                except Exception:  # of any kind: the function is the user's, and no alert may cost a run
                     logger.exception("on_alert failed at the alert on %s. Training goes on.", alert.subject)
             if alert.kind in self.config.alerts.stop and not control.should_training_stop:
                 control.should_training_stop, control.should_save = True, save

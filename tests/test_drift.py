@@ -18,9 +18,11 @@ from smda_monitor.maths.drift import (
     feature_drift,
     fewest,
     intent_by_kind,
+    leading,
     log_bound,
     log_e_value,
     log_evidence,
+    spread_within,
     unintended,
 )
 from smda_monitor.records.config import IntentConfig
@@ -120,6 +122,14 @@ def test_intent() -> None:
         Direction("harmful", -1.0),
         Direction("harmful", 1.0),
     ]
+
+
+def test_spread_is_within_groups_and_leading_features_go_one_way() -> None:
+    groups = [torch.tensor([1.0, 3.0]).double(), torch.tensor([50.0]).double(), torch.tensor([8.0, 8.0]).double()]
+    assert spread_within(groups) == pytest.approx(math.sqrt(2 / 5))
+    drift = torch.tensor([0.1, -3.0, 0.4, 0.0, 0.2, 0.3, 0.5, 0.6]).double()
+    assert leading(drift, 1.0) == [7, 6, 2, 5, 4]
+    assert leading(drift, -1.0) == [1]
 
 
 def test_drift_through_features_leaves_out_those_that_the_policy_rests_on() -> None:

@@ -49,7 +49,7 @@ def test_rows_that_stand_out_are_named_once_the_worst_first() -> None:
     assert (alert.subject, alert.quantity) == ("row bad-40 and 2 more", "score over what is usual")
     assert alert.value == pytest.approx(12.0, abs=0.5)
     assert alert.value > alert.threshold
-    assert "about 10% of them" in alert.advice
+    assert "stand out now about 10%" in alert.advice
     again = row_alert(run, RATE, {"bad-40", "bad-70"})
     assert again is not None
     assert (again.rows, again.subject) == (("bad-11",), "row bad-11")

@@ -39,6 +39,8 @@ from .interference import intended_features
 RATES = tuple(2.0**i for i in range(-4, 4))
 """λ, in units of 1/τ. The best is mean over variance of x: prompts may scatter far more widely than the tolerance."""
 
+LEADING_FEATURES = 5
+"""Named by an alert on features, at most."""
 FEATURES = "features"
 """What else may drift, beside the behaviour on the kinds: the policy's reading through unintended features together."""
 
@@ -117,6 +119,17 @@ def feature_drift(
     """w_k ΔX_jk of n prompts, 0 for the features that carry 90 % of Σ_k |x_k w_k|; nats of the policy's log-odds."""
     meant = intended_features(x, coef)
     return (delta_X.double() * coef.double()).masked_fill(meant, 0.0)
+
+
+def spread_within(groups: Sequence[Float64[Tensor, " n"]]) -> float:
+    """Root mean square of the values about the mean of their own group; at least one group, none empty."""
+    return float(torch.cat([group - group.mean() for group in groups]).square().mean().sqrt())
+
+
+def leading(drift: Float64[Tensor, " d"], sign: float) -> list[int]:
+    """The columns with the largest sign·drift, those above 0, largest first; at most `LEADING_FEATURES`."""
+    most = (sign * drift).topk(min(LEADING_FEATURES, len(drift))).indices.tolist()
+    return [k for k in most if sign * float(drift[k]) > 0]
 
 
 def intent_by_kind(asked: IntentConfig, wanted_on: WantedOn) -> dict[str, DriftIntent]:

@@ -1,7 +1,8 @@
 """Rows of a run that teach or move the behaviour against what their prompts call for, at a false-discovery rate.
 
 The score rule (`curation`) on all rows so far, at every account anew: each row by its latest entry, those of warm-up
-left out, where pushes are sign-like. A row is named once.
+left out, where pushes are sign-like. A row is named once. The rate is of all rows that stand out at one account; among
+all that a run has named, chance picks of many accounts add up, and the part that is there by chance can be larger.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def row_alert(accounts: Sequence[StepAccount], rate: float, known: Collection[st
         None,
         tuple(row.row_id for _, row in worst),
         tuple(row.own_push for _, row in worst),
-        f"Read the rows: they go against what their prompts call for; about {rate:.0%} of them by chance alone.",
+        "Read the rows: they go against what their prompts call for. "
+        f"Of all that stand out now about {rate:.0%} do so by chance.",
     )
 
 

@@ -26,9 +26,11 @@ from ..maths.drift import (
     feature_drift,
     fewest,
     intent_by_kind,
+    leading,
     log_bound,
     log_e_value,
     log_evidence,
+    spread_within,
     unintended,
 )
 from ..records.account import StepAccount
@@ -36,8 +38,6 @@ from ..records.probes import KINDS
 from ..records.snapshot import Snapshot
 
 logger = logging.getLogger("smda_monitor")
-LEADING_FEATURES = 5
-"""Named by an alert on features, at most."""
 
 
 class DriftWatch:
@@ -77,12 +77,15 @@ class DriftWatch:
             logger.warning(describe("probes outside the step plan", found, expected, remedy))
 
     def resume(self, accounts: Sequence[StepAccount], start: Mapping[str, float], looks: Sequence[Snapshot]) -> None:
-        """Takes up what an earlier part of the run found."""
-        waiting = list(looks)
+        """Takes up what an earlier part of the run found: its `looks` after the first."""
+        waiting = iter(looks)
+        next(waiting, None)
+        look = next(waiting, None)
         for account in accounts:
             self.note(account, start)
-            while waiting and waiting[0].step <= account.step:
-                self.look(waiting.pop(0))
+            while look is not None and look.step <= account.step:
+                self.look(look)
+                look = next(waiting, None)
 
     def note(self, account: StepAccount, start: Mapping[str, float]) -> None:
         """Takes in another `account`. `start`: the plan's means by reading and kind at the first snapshot."""
@@ -100,16 +103,16 @@ class DriftWatch:
     def due(self, now: Snapshot, known: Collection[str]) -> bool:
         """Whether to look at the whole set, by the plan's probes `now`; directions whose subject is `known` call for no
         look."""
-        if self._accounts - self._looked_at < len(self._chances):
+        if not self._directions or self._accounts - self._looked_at < len(self._chances):
             return False
         by_kind = [self._drift(kind, now, ids) for kind in KINDS if (ids := self._among(now, kind))]
-        spread = float(torch.cat([drift - drift.mean() for drift in by_kind]).square().mean().sqrt())
+        spread = spread_within(by_kind)
         for direction in self._directions:
             ids = self._among(now, direction.of)
             if not ids or drift_subject(self._name, direction.of) in known:
                 continue
             drift, count = self._drift(direction.of, now, ids), len(self._witnesses[direction.of])
-            scatter = float(drift.std(unbiased=False)) if direction.of == FEATURES else spread
+            scatter = spread_within([drift]) if direction.of == FEATURES else spread
             expected = expected_log_e(drift, scatter, count, direction.sign, self._tolerance)
             if log_evidence([expected], [self._next_chance]) >= self._bound:
                 return True
@@ -153,7 +156,4 @@ class DriftWatch:
 
     def _leading(self, whole: Snapshot, sign: float) -> tuple[tuple[int, float], ...]:
         drift = feature_drift(whole.X - self._first.X, self._policy.coef, self._x).mean(0)
-        most = (sign * drift).topk(min(LEADING_FEATURES, len(drift)))
-        return tuple(
-            (self._policy.feature_ids[k], float(drift[k])) for k in most.indices.tolist() if sign * drift[k] > 0
-        )
+        return tuple((self._policy.feature_ids[k], float(drift[k])) for k in leading(drift, sign))

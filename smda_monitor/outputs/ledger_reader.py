@@ -15,7 +15,7 @@ from . import parts
 from .audit_tables import read_audits
 from .files import read_json, read_json_lines
 from .sink import Past
-from .snapshots import SnapshotFiles, load_snapshot, snapshot_files
+from .snapshots import SnapshotFiles
 from .tables import table_to_accounts, table_to_past, table_to_rows
 
 
@@ -166,8 +166,8 @@ def read_past(folder: Path) -> Past:
     named = frozenset(text.id for text in read_row_texts(folder).values())
     accounts = read_accounts(folder)
     audits = read_audits(folder, [a.step for a in accounts])
-    looks = tuple(load_snapshot(path) for path in list(snapshot_files(folder).values())[1:])
-    return Past(tuple(accounts), tuple(_alerts(folder / "alerts.jsonl")), named, tuple(audits), looks)
+    alerts = tuple(_alerts(folder / "alerts.jsonl"))
+    return Past(tuple(accounts), alerts, named, tuple(audits), SnapshotFiles(folder))
 
 
 def read_row_texts(folder: Path) -> dict[str, RowText]:

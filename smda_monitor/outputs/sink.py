@@ -34,8 +34,8 @@ class Past:
     """Ids of the rows whose text is kept already."""
     audits: tuple[AuditEntry, ...] = ()
     """By step."""
-    looks: tuple[Snapshot, ...] = ()
-    """Snapshots of the whole set after the first, by step."""
+    looks: Sequence[Snapshot] = ()
+    """Snapshots of the whole set, by step; the first is that before training."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,9 +83,7 @@ class WandbSink:
         rows = (
             ", ".join(f"{plain(row, 80)} ({push:+.3g})" for row, push in zip(a.rows, a.pushes, strict=True)) or "none"
         )
-        text = (
-            f"Step {a.step}, so since step {a.since}: {a.title}\nRows behind it, with their pushes: {rows}\n{a.advice}"
-        )
+        text = f"Step {a.step} (since step {a.since}): {a.title}\nRows behind it, with their pushes: {rows}\n{a.advice}"
         run.alert(title=plain(a.title, 200), text=text, level="WARN")
 
     def finish(self, summary: dict[str, Any]) -> None:

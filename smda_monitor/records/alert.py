@@ -18,7 +18,8 @@ class Alert:
     step: int
     """The optimizer step at which it was raised."""
     since: int
-    """The step since which every account has it so."""
+    """Of a drift: the step since which every account has it so. Of rows: the first step that one of them was in. Else
+    `step`."""
     subject: str
     """What moved, e.g. ``refusal of benign probes`` or ``row demo-017``; one alert per subject and run."""
     quantity: str

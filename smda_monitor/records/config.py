@@ -168,7 +168,7 @@ class IntentConfig(Section):
 
 
 class AlertsConfig(Section):
-    """What is alerted: drift of the behaviour by a test whose error rate is bounded, the rest by plain limits."""
+    """What is alerted: drift by a test, rows at a false-discovery rate, accounts and the self-audit by limits."""
 
     false_alarm: Annotated[float, Field(gt=0, lt=1)] | None = 0.01
     """Bound on the chance of any drift alert in a whole run that stays within `tolerance`; None: no such alert."""
