@@ -121,7 +121,7 @@ def feature_drift(
     return (delta_X.double() * coef.double()).masked_fill(meant, 0.0)
 
 
-def spread_within(groups: Sequence[Float64[Tensor, " n"]]) -> float:
+def spread_within(groups: Sequence[Float64[Tensor, " _"]]) -> float:
     """Root mean square of the values about the mean of their own group; at least one group, none empty."""
     return float(torch.cat([group - group.mean() for group in groups]).square().mean().sqrt())
 
