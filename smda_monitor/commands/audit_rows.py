@@ -27,7 +27,7 @@ from ..instruments.products import fast_products
 from ..instruments.rehearsal import rehearsal
 from ..instruments.replay import replay
 from ..instruments.row_capture import CapturedRow, RowCapture
-from ..instruments.watched_gradients import kept_type, watched_gradients
+from ..instruments.watched_gradients import kept_gradients, watched_gradients
 from ..maths.account import OwnReading, PolicyShift, RowFacts, policy_shift, row_entries, unread
 from ..maths.lone_row import read_alone, read_parts_alone, row_norms
 from ..maths.pathways import output_shift
@@ -98,26 +98,30 @@ class DataAudit:
         factors = [clip_factor(fact.gradient_norm, self._training.max_norm) for fact in facts]
         count, kept = weights.shape[1], self._watched_gradients
         towards = self._gradients if kept is None else FurtherColumns(self._gradients, count, kept)
+        known = kept.count if kept else 0
         with fast_products():
-            found, pushes = read_alone(
-                gradients, factors, step, towards, count + (kept.count if kept else 0), own.gradients, own.read
-            )
-            through_features = found[:, count:] if kept else self._read_watched(gradients, factors, step)
+            found, pushes = read_alone(gradients, factors, step, towards, count + known, own.gradients, own.read)
+            further = self._read_watched(gradients, factors, step, known)
+        through_features = torch.cat([found[:, count:], further], dim=1)
         own.reading.push[:] = pushes
         push = Read.of(found[:, :count], weights)
         delta_y = plan.targets.delta_y(push.columns, self._without.saturation)
         return self._judged(chosen, facts, push, delta_y, through_features, own.reading, answers)
 
-    def _read_watched(self, rows: RowGradients, factors: Sequence[float], step: WholeStep) -> Tensor:
-        """(n, K) ΔW_X of the watched features, on gradients that are taken for these rows alone."""
+    def _read_watched(self, rows: RowGradients, factors: Sequence[float], step: WholeStep, known: int) -> Tensor:
+        """(n, K − known) ΔW_X of the watched features behind the first `known`, on gradients that are taken for these
+        rows alone."""
+        left = slice(known, self._watched.count)
+        if known == self._watched.count:
+            return torch.zeros(rows.rows, 0, dtype=torch.float64)
         with rehearsal(self._training.optimizer, self._training.model, self.parameters) as take:
             take(torch.zeros(self.parameters.size))
-            return read_parts_alone(rows, factors, step, self._watched_parts())
+            return read_parts_alone(rows, factors, step, self._watched_parts(left))
 
-    def _watched_parts(self) -> Iterator[FlatGradients]:
+    def _watched_parts(self, features: slice) -> Iterator[FlatGradients]:
         instruments = self.instruments
         prompts = instruments.tokens(instruments.plan.chosen)
-        return watched_gradients(instruments.reader, prompts, self._watched, self.parameters)
+        return watched_gradients(instruments.reader, prompts, self._watched.part(features), self.parameters)
 
     def _replayed(self, number: int) -> RowAudit:
         began = time.perf_counter()
@@ -213,6 +217,7 @@ class DataAudit:
         with rehearsal(self._training.optimizer, self._training.model, self.parameters) as take:
             take(nothing)
             self._without, self._gradients = plan_gradients(self.instruments, self.parameters, 0)
-            kept = kept_type(self.instruments.reader, self._watched, self.parameters)
-            if kept is not None and self._columns:
-                self._watched_gradients = FlatGradients.joined(self._watched_parts(), kept)
+            count, kind = kept_gradients(self.instruments.reader, self._watched, self.parameters)
+            if count:
+                parts = self._watched_parts(slice(count))
+                self._watched_gradients = FlatGradients.joined(parts, count, kind)

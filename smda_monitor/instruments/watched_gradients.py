@@ -2,9 +2,9 @@
 
 A backward for every feature over the probes, begun at the hookpoint (`ProbeReader.feature_gradients`). All rows of an
 audit start from one state, so the K gradients are taken once and kept, as those of the probes' targets are: K·p numbers
-in float32 where they take a quarter of the reader's budget at most, in bfloat16 up to the whole of it. Where even that
-is too much (all parameters of a large model), nothing is kept, and they are made again for every portion of rows, as
-many at a time as a quarter of the budget holds.
+in float32 where they take a quarter of the reader's budget at most, else in bfloat16, as many as the whole of it holds.
+The others (all parameters of a large model) are made again for every portion of rows, as many at a time as a quarter of
+the budget holds.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from .parameters import TrainedParameters
 from .probe_reader import ProbeReader
 
 
-def kept_type(reader: ProbeReader, watched: WatchedShifts, parameters: TrainedParameters) -> torch.dtype | None:
-    """In which type the gradients are kept; None where they do not fit into the reader's budget."""
-    budget, numbers = reader.memory_gib * 2**30, watched.count * parameters.size
-    if 4 * numbers <= budget / 4:
-        return torch.float32
-    return torch.bfloat16 if 2 * numbers <= budget else None
+def kept_gradients(
+    reader: ProbeReader, watched: WatchedShifts, parameters: TrainedParameters
+) -> tuple[int, torch.dtype]:
+    """How many of the features' gradients are kept, the first ones, and in which type."""
+    budget, whole = reader.memory_gib * 2**30, watched.count * parameters.size
+    if 4 * whole <= budget / 4:
+        return watched.count, torch.float32
+    return min(watched.count, int(budget // (2 * parameters.size))), torch.bfloat16
 
 
 def watched_gradients(

@@ -70,9 +70,16 @@ class FlatGradients:
     """float32 or bfloat16."""
 
     @staticmethod
-    def joined(parts: Iterable[FlatGradients], kind: torch.dtype) -> FlatGradients:
-        """The columns of all `parts`, of which there is one at least, kept in the type `kind` as they come."""
-        return FlatGradients(torch.cat([part.matrix.to(kind) for part in parts]))
+    def joined(parts: Iterable[FlatGradients], columns: int, kind: torch.dtype) -> FlatGradients:
+        """The K = `columns` ≥ 1 of all `parts`, kept in the type `kind` as they come."""
+        waiting = iter(parts)
+        part, first = next(waiting), 0
+        matrix = part.matrix.new_empty(columns, part.matrix.shape[1], dtype=kind)
+        while first < columns:
+            matrix[first : first + part.count] = part.matrix
+            first += part.count
+            part = next(waiting, part)
+        return FlatGradients(matrix)
 
     @property
     def count(self) -> int:
