@@ -20,7 +20,7 @@ from smda_monitor.instruments.assemble import assemble, open_bench
 from smda_monitor.instruments.config_file import load_config
 from smda_monitor.instruments.plan_pass import measure_plan
 from smda_monitor.instruments.quiet import quiet
-from smda_monitor.maths.fidelity import RANKED, fidelity, noise_floor, pooled_fidelity
+from smda_monitor.maths.fidelity import RANKED, fidelity, noise_floor, pooled_fidelity, short_steps
 
 nan, inf = math.nan, math.inf
 
@@ -90,6 +90,13 @@ def test_rows_asked_for_count_only_where_none_was_drawn() -> None:
     asked, drawn = make_audit(13, "asked", error=0.9), make_audit(14, error=0.02)
     assert pooled_fidelity([asked]).overall.relative_error == pytest.approx(0.9)
     assert pooled_fidelity([asked, drawn]).overall.relative_error == pytest.approx(0.02)
+
+
+def test_a_step_falls_short_by_the_median_of_its_own_rows() -> None:
+    audits = [make_audit(13, error=0.02), make_audit(14, error=0.9), make_audit(14, "asked", error=0.4)]
+    assert short_steps([*audits, make_audit(15, error=0.02), make_audit(15, error=0.9)], 0.5) == {14}
+    assert short_steps(audits, 0.01) == {13, 14}
+    assert short_steps([], 0.5) == set()
 
 
 def test_ranks_of_different_targets_are_not_thrown_together() -> None:

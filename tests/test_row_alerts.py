@@ -78,6 +78,14 @@ def test_who_is_not_named() -> None:
     assert row_alert(run, RATE, ()) == row_alert(accounts(usual()), RATE, ())
 
 
+def test_a_step_whose_audit_fell_short_names_nobody() -> None:
+    run = accounts(usual(), planted={3: 9.0, 43: 9.0})
+    found = row_alert(run, RATE, (), short={13})
+    assert found is not None
+    assert found.rows == ("bad-43",)
+    assert row_alert(run, RATE, (), short={13, 18}) is None
+
+
 def test_the_latest_entry_of_a_row_counts() -> None:
     better = account((entry("bad-3", 0.0),), step=99)
     assert row_alert(accounts(usual(), planted={3: 9.0}), RATE, ()) is not None

@@ -100,6 +100,16 @@ def pooled_fidelity(audits: Sequence[AuditEntry]) -> PooledFidelity:
     return PooledFidelity(len(judged), bool(settled), targets, overall)
 
 
+def short_steps(audits: Sequence[AuditEntry], limit: float) -> set[int]:
+    """The steps whose replayed rows' pushes miss their replays by more than `limit`, median relative error over rows
+    and targets of the step."""
+    by_step: dict[int, list[tuple[float, float, float]]] = {}
+    for a in audits:
+        pairs = ((a.push[name], a.replayed[name], a.noise[name]) for name in a.replayed)
+        by_step.setdefault(a.step, []).extend(pairs)
+    return {step for step, pairs in by_step.items() if fidelity(pairs, ranked=False).relative_error > limit}
+
+
 def fidelity(entries: Iterable[tuple[float, float, float]], ranked: bool = True) -> Fidelity:
     """Of pairs given as (push, replayed, noise floor); with `ranked` their rank correlation too."""
     every = list(entries)

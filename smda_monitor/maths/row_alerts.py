@@ -1,8 +1,9 @@
 """Rows of a run that teach or move the behaviour against what their prompts call for, at a false-discovery rate.
 
 The score rule (`curation`) on all rows so far, at every account anew: each row by its latest entry, those of warm-up
-left out, where pushes are sign-like. A row is named once. The rate is of all rows that stand out at one account; among
-all that a run has named, chance picks of many accounts add up, and the part that is there by chance can be larger.
+left out, where pushes are sign-like, and those of steps whose audit fell short. A row is named once. The rate is of all
+rows that stand out at one account; among all that a run has named, chance picks of many accounts add up, and the part
+that is there by chance can be larger.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ LATEST = 4096
 """Rows that are held against one another, at most: the latest ones, so that an account costs the same in a long run."""
 
 
-def row_alert(accounts: Sequence[StepAccount], rate: float, known: Collection[str]) -> Alert | None:
+def row_alert(
+    accounts: Sequence[StepAccount], rate: float, known: Collection[str], short: Collection[int] = ()
+) -> Alert | None:
     """The alert that the latest of `accounts` raises on rows not `known` by id, the worst first, at most ten; None
-    where there is none. Raises `ConfigError` for a `rate` outside (0, 1)."""
-    rows = _latest(accounts)
+    where there is none. `short`: steps whose audit fell short (`fidelity.short_steps`). Raises `ConfigError` for a
+    `rate` outside (0, 1)."""
+    rows = _latest(accounts, short)
     division = divide([_figures(row) for row in rows], "score", rate)
     assert isinstance(division.cut, ScoreCut)
     found = [
@@ -51,9 +55,10 @@ def row_alert(accounts: Sequence[StepAccount], rate: float, known: Collection[st
     )
 
 
-def _latest(accounts: Sequence[StepAccount]) -> list[RowEntry]:
-    """The latest entry of every row after warm-up that has a score, latest first."""
-    entries = (row for account in reversed(accounts) if not account.warm_up for row in reversed(account.rows))
+def _latest(accounts: Sequence[StepAccount], short: Collection[int]) -> list[RowEntry]:
+    """The latest entry of every row that has a score, after warm-up and of no `short` step, latest first."""
+    judged = (account for account in reversed(accounts) if not account.warm_up and account.step not in short)
+    entries = (row for account in judged for row in reversed(account.rows))
     latest: dict[str, RowEntry] = {}
     for row in islice((row for row in entries if row.score == row.score), 2 * LATEST):
         if len(latest) < LATEST:

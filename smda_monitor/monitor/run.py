@@ -16,6 +16,7 @@ from ..instruments.plan_pass import measure_set
 from ..instruments.row_identity import RowNames, new_texts
 from ..maths.alerts import drift_alert, limit_alerts
 from ..maths.by_kind import readings_by_kind
+from ..maths.fidelity import short_steps
 from ..maths.row_alerts import row_alert
 from ..outputs.ledger import Ledger
 from ..outputs.sink import Past, SinkGroup
@@ -150,7 +151,8 @@ class MonitoredRun:
         raised = limit_alerts(limits, account, self._known, self.auditor.entries)
         if limits.row_rate is not None:
             named = {row for alert in self.alerts if alert.kind == "rows" for row in alert.rows}
-            on_rows = row_alert(self.accounts, limits.row_rate, named)
+            short = short_steps(self.auditor.entries, limits.audit) if limits.audit is not None else set()
+            on_rows = row_alert(self.accounts, limits.row_rate, named, short)
             raised += [on_rows] if on_rows else []
         return self._raise(raised)
 

@@ -114,8 +114,7 @@ class AccountConfig(Section):
     history_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Memory for these gradients, GiB (half precision); as many of the last steps are kept as fit."""
     watched_features: Annotated[int, Field(ge=0)] = 16
-    """Features whose ΔW is in every account, and in an audit of data of every row: so many that lead the policy, by
-    |w_k|·(standard deviation of X_k)."""
+    """Features with ΔW in every account, and for every audited row: so many that lead the policy by |w_k|·std(X_k)."""
     watched_drifting: Annotated[int, Field(ge=0)] = 8
     """And so many of the others that have drifted most since step 0, by |drift_k·w_k|; chosen anew at each account
     that splits them, none before the first."""
@@ -183,7 +182,8 @@ class AlertsConfig(Section):
     stop: tuple[AlertKind, ...] = ()
     """Kinds of alert at which training stops, with a checkpoint: ``drift``, ``rows``, ``account``."""
     audit: Annotated[float, Field(gt=0)] | None = 0.25
-    """Alert when pushes miss their replays by more than this, median relative error after warm-up; None: never."""
+    """Alert when pushes miss their replays by more than this, median relative error after warm-up; name no rows of a
+    step that does. None: never."""
 
 
 class AuditConfig(Section):
