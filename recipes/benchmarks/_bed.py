@@ -25,6 +25,10 @@ MODELS = (EMBEDDED, "tiny")
 """What can be benchmarked: the embedded model with the shipped refusing adapter merged into it, or a random one."""
 RANK = 8
 """Of LoRA on all linear layers."""
+LEARNT_EPOCHS = 3
+"""Over the rows that a model has learnt before."""
+LEARNT_RATE = 5e-4
+"""At which."""
 BED_FILE = "bed.json"
 """What a folder says of the test bed in it."""
 
@@ -105,14 +109,17 @@ class Bed:
         return short(text) if self.name == "tiny" else text
 
 
-def make_bed(name: str, folder: Path, seed: int = 0) -> Bed:
+def make_bed(name: str, folder: Path, seed: int = 0, learnt: Any = None) -> Bed:
     """The test bed of model `name`, in `folder`: the policy is fitted once, to the model that every run starts from.
+    With `learnt`, a data set, it has been trained on these rows before (`LEARNT_EPOCHS`).
 
     One that is there already, for the same `seed`, is used again.
     """
     if (folder / BED_FILE).is_file() and (there := open_bed(folder)).name == name and there.seed == seed:
         return there
     model, tokenizer = _base(name)
+    if learnt is not None:
+        model = _after(model, tokenizer, learnt, folder, seed)
     fitted: dict[str, Any] = {"policy": {"path": "fit"}}
     config = {**(tiny_config(folder / "tiny", seed) if name == "tiny" else fitted), "seed": seed}
     policy = open_bench(load_config(monitor_config(config, Settings(), folder / "fit")), model, tokenizer).fit()
@@ -140,6 +147,18 @@ def _base(name: str) -> tuple[Any, Any]:
         return tiny_model(), tiny_tokenizer()
     model, tokenizer = load_model(name, "shipped")
     return model.merge_and_unload(), tokenizer
+
+
+def _after(model: Any, tokenizer: Any, rows: Any, folder: Path, seed: int) -> Any:
+    """`model` with what LoRA learns of `rows` merged into it."""
+    with no_bars():
+        model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    before = Bed(EMBEDDED, folder, {}, tokenizer, seed)
+    tuned = before.model("lora")
+    arguments = {"per_device_train_batch_size": 8, "learning_rate": LEARNT_RATE, "num_train_epochs": LEARNT_EPOCHS}
+    before.trainer(tuned, rows, [], **arguments).train()
+    return tuned.merge_and_unload().eval()
 
 
 def _demo() -> list[dict[str, Any]]:

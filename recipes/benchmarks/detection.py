@@ -1,0 +1,197 @@
+"""How well planted rows are found while a model trains, beside what one would reach for instead, and how early.
+
+    python recipes/benchmarks/detection.py [--quick] [--data FILE] [--seeds N] [--json FILE]
+
+LoRA on the demo's clean rows, with rows of every planted kind among them after twelve steps; refusal and a second,
+two-choice behaviour (guessing by a stereotype) are watched. The model has learnt the warm-up's rows before, for three
+epochs: their wordings are new to it and move refusal at first, a true drift that has nothing to do with planted rows.
+One run for each seed scores all rows by every method. Then as many clean runs, and runs made of their accounts by
+resampling in which the truth is known: nulls, whose false alarms are counted, and drifts of growing size. --data plants
+the rows of a JSONL file with prompt, response and kind instead of the demo's; those whose kind begins with "control"
+are right. Every run is kept in --folder: a benchmark that was stopped goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from _bed import MODELS, Bed, make_bed
+from _detection_figures import FIGURES, OURS, first_named, kind_figures, means
+from _null_runs import drifting_runs, null_runs, scatter_paths
+from _planted_rows import Row, as_dataset, clean_order, demo_rows, kinds, planted_order, rows_to_plant, warm_up_rows
+from _planted_run import RunFound, planted_run
+from _show import number, show
+from _tiny import short
+from _two_behaviours import behaviours, text_scores
+
+from smda_monitor.errors import ConfigError, SMDAError, describe
+from smda_monitor.outputs.files import to_json, write_text
+from smda_monitor.outputs.json_file import check_json_file, write_json_file
+from smda_monitor.outputs.ledger_reader import read_ledger
+from smda_monitor.records.account import WARM_UP_STEPS
+from smda_monitor.records.config import REFUSAL, AlertsConfig
+
+MOST = 0.15
+"""Part of a run's rows that may be planted."""
+RATES = (0.05, 0.01)
+"""At which null runs are judged."""
+SIZES = (1.25, 1.5, 2.0, 3.0, 4.0)
+"""Of the power curve, in tolerances."""
+KEPT = ("model", "each", "batch", "lr", "probes", "tolerance", "data")
+"""Settings by which a kept run is known."""
+
+
+class Study:
+    """All runs of one benchmark, each kept in its folder."""
+
+    def __init__(self, bed: Bed, rows: Sequence[Row], args: argparse.Namespace) -> None:
+        self._bed, self._rows, self._args = bed, rows, args
+        self._folder = bed.folder / "detection"
+        self.configs = behaviours(bed, args.probes, {"tolerance": args.tolerance})
+        self._check_settings()
+        self._texts: dict[str, dict[str, dict[str, float]]] | None = None
+
+    def run(self, sort: str, seed: int) -> RunFound:
+        """The run of `seed` with planted rows (``planted``) or without (``clean``)."""
+        folder = self._folder / f"{sort}-{seed}"
+        kept = folder / "run.json"
+        if not kept.is_file():
+            if self._texts is None:
+                self._texts = text_scores(self._bed, self.configs, self._rows)
+            args, order = self._args, clean_order if sort == "clean" else planted_order
+            chosen = order(self._rows, args.each, seed, WARM_UP_STEPS * args.batch)
+            found = planted_run(self._bed, self.configs, chosen, folder, args.batch, args.lr, self._texts)
+            write_text(kept, to_json(found.as_json()))
+        return RunFound.of_json(json.loads(kept.read_text(encoding="utf-8")))
+
+    def made_runs(self, seeds: int) -> dict[str, Any]:
+        """Null runs at every rate and the power curve, by the accounts of refusal in the clean runs."""
+        args = self._args
+        paths = scatter_paths([read_ledger(self._folder / f"clean-{seed}" / REFUSAL) for seed in range(seeds)])
+
+        def alerts(rate: float) -> AlertsConfig:
+            return AlertsConfig(false_alarm=rate, tolerance=args.tolerance)
+
+        nulls = {rate: null_runs(paths, args.null_runs, args.probes, alerts(rate), args.seed) for rate in RATES}
+        made = max(1, args.null_runs // 5)
+        power = {size: drifting_runs(paths, size, made, args.probes, alerts(min(RATES)), args.seed) for size in SIZES}
+        return {
+            "false_alarm": {f"{rate:g}": found.as_json() for rate, found in nulls.items()},
+            "power": {f"{size:g}": found.as_json() for size, found in power.items()},
+        }
+
+    def _check_settings(self) -> None:
+        """Raises `ConfigError` where the folder keeps runs with other settings."""
+        settings, path = {name: str(getattr(self._args, name)) for name in KEPT}, self._folder / "settings.json"
+        if path.is_file() and (there := json.loads(path.read_text(encoding="utf-8"))) != settings:
+            other = ", ".join(f"{name} {there.get(name)}" for name in KEPT if there.get(name) != settings[name])
+            raise ConfigError(
+                describe(f"runs in {self._folder}", f"made with {other}", "these settings", "take another --folder")
+            )
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, to_json(settings))
+
+
+def report(found: dict[str, Any]) -> None:
+    """The tables: every score on every kind, alerts, made runs."""
+    rivals = list(found["mean"]["rivals"])
+    parts = {**found["kinds"], "mean": found["mean"]}
+
+    def cells(name: str, figure: str) -> list[str]:
+        by_score = [part if name == OURS else part["rivals"][name] for part in parts.values()]
+        return [number(one[figure], ".3f") for one in by_score]
+
+    for figure in FIGURES:
+        lines = [[name, *cells(name, figure)] for name in (OURS, *rivals)]
+        show(figure, ["score", *parts], lines, "Mean over seeds; a dash where there are no controls.")
+    steps = [[kind, *(number(step, ".0f") for step in one["steps_to_alert"])] for kind, one in found["kinds"].items()]
+    note = "To the first right drift alert, by seed. "
+    note += f"Drift alerts in {found['clean_runs']} clean runs: {found['clean_alerts']}."
+    show("steps to alert", ["kind", *map(str, range(len(steps[0]) - 1))], steps, note)
+    for name in ("false_alarm", "power"):
+        lines = [
+            [size, str(one["alerts"]), str(one["runs"]), f"{one['interval'][0]:.3f} to {one['interval'][1]:.3f}",
+             number(one["median_step"], ".0f")]
+            for size, one in found[name].items()
+        ]  # fmt: skip
+        show(
+            name, ["rate" if name == "false_alarm" else "drift/tolerance", "alerts", "runs", "95 %", "step"], lines, ""
+        )
+
+
+def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Everything that is written."""
+    began = time.perf_counter()
+    clean = [row for row in demo_rows() if args.data is None or not row.planted]
+    rows = [*clean, *(rows_to_plant(args.data, folder / "rows") if args.data is not None else ())]
+    if args.model == "tiny":
+        rows = [replace(row, prompt=short(row.prompt), response=short(row.response)) for row in rows]
+    _check_share(rows, args.each)
+    bed = make_bed(args.model, folder / "bed", learnt=as_dataset(warm_up_rows(rows, WARM_UP_STEPS * args.batch)))
+    study = Study(bed, rows, args)
+    runs = [study.run("planted", seed) for seed in range(args.seed, args.seed + args.seeds)]
+    clean_runs = [study.run("clean", seed) for seed in range(args.seed, args.seed + args.seeds)]
+    by_kind = {kind: kind_figures(runs, kind) for kind in kinds(rows)}
+    made = study.made_runs(args.seeds)
+    return {
+        "kinds": by_kind,
+        "mean": means(by_kind),
+        "first_named": [first_named(run) for run in runs],
+        "clean_runs": len(clean_runs),
+        "clean_alerts": sum(alert.kind == "drift" for run in clean_runs for alert in run.alerts),
+        "null_runs": args.null_runs,
+        "null_alerts": made["false_alarm"][f"{max(RATES):g}"]["alerts"],
+        **made,
+        "seconds": time.perf_counter() - began,
+        "settings": {name: getattr(args, name) for name in (*KEPT, "seed", "seeds", "null_runs")},
+    }
+
+
+def _check_share(rows: Sequence[Row], each: int) -> None:
+    planted = sum(min(each, sum(row.planted and row.kind == kind for row in rows)) for kind in kinds(rows))
+    share = planted / (planted + sum(not row.planted for row in rows))
+    if not 0 < share <= MOST:
+        expected = f"some, and {MOST:.0%} at most"
+        raise ConfigError(describe("planted rows", f"{share:.1%} of a run", expected, "set --each"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed, 100 null runs")
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="tiny: a random model, for the machinery")
+    parser.add_argument("--data", type=Path, help="rows to plant instead of the demo's")
+    parser.add_argument("--seeds", type=int, help="planted runs, and as many clean ones (default 3)")
+    parser.add_argument("--seed", type=int, default=0, help="the first (default 0)")
+    parser.add_argument("--each", type=int, default=8, help="planted rows of every kind in a run (default 8)")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=5e-4, help="learning rate (default 5e-4)")
+    parser.add_argument("--probes", type=int, default=16, help="measured at every step (default 16)")
+    parser.add_argument("--tolerance", type=float, default=0.5, help="of the drift alerts, nats (default 0.5)")
+    parser.add_argument("--null-runs", type=int, help="made runs without a drift, at each rate (default 300)")
+    parser.add_argument("--folder", type=Path, help="where to work; what is there is used again (default: temporary)")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    args = parser.parse_args(arguments)
+    args.seeds = args.seeds or (1 if args.quick else 3)
+    args.null_runs = args.null_runs or (100 if args.quick else 300)
+    with tempfile.TemporaryDirectory(prefix="smda-detection-") as temporary:
+        try:
+            check_json_file(args.json)
+            found = measured(args, args.folder or Path(temporary))
+            report(found)
+            write_json_file(args.json, found)
+        except SMDAError as error:
+            print(f"detection: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
