@@ -14,6 +14,7 @@ from torch import Tensor
 from smda_monitor.maths.drift import (
     FEATURES,
     Direction,
+    bounds,
     expected_log_e,
     feature_drift,
     fewest,
@@ -99,10 +100,25 @@ def test_looks_are_weighted_by_their_number() -> None:
 
 def test_the_fewest_witnesses_are_just_enough() -> None:
     for false_alarm, directions in ((0.01, 3), (0.05, 6), (0.5, 1)):
-        least, bound = fewest(false_alarm, directions), log_bound(false_alarm, directions)
+        bound = log_bound(false_alarm, directions)
+        least = fewest(bound)
         all_far = torch.full((least,), 1e9, dtype=torch.float64)
         assert log_evidence([log_e_value(all_far, 1.0, TOLERANCE)], [1]) >= bound - 1e-9
         assert log_evidence([log_e_value(all_far[1:], 1.0, TOLERANCE)], [1]) < bound
+
+
+def test_categories_with_witnesses_enough_share_half_of_the_false_alarm() -> None:
+    intent = intent_by_kind(IntentConfig(), "harmful")
+    kinds: dict[str, int] = {"harmful": 40, "lookalike": 40, "benign": 0, FEATURES: 80}
+    whole = bounds(intent, kinds, 0.02)
+    assert set(whole) == set(unintended({"harmful": "up", "lookalike": "down", FEATURES: "still"})), "no benign ones"
+    assert set(whole.values()) == {log_bound(0.02, 4)}
+    found = bounds(intent, kinds | {"harmful.fraud": 30, "harmful.malware": 2, "lookalike.fraud": 38}, 0.02)
+    parts = {d.of: bound for d, bound in found.items() if "." in d.of}
+    assert parts == {of: pytest.approx(log_bound(0.01, 2)) for of in ("harmful.fraud", "lookalike.fraud")}
+    assert {d.of: d.sign for d in found if "." in d.of} == {"harmful.fraud": -1.0, "lookalike.fraud": 1.0}
+    assert sum(math.exp(-bound) for bound in found.values()) == pytest.approx(0.02), "together no more than asked"
+    assert bounds(intent, kinds | {"harmful.fraud": 5}, 0.02) == whole
 
 
 def test_intent() -> None:

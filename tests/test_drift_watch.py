@@ -124,6 +124,30 @@ def test_features_that_the_policy_does_not_rest_on_are_judged_together() -> None
     assert not stepped(watch(intent={"features": "any"}), 2, X=(1.0, 0.2, -0.6))
 
 
+def test_a_category_that_drifts_while_its_kind_does_not() -> None:
+    kinds = [(kind, category) for kind in KINDS for category in ("fraud", "malware")]
+    probes = ProbeSet(tuple(Probe(f"{k}-{c}-{i}", "?", c, k) for k, c in kinds for i in range(COUNT)))
+
+    def seen(step: int, **mass: float) -> Snapshot:
+        about = torch.tensor([mass.get(f"{p.kind}_{p.category}", 0.0) for p in probes], dtype=torch.float64)
+        nothing = torch.zeros(len(probes), 1)
+        X = torch.tensor([[1.0, 0.0, 0.0]]).expand(len(probes), -1)
+        return Snapshot(step, probes.ids, X, about, about, about, nothing, DictionaryHealth(0.0, 0.0, 0.0))
+
+    given = instruments(AlertsConfig())
+    given.bench.probes, given.plan.probe_ids = probes, tuple(p.id for p in probes if p.id.endswith("-0"))
+    one = DriftWatch(given, seen(0), False)
+    moved = seen(1, benign_fraud=1.2)
+    one.note(replace(account(step=1), refusal=START, drift=(0.0, 0.0, 0.0)), START)
+    assert one.due(moved.part(given.plan.probe_ids), ())
+    one.look(moved)
+    ((drift, since),) = one.found(moved, ())
+    assert (drift.direction, since) == (Direction("benign.fraud", 1.0), 1)
+    assert drift.mean == pytest.approx(1.2)
+    alert = drift_alert("refusal", drift, 1, since, [])
+    assert (alert.subject, alert.quantity) == ("refusal of benign.fraud probes", "mass.benign.fraud since step 0")
+
+
 @pytest.mark.parametrize(("screened", "changes"), [(COUNT, False), (SCREENED, True)])
 def test_where_all_probes_are_witnesses_every_account_counts_as_a_look(screened: int, changes: bool) -> None:
     early, late = watch(screened, changes), watch(screened, changes)

@@ -11,7 +11,8 @@ kinds, d_j = Σ_{k∉I} w_k ΔX_jk; I are those that the policy rests on at the 
     evidence after n looks = Σ_{k ≤ n} E_k / (k (k + 1))
 
 1/(k (k + 1)) sums to 1 and the evidence never falls, so under the null it ever reaches H/α with chance ≤ α/H (Markov),
-whatever looks have in common, and with H directions judged the chance of any alert in a whole run is ≤ α. When to look,
+whatever looks have in common, and with H directions judged the chance of any alert in a whole run is ≤ α. Where
+categories of a kind are judged too, they share one half of α, kinds and features the other (`bounds`). When to look,
 up to a first alert, may depend on anything but the witnesses: on the course of training and on other prompts. Where it
 depends on them, k is to count all moments at which one might have looked. A factor 1 + tanh is at most 2: few witnesses
 can never be enough (`fewest`). Where it breaks: prompts so rare that a draw of m may miss them all drift far the other
@@ -50,7 +51,7 @@ class Direction:
     """One way in which the behaviour, or what the policy reads, is not to drift."""
 
     of: str
-    """On probes of this kind, or `FEATURES`."""
+    """On probes of this kind, of ``<kind>.<category>``, or `FEATURES`."""
     sign: float
     """1 up, −1 down."""
 
@@ -108,9 +109,25 @@ def log_bound(false_alarm: float, directions: int) -> float:
     return math.log(directions / false_alarm)
 
 
-def fewest(false_alarm: float, directions: int) -> int:
-    """The witnesses of a kind without which evidence cannot reach the bound at the first look."""
-    return math.ceil((log_bound(false_alarm, directions) + math.log(2)) / math.log(2))
+def fewest(bound: float) -> int:
+    """The witnesses without which evidence cannot reach the logarithm `bound` at the first look."""
+    return math.ceil((bound + math.log(2)) / math.log(2))
+
+
+def bounds(
+    intent: Mapping[str, DriftIntent], witnesses: Mapping[str, int], false_alarm: float
+) -> dict[Direction, float]:
+    """The directions that are judged, and the log-evidence at which each is alerted; together they are with a chance of
+    at most `false_alarm`.
+
+    `intent` is of kinds and `FEATURES`, `witnesses` how many there are of these and of ``<kind>.<category>``, which is
+    meant to go as its kind. A category is judged where its witnesses can be enough."""
+    whole = [direction for direction in unintended(intent) if witnesses.get(direction.of)]
+    candidates = unintended({of: intent[of.split(".")[0]] for of in witnesses if "." in of})
+    half = false_alarm / 2
+    parts = [d for d in candidates if witnesses[d.of] >= fewest(log_bound(half, len(candidates)))]
+    left = half if parts else false_alarm
+    return {d: log_bound(left, len(whole)) for d in whole} | {d: log_bound(half, len(parts)) for d in parts}
 
 
 def feature_drift(

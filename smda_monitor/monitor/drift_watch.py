@@ -9,7 +9,6 @@ probes are witnesses, and every account counts as a look.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
@@ -22,19 +21,18 @@ from ..maths.drift import (
     FEATURES,
     Direction,
     Drift,
+    bounds,
     expected_log_e,
     feature_drift,
     fewest,
     intent_by_kind,
     leading,
-    log_bound,
     log_e_value,
     log_evidence,
     spread_within,
-    unintended,
 )
 from ..records.account import StepAccount
-from ..records.probes import KINDS
+from ..records.probes import KINDS, ProbeSet
 from ..records.snapshot import Snapshot
 
 logger = logging.getLogger("smda_monitor")
@@ -50,15 +48,16 @@ class DriftWatch:
         self._tolerance = config.alerts.tolerance
         screened = set(instruments.plan.probe_ids)
         self._apart = not changes and len(screened) < len(probes)
-        about = {kind: [p.id for p in probes if p.kind == kind] for kind in KINDS} | {FEATURES: list(probes.ids)}
-        self._about = about
-        self._witnesses = {of: [i for i in ids if not (self._apart and i in screened)] for of, ids in about.items()}
+        about = {of: [p.id for p in probes if of in (p.kind, f"{p.kind}.{p.category}")] for of in _parts(probes)}
+        self._about = about | {FEATURES: list(probes.ids)}
+        self._witnesses = {
+            of: [i for i in ids if not (self._apart and i in screened)] for of, ids in self._about.items()
+        }
         self._policy, self._x = instruments.policy, first.X.abs().mean(0)
-        intent = intent_by_kind(config.alerts.intent, config.behaviour.wanted_on)
-        self._rate = config.alerts.false_alarm
-        asked = [] if self._rate is None else unintended(intent)
-        self._directions = [direction for direction in asked if self._witnesses[direction.of]]
-        self._bound = log_bound(self._rate, len(self._directions)) if self._rate and self._directions else math.inf
+        intent, rate = intent_by_kind(config.alerts.intent, config.behaviour.wanted_on), config.alerts.false_alarm
+        counts = {of: len(ids) for of, ids in self._witnesses.items()}
+        self._rate, self._bounds = rate, {} if rate is None else bounds(intent, counts, rate)
+        self._directions = list(self._bounds)
         self._log_e: dict[Direction, list[float]] = {direction: [] for direction in self._directions}
         self._chances: list[int] = []
         self._since: dict[Direction, int] = {}
@@ -66,13 +65,11 @@ class DriftWatch:
 
     def warn(self) -> None:
         """Says which kinds have too few witnesses for any alert."""
-        if not self._directions or self._rate is None:
-            return
-        least = fewest(self._rate, len(self._directions))
-        few = {d.of: len(self._witnesses[d.of]) for d in self._directions}
-        if few := {of: count for of, count in few.items() if count < least}:
-            found = ", ".join(f"{count} for {of}" for of, count in few.items())
-            expected = f"at least {least} for drift alerts at alerts.false_alarm {self._rate:g}"
+        least = {direction.of: fewest(bound) for direction, bound in self._bounds.items()}
+        few = {of: count for of, count in least.items() if len(self._witnesses[of]) < count}
+        if few:
+            found = ", ".join(f"{len(self._witnesses[of])} for {of}" for of in few)
+            expected = f"at least {max(few.values())} for drift alerts at alerts.false_alarm {self._rate:g}"
             remedy = "add probes of that kind, lower probes.per_step, raise alerts.false_alarm, or go on without."
             logger.warning(describe("probes outside the step plan", found, expected, remedy))
 
@@ -114,7 +111,7 @@ class DriftWatch:
             drift, count = self._drift(direction.of, now, ids), len(self._witnesses[direction.of])
             scatter = spread_within([drift]) if direction.of == FEATURES else spread
             expected = expected_log_e(drift, scatter, count, direction.sign, self._tolerance)
-            if log_evidence([expected], [self._next_chance]) >= self._bound:
+            if log_evidence([expected], [self._next_chance]) >= self._bounds[direction]:
                 return True
         return False
 
@@ -132,7 +129,7 @@ class DriftWatch:
         found = []
         for direction in self._directions:
             evidence = log_evidence(self._log_e[direction], self._chances)
-            if evidence >= self._bound and drift_subject(self._name, direction.of) not in known:
+            if evidence >= self._bounds[direction] and drift_subject(self._name, direction.of) not in known:
                 mean = float(self._drift(direction.of, whole, self._about[direction.of]).mean())
                 leading = self._leading(whole, direction.sign) if direction.of == FEATURES else ()
                 drift = Drift(direction, mean, self._tolerance, evidence, leading)
@@ -157,3 +154,9 @@ class DriftWatch:
     def _leading(self, whole: Snapshot, sign: float) -> tuple[tuple[int, float], ...]:
         drift = feature_drift(whole.X - self._first.X, self._policy.coef, self._x).mean(0)
         return tuple((self._policy.feature_ids[k], float(drift[k])) for k in leading(drift, sign))
+
+
+def _parts(probes: ProbeSet) -> list[str]:
+    """The kinds, and those of their categories that are not all of a kind, as ``<kind>.<category>``."""
+    categories = {kind: dict.fromkeys(p.category for p in probes if p.kind == kind) for kind in KINDS}
+    return [*KINDS, *(f"{kind}.{one}" for kind, found in categories.items() if len(found) > 1 for one in found)]
