@@ -200,8 +200,8 @@ def test_the_benchmark_writes_every_figure_and_goes_on_from_its_folder(
     again = json.loads(out.read_text())
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == kept
     assert {name: again[name] for name in ("kinds", "mean")} == {name: found[name] for name in ("kinds", "mean")}
-    assert detection.main([*size, "--folder", str(folder), "--lr", "1e-3"]) == 2
-    assert "made with lr 0.0005" in capsys.readouterr().err
+    assert detection.main([*size, "--folder", str(folder), "--lr", "5e-4"]) == 2
+    assert "made with lr 0.001" in capsys.readouterr().err
 
 
 def test_a_run_is_mostly_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

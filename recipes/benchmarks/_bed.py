@@ -120,7 +120,7 @@ def make_bed(name: str, folder: Path, seed: int = 0, learnt: Any = None) -> Bed:
     model, tokenizer = _base(name)
     if learnt is not None:
         model = _after(model, tokenizer, learnt, folder, seed)
-    fitted: dict[str, Any] = {"policy": {"path": "fit"}}
+    fitted: dict[str, Any] = {"policy": {"path": "fit", "bootstrap": 0}}
     config = {**(tiny_config(folder / "tiny", seed) if name == "tiny" else fitted), "seed": seed}
     policy = open_bench(load_config(monitor_config(config, Settings(), folder / "fit")), model, tokenizer).fit()
     save_policy(policy, folder / "policy")

@@ -95,6 +95,9 @@ def planted_run(
         max_steps=-(-len(order.rows) // batch),
         per_device_train_batch_size=batch,
         learning_rate=learning_rate,
+        # Adam's first steps are sign-like: at the full rate they would be most of a clean run's drift.
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=order.judged_from // batch,
         train_sampling_strategy="sequential",
     )
     try:

@@ -22,6 +22,9 @@ from torch import Tensor
 from smda_monitor.instruments.decoding import TOKENS, chat_texts, greedy_openings, refuses
 from smda_monitor.instruments.reference_answers import read_reference_answers, reference_means
 
+REFERENCES = 120
+"""Answers of which the direction is the difference of means, about."""
+
 
 def bm25(rows: Sequence[Row], probes: Sequence[str]) -> list[float]:
     """Of the rows' prompt and answer, among these rows, for each of `probes` as a query; the mean over probes."""
@@ -59,12 +62,13 @@ def projection_difference(
 ) -> list[float]:
     """Of `rows` against the model's `own` answers, along the direction that the answers of `reference` span."""
     known = read_reference_answers(reference)
-    shows = torch.tensor(known.shows)
+    spread = slice(None, None, max(1, len(known.rows) // REFERENCES))
+    shows = torch.tensor(known.shows[spread])
 
     def means(pairs: Sequence[tuple[str, str]]) -> Tensor:
         return reference_means(model, tokenizer, hook, pairs)
 
-    states = means(known.rows)
+    states = means(known.rows[spread])
     direction = states[shows].mean(0) - states[~shows].mean(0)
     theirs = means([(row.prompt, row.response) for row in rows])
     instead = means([(row.prompt, answer) for row, answer in zip(rows, own, strict=True)])

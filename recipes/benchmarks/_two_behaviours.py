@@ -69,7 +69,7 @@ def _second(bed: Bed) -> dict[str, Any]:
         config = {key: asked[key] for key in ("probes", "behaviour")}
     folder = bed.folder / "policy-stereotype"
     if not folder.is_dir():
-        fitting = {**config, "policy": {**bed.config["policy"], "path": "fit"}}
+        fitting = {**config, "policy": {"path": "fit", "bootstrap": 0}}
         save_policy(_bench(bed, fitting, bed.model("lora")).fit(), folder)
     return config
 

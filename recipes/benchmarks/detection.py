@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first (default 0)")
     parser.add_argument("--each", type=int, default=8, help="planted rows of every kind in a run (default 8)")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=5e-4, help="learning rate (default 5e-4)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate after a linear warm-up (default 1e-3)")
     parser.add_argument("--probes", type=int, default=16, help="measured at every step (default 16)")
     parser.add_argument("--tolerance", type=float, default=0.5, help="of the drift alerts, nats (default 0.5)")
     parser.add_argument("--null-runs", type=int, help="made runs without a drift, at each rate (default 300)")
