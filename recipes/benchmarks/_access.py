@@ -13,6 +13,7 @@ from torch import Tensor
 
 from smda_monitor.instruments.plan_pass import measure_plan
 from smda_monitor.instruments.quiet import quiet
+from smda_monitor.monitor.open_step import OpenStep
 from smda_monitor.monitor.run import MonitoredRun
 
 
@@ -31,10 +32,16 @@ class Weighted:
         return self.weights @ columns.double()
 
 
-def captured_rows(run: MonitoredRun) -> tuple[int, Rows]:
-    """(n, their unclipped gradients) of the rows of the step that is about to be taken."""
+def coming_step(run: MonitoredRun) -> OpenStep:
+    """The step that is about to be taken."""
     coming = run.accountant.coming
     assert coming is not None
+    return coming
+
+
+def captured_rows(run: MonitoredRun) -> tuple[int, Rows]:
+    """(n, their unclipped gradients) of the rows of the coming step."""
+    coming = coming_step(run)
     return coming.gradient.rows.rows, coming.gradient.rows
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from _access import captured_rows, target_gradients, target_names, trained_weights
+from _access import captured_rows, coming_step, target_gradients, target_names, trained_weights
 from _rivals import moments, scores
 from _slices import slices
 from torch import Tensor
@@ -39,10 +39,8 @@ class Witness(TrainerCallback):
         for behaviour, monitor in self.monitors.items():
             run = monitor.run
             assert run is not None
-            coming = run.accountant.coming
-            assert coming is not None
             by_rival = rivals(run, bare_optimizer(kwargs["optimizer"]), monitor.config.behaviour.wanted_on == "harmful")
-            for i, fact in enumerate(coming.facts):
+            for i, fact in enumerate(coming_step(run).facts):
                 told = {rival: float(values[i]) for rival, values in by_rival.items()}
                 self.found[behaviour][fact.row_id] = told
 
@@ -52,9 +50,7 @@ def rivals(run: MonitoredRun, optimizer: Any, wanted_on_harmful: bool) -> dict[s
     count, rows = captured_rows(run)
     found = {name: torch.zeros(count, dtype=torch.float64) for name in GRADIENT_RIVALS}
     towards, coefficients = target_gradients(run), unintended_target(run, wanted_on_harmful)
-    coming = run.accountant.coming
-    assert coming is not None
-    clip = coming.gradient.clip_factor
+    clip = coming_step(run).gradient.clip_factor
     for piece in slices(trained_weights(run)):
         target = coefficients[None] @ towards.dense(piece.start, piece.stop).double()
         at = moments(optimizer, trained_weights(run)[piece.parameter]).part(piece.inside)

@@ -55,8 +55,8 @@ class Study:
     def __init__(self, bed: Bed, rows: Sequence[Row], args: argparse.Namespace) -> None:
         self._bed, self._rows, self._args = bed, rows, args
         self._folder = bed.folder / "detection"
-        self.configs = behaviours(bed, args.probes, {"tolerance": args.tolerance})
         self._check_settings()
+        self.configs = behaviours(bed, args.probes, {"tolerance": args.tolerance})
         self._texts: dict[str, dict[str, dict[str, float]]] | None = None
 
     def run(self, sort: str, seed: int) -> RunFound:
@@ -72,10 +72,10 @@ class Study:
             write_text(kept, to_json(found.as_json()))
         return RunFound.of_json(json.loads(kept.read_text(encoding="utf-8")))
 
-    def made_runs(self, seeds: int) -> dict[str, Any]:
-        """Null runs at every rate and the power curve, by the accounts of refusal in the clean runs."""
+    def made_runs(self, seeds: Sequence[int]) -> dict[str, Any]:
+        """Null runs at every rate and the power curve, by the accounts of refusal in the clean runs of `seeds`."""
         args = self._args
-        paths = scatter_paths([read_ledger(self._folder / f"clean-{seed}" / REFUSAL) for seed in range(seeds)])
+        paths = scatter_paths([read_ledger(self._folder / f"clean-{seed}" / REFUSAL) for seed in seeds])
 
         def alerts(rate: float) -> AlertsConfig:
             return AlertsConfig(false_alarm=rate, tolerance=args.tolerance)
@@ -137,10 +137,10 @@ def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     _check_share(rows, args.each)
     bed = make_bed(args.model, folder / "bed", learnt=as_dataset(warm_up_rows(rows, WARM_UP_STEPS * args.batch)))
     study = Study(bed, rows, args)
-    runs = [study.run("planted", seed) for seed in range(args.seed, args.seed + args.seeds)]
-    clean_runs = [study.run("clean", seed) for seed in range(args.seed, args.seed + args.seeds)]
+    seeds = range(args.seed, args.seed + args.seeds)
+    runs, clean_runs = ([study.run(sort, seed) for seed in seeds] for sort in ("planted", "clean"))
     by_kind = {kind: kind_figures(runs, kind) for kind in kinds(rows)}
-    made = study.made_runs(args.seeds)
+    made = study.made_runs(seeds)
     return {
         "kinds": by_kind,
         "mean": means(by_kind),
