@@ -24,7 +24,9 @@ ROWS = 12
 ARGUMENTS = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_length": 64, "use_cpu": True}
 
 
-def opened(folder: Path, update: Update, warm_up: int = 3, model: Any = None) -> tuple[Training, Instruments]:
+def opened(
+    folder: Path, update: Update, warm_up: int = 3, model: Any = None, **arguments: Any
+) -> tuple[Training, Instruments]:
     """A training of the tiny model with LoRA, and the instruments on its model as it was before."""
     model = model if model is not None else tiny.tiny_lora(tiny.tiny_llama())
     tokenizer = tiny.tiny_tokenizer()
@@ -32,9 +34,8 @@ def opened(folder: Path, update: Update, warm_up: int = 3, model: Any = None) ->
     found = tiny.tiny_config(folder)
     config = load_config({**found, "policy": {**found["policy"], **preset}})
     policy = open_bench(config, model, tokenizer).fit()
-    training = open_training(
-        TrainingConfig(arguments=ARGUMENTS), update, warm_up, model, tokenizer, tiny.tiny_rows(ROWS), folder / "trainer"
-    )
+    known = TrainingConfig(arguments={**ARGUMENTS, **arguments})
+    training = open_training(known, update, warm_up, model, tokenizer, tiny.tiny_rows(ROWS), folder / "trainer")
     return training, assemble(open_bench(config, training.model, tokenizer), policy)
 
 
@@ -125,6 +126,16 @@ def masses_at(training: Training, instruments: Instruments, values: list[Tensor]
         for w, value in zip(weights, before, strict=True):
             w.copy_(value)
     return found
+
+
+def test_papers_step_is_taken_in_float32(tmp_path: Path) -> None:
+    """Of a model that was loaded in bfloat16 too, where it would be rounded away."""
+    model = tiny.tiny_lora(tiny.tiny_llama()).bfloat16()
+    training, instruments = opened(tmp_path, "paper", model=model, bf16=True)
+    assert {w.dtype for w in training.model.parameters()} == {torch.float32}
+    assert not training.trainer.args.bf16
+    found = judged(training, instruments, "replay")
+    assert all(abs(one.entry.push["S_Y"]) > 0 for one in found)
 
 
 def test_papers_step_is_plain_sgd_on_the_answers_mean_loss(tmp_path: Path) -> None:

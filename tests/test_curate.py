@@ -202,7 +202,7 @@ def test_the_reasons_name_every_figure() -> None:
         "Its prompt calls for refusal: +0.800 of -1 to +1.",
         "A step on it pushes refusal on that prompt by -0.400 nats, against that.",
         "Its answer reads as -0.900 (+1 shows refusal, -1 not), against that.",
-        "S -0.0300 (erodes the policy): S_X -0.0200, S_Y -0.0100.",
+        "S -0.0300 (erodes the policy, against what its prompt calls for): S_X -0.0200, S_Y -0.0100.",
         "Interference 0.75: the part of its policy shift on features that its prompt does not call for, most of it on "
         "feature 17.",
     )

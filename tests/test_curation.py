@@ -21,6 +21,7 @@ from smda_monitor.maths.curation import (
     divide,
     flag_rates,
     mirrored_rate,
+    misled,
     opposed,
     over_usual,
     ranks,
@@ -123,15 +124,24 @@ def test_direction() -> None:
     assert found.tolist() == [True, False, False, True, False]
 
 
+def test_misled_by_hand() -> None:
+    found = misled(t(2, 2, -3, 1, 1), t(0.5, -0.5, 1, 0, nan))
+    assert found[:4].tolist() == [-1.0, 1.0, 3.0, 0.0]
+    assert isnan(found[4])
+
+
 def test_rows_go_where_score_direction_and_interference_send_them() -> None:
     scores = torch.cat([normal(100, 3).clamp(max=1), t(6.0, 6.1, 6.2, 6.3, 6.4, nan)])
     against = torch.ones(106, dtype=torch.bool)
     against[100] = False
     interference = 0.5 + 0.02 * normal(106, 4)
     interference[7] = 0.95
-    remove, review, cut = curate_by_score(scores, against, interference, 0.1)
+    shift = 0.1 * normal(106, 5)
+    shift[8], shift[9] = 2.0, -2.0
+    remove, review, cut = curate_by_score(scores, against, interference, shift, 0.1)
     assert torch.nonzero(remove).flatten().tolist() == [101, 102, 103, 104]
-    assert {7, 100, 105} <= set(torch.nonzero(review).flatten().tolist())
+    assert not bool(review[9]), "a row that shifts the policy as its prompt calls for is kept"
+    assert {7, 8, 100, 105} <= set(torch.nonzero(review).flatten().tolist())
     assert int(review.sum()) < 12
     assert cut.threshold == 6.0, "a row that goes with its prompt is flagged all the same"
     assert cut.looser_rate == 0.2
@@ -142,14 +152,15 @@ def test_rows_go_where_score_direction_and_interference_send_them() -> None:
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, 2.0, nan])
 def test_a_rate_that_is_none_is_refused(rate: float) -> None:
     with pytest.raises(ConfigError, match="false-discovery rate: found"):
-        curate_by_score(t(1, 2), torch.ones(2, dtype=torch.bool), t(0, 0), rate)
+        curate_by_score(t(1, 2), torch.ones(2, dtype=torch.bool), t(0, 0), t(0, 0), rate)
 
 
 def test_a_bulk_that_does_not_vary_flags_nothing() -> None:
     assert flag_rates(t(1, 1, 1, 1, 1, 50)).tolist() == [1.0] * 6
     assert flag_rates(t(nan, nan)).isnan().all()
     assert flag_rates(t(nan, 3.0)).tolist()[1] == 1.0
-    remove, review, cut = curate_by_score(t(nan, nan), torch.zeros(2, dtype=torch.bool), t(nan, nan), 0.1)
+    unknown = t(nan, nan)
+    remove, review, cut = curate_by_score(unknown, torch.zeros(2, dtype=torch.bool), unknown, unknown, 0.1)
     assert (remove.any(), review.all(), cut.threshold) == (False, True, inf)
 
 
@@ -210,12 +221,13 @@ def test_laws(values: list[float], rate: float, seed: int) -> None:
     scores, n = t(*values), len(values)
     generator = torch.Generator().manual_seed(seed)
     against, interference = torch.rand(n, generator=generator) < 0.7, torch.rand(n, generator=generator).double()
-    remove, review, cut = curate_by_score(scores, against, interference, rate)
+    shift = torch.rand(n, generator=generator).double()
+    remove, review, cut = curate_by_score(scores, against, interference, shift, rate)
     rates = flag_rates(scores)
     assert not bool((remove & review).any()), "a row goes to one place"
     assert not bool((remove & ~against).any())
     assert bool(((scores >= cut.threshold) == (rates <= rate)).all()), "all from the threshold on, and no other"
-    stricter, _, _ = curate_by_score(scores, against, interference, rate / 2)
+    stricter, _, _ = curate_by_score(scores, against, interference, shift, rate / 2)
     assert bool((remove | ~stricter).all()), "a lower rate removes no other rows"
     order = torch.randperm(n, generator=generator)
     assert torch.allclose(flag_rates(scores[order]), rates[order])

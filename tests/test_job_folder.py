@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from smda_monitor.errors import ConfigError
-from smda_monitor.outputs.job_folder import add_to_manifest, begin_job, check_job_folder, removed_on_error
+from smda_monitor.outputs.job_folder import (
+    add_to_manifest,
+    begin_job,
+    begin_set_up,
+    check_job_folder,
+    removed_on_error,
+)
 
 IDENTITY = {"steps": 3, "config": {"rate": 0.1, "names": ("a", "b")}}
 
@@ -18,11 +24,11 @@ def manifest(folder: Path) -> dict[str, object]:
 
 def test_a_job_is_begun_gone_on_with_and_finished(tmp_path: Path) -> None:
     folder = tmp_path / "job"
-    check_job_folder(folder, "proof", resume=False)
+    assert check_job_folder(folder, "proof", resume=False)
     begin_job(folder, "proof", IDENTITY, resume=False)
     begun = manifest(folder)
     assert (begun["kind"], begun["status"], begun["steps"]) == ("proof", "running", 3)
-    check_job_folder(folder, "proof", resume=True)
+    assert not check_job_folder(folder, "proof", resume=True)
     begin_job(folder, "proof", IDENTITY, resume=True)
     assert manifest(folder) == begun
     add_to_manifest(folder, {"status": "finished"})
@@ -42,6 +48,17 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
     begin_job(tmp_path, "audit", IDENTITY, resume=False)
     with pytest.raises(ConfigError, match="the folder of no proof"):
         check_job_folder(tmp_path, "proof", resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_was_killed_while_it_was_set_up_begins_anew(tmp_path: Path, resume: bool) -> None:
+    begin_set_up(tmp_path, "proof", {"steps": 9})
+    (tmp_path / "rows").mkdir()
+    with pytest.raises(ConfigError):
+        check_job_folder(tmp_path, "audit", resume)
+    assert check_job_folder(tmp_path, "proof", resume)
+    begin_job(tmp_path, "proof", IDENTITY, resume=False)
+    assert (manifest(tmp_path)["status"], manifest(tmp_path)["steps"]) == ("running", 3)
 
 
 def test_another_job_is_told_by_what_differs(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import audited
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
@@ -187,6 +189,20 @@ def test_a_killed_proof_goes_on(home: Path, proof: Path, tmp_path: Path) -> None
     assert arms(out) == arms(proof)
 
 
+def test_a_proof_that_was_killed_while_it_was_set_up_begins_anew(home: Path, proof: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    words = ["prove", str(home / "audit"), "--max-steps", str(STEPS), "--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-m", "smda_monitor", *words], stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not (out / "rows").exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert json.loads((out / "manifest.json").read_text())["status"] == "setting up", "it was killed on the way"
+    assert main(words) == 0
+    assert arms(out) == arms(proof)
+
+
 def test_more_seeds_are_added_to_a_finished_proof(run: Path) -> None:
     before = arms(run / "proof")
     assert main(["prove", str(run), "--max-steps", str(STEPS), "--seeds", "4", "--resume"]) == 0
@@ -281,6 +297,34 @@ def test_an_audit_without_a_curation_is_curated_first(run: Path, capsys: pytest.
     assert "The rows' bulk lies at" in shown.out
     assert code == 2, "random weights flag other rows, or none"
     assert "other flagged" in shown.err or "other curation" in shown.err or "no row to remove" in shown.err
+
+
+def test_what_the_default_rule_removes_is_what_is_proved(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four rows of the tiny audit stand out by their scores and go against their prompts, as real ones would."""
+    shutil.rmtree(run / "curation")
+    shutil.rmtree(run / "proof")
+    table = pq.read_table(run / "scores.parquet")
+    scores = {f"mine-{i}": 50.0 for i in (1, 2, 9, 10)}
+    found = [scores.get(name, 0.01 * i) for i, name in enumerate(table["row_id"].to_pylist())]
+    place = table.column_names.index("score")
+    pq.write_table(table.set_column(place, "score", pa.array(found)), run / "scores.parquet")
+    _oppose(run / "judged", set(scores))
+    assert main(["prove", str(run), "--max-steps", "1"]) == 0
+    figures = json.loads((run / "proof" / "proof.json").read_text())
+    assert (figures["curation"]["rule"], figures["flagged_rows"]) == ("score", 4)
+    assert set(arms(run / "proof")["flagged-0-0"]["left_out"]) == set(scores)
+    assert "The rows' bulk lies at" in capsys.readouterr().out
+
+
+def _oppose(folder: Path, names: set[str]) -> None:
+    """Makes the rows `names` of a judged audit push against what their prompts call for."""
+    for path in folder.glob("*.parquet"):
+        table = pq.read_table(path)
+        changed = [
+            (-1.0 if one["row_id"] in names else 1.0) * (1.0 if one["expected"] >= 0 else -1.0)
+            for one in table.select(["row_id", "expected"]).to_pylist()
+        ]
+        pq.write_table(table.set_column(table.column_names.index("own_push"), "own_push", pa.array(changed)), path)
 
 
 def test_without_planted_rows_it_says_so(tmp_path: Path, home: Path, run: Path) -> None:

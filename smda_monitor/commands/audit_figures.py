@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..maths.agreement import agreement
+from ..maths.agreement import closeness, median
 from ..maths.controls import auroc_controls, auroc_controls_by_kind
 from ..maths.score import score_figures, scores
 from ..outputs.row_audit_tables import SCORED, judged_columns, judged_parts, write_scores
 from ..records.training_row import PlantedRow
 
-PATHWAYS = ("S_X", "S_Y")
+_PUSH = {"S_X": "push.S_X", "S_Y": "push.S_Y"}
+_REFIT = "refit_remainder"
 _WITNESSES = ("own_push", "expected", "answer_reading", "unintended")
 
 
@@ -27,7 +28,7 @@ def audit_figures(folder: Path, with_answers: bool, planted: Sequence[PlantedRow
     sums up; without reference answers what an answer shows is no witness. Only then is it asked how well scores tell
     rows that are known to be `planted`, about this `behaviour`, from their controls; all by kind, beside the behaviour
     that the data say a kind is about."""
-    judged = judged_columns(folder / "judged", (*SCORED, *_WITNESSES))
+    judged = judged_columns(folder / "judged", (*SCORED, *_WITNESSES, "seconds", _REFIT))
     push, expected, reading = (_column(judged, name) for name in _WITNESSES[:3])
     found = scores(push, expected, reading if with_answers else None)
     write_scores(folder / "scores.parquet", judged, found)
@@ -35,24 +36,30 @@ def audit_figures(folder: Path, with_answers: bool, planted: Sequence[PlantedRow
         "rows": judged.num_rows,
         **score_figures(found, _column(judged, "unintended")),
         "gradient_vs_replay": _closeness(folder, judged),
+        "refit_remainder": _refit(folder, judged),
         "auroc_controls": auroc_controls(found, [one for one in planted if one.behaviour in (None, behaviour)]),
         "auroc_controls_by_kind": auroc_controls_by_kind(found, planted),
         "kinds_about": {one.kind: one.behaviour for one in planted},
     }
 
 
-def _closeness(folder: Path, judged: Any) -> dict[str, dict[str, float]] | None:
-    """Of the rows that were also replayed, by pathway; None where there is none."""
+def _closeness(folder: Path, judged: Any) -> dict[str, Any] | None:
+    """Of the rows that were also replayed; None where there is none."""
     numbers = [number for part in judged_parts(folder / "checked") for number in part]
     if not numbers:
         return None
-    columns = [f"push.{name}" for name in PATHWAYS]
-    replayed = judged_columns(folder / "checked", columns)
-    same = judged.select(columns).take([number - 1 for number in numbers])
-    return {
-        name: agreement(_column(same, column).tolist(), _column(replayed, column).tolist())
-        for name, column in zip(PATHWAYS, columns, strict=True)
-    }
+    replayed = judged_columns(folder / "checked", [*_PUSH.values(), "seconds"])
+    same = judged.take([number - 1 for number in numbers])
+    pairs = {name: (_column(same, on).tolist(), _column(replayed, on).tolist()) for name, on in _PUSH.items()}
+    seconds = _column(judged, "seconds").tolist(), _column(replayed, "seconds").tolist()
+    return closeness(pairs, *seconds)
+
+
+def _refit(folder: Path, judged: Any) -> float:
+    """The median of the remainders of the exact refits, which replayed rows have; NaN where no row was replayed."""
+    replayed = [judged, judged_columns(folder / "checked", [_REFIT])]
+    known = [one for table in replayed if table is not None for one in _column(table, _REFIT).tolist() if one == one]
+    return median(known)
 
 
 def _column(table: Any, name: str) -> Tensor:

@@ -21,7 +21,7 @@ from ..maths.proof import measured, proof_figures
 from ..outputs.curation_files import HEAD, read_curation
 from ..outputs.files import to_json, write_text
 from ..outputs.finished_audit import FinishedAudit, read_audit, read_figures
-from ..outputs.job_folder import add_to_manifest, begin_job, check_job_folder, removed_on_error
+from ..outputs.job_folder import add_to_manifest, begin_job, begin_set_up, check_job_folder, removed_on_error
 from ..outputs.json_file import check_json_file, write_json_file
 from ..outputs.progress import progress
 from ..outputs.proof_files import as_json, read_arm, write_arm
@@ -72,17 +72,19 @@ def run_prove(request: ProveRequest) -> int:
     check_json_file(request.json)
     audit = read_audit(request.run)
     folder = request.out or request.run / FOLDER
-    check_job_folder(folder, "proof", request.resume)
+    new = check_job_folder(folder, "proof", request.resume)
     config = load_config(request.config if request.config is not None else audit.config)
     rule, flagged_ids = _curated(audit)
-    with removed_on_error(folder, not request.resume):
+    with removed_on_error(folder, new):
+        if new:
+            begin_set_up(folder, "proof", {"audit": audit.identity})
         rows = audited_rows(audit, [one.row_id for one in read_figures(audit)], folder / "rows")
         names = rows.data["id"]
         flagged = [i for i, name in enumerate(names) if name in flagged_ids]
         planted = [one.place for one in planted_rows(rows)]
         series = Retraining(config, rows, folder / "trainer", request.max_steps)
         arms = plan_arms(series.lengths, flagged, planted, request.seeds, request.random, config.seed)
-        begin_job(folder, "proof", _identity(audit, config, series, rule, flagged_ids), request.resume)
+        begin_job(folder, "proof", _identity(audit, config, series, rule, flagged_ids), resume=not new)
     runs = _trained(series, arms, folder)
     by_arm = {name: measured(found, series.threshold) for name in ARMS if (found := _of(runs, name))}
     figures = proof_figures(by_arm, [one.kind for one in series.heldout], config.seed)

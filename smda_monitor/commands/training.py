@@ -27,6 +27,8 @@ from ..records.config import TrainingConfig
 Update = Literal["robust", "paper"]
 PAPER_LEARNING_RATE = 1e-4
 """Of the paper's step."""
+PAPER = {"completion_only_loss": True, "learning_rate": PAPER_LEARNING_RATE, "bf16": False, "fp16": False}
+"""What the paper's update is, whatever the user's own training says."""
 QUIET = {
     "report_to": "none",
     "save_strategy": "no",
@@ -88,9 +90,9 @@ def open_training(
     mode that is not accounted for.
     """
     if update == "paper":
-        arguments = {**config.arguments, "completion_only_loss": True, "learning_rate": PAPER_LEARNING_RATE}
-        paper = config.model_copy(update={"arguments": arguments, "lora": None})
-        trainer = open_trainer(paper, _whole(model).requires_grad_(True), tokenizer, rows, folder)
+        paper = config.model_copy(update={"arguments": {**config.arguments, **PAPER}, "lora": None})
+        # In float32 before adapters are merged: in bfloat16 a step of this size is rounded away.
+        trainer = open_trainer(paper, _whole(model.float()).requires_grad_(True), tokenizer, rows, folder)
         sgd = torch.optim.SGD(trainer.model.parameters(), lr=PAPER_LEARNING_RATE)
         return Training(trainer, sgd, 0.0, None, 1, False)
     trainer = open_trainer(config, model, tokenizer, rows, folder, [_stop_after(warm_up)])

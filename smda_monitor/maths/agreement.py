@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 FEWEST = 3
 """Pairs from which a rank correlation is given."""
@@ -18,6 +19,22 @@ FEWEST = 3
 def agreement(estimates: Sequence[float], exact: Sequence[float]) -> dict[str, float]:
     """``spearman`` of the two, and ``relative_error``, the `median` of `relative_errors`."""
     return {"spearman": spearman(estimates, exact), "relative_error": median(relative_errors(estimates, exact))}
+
+
+def closeness(
+    pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], seconds: Sequence[float], exactly: Sequence[float]
+) -> dict[str, Any]:
+    """Of several figures of the same n rows, by name (estimates, exact): the rank correlation of each under its name,
+    ``relative_error`` by name, ``rows`` n, and ``times_faster``: the mean of the seconds that a row took `exactly` over
+    that of the `seconds` that one took otherwise; NaN where no time was measured."""
+    found = {name: agreement(*pair) for name, pair in pairs.items()}
+    took = statistics.fmean(seconds)
+    return {
+        **{name: one["spearman"] for name, one in found.items()},
+        "relative_error": {name: one["relative_error"] for name, one in found.items()},
+        "rows": len(exactly),
+        "times_faster": statistics.fmean(exactly) / took if took > 0 else math.nan,
+    }
 
 
 def spearman(estimates: Sequence[float], exact: Sequence[float], fewest: int = FEWEST) -> float:

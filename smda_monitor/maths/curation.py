@@ -83,7 +83,9 @@ def divide(rows: Sequence[RowFigures], rule: CurationRule, rate: float) -> Divis
         remove, review, cut = curate_by_median(column("S"), expected)
     else:
         wrong_way = opposed(expected, column("own_push"), column("answer_reading"))
-        remove, review, cut = curate_by_score(excess, wrong_way, column("interference"), rate)
+        remove, review, cut = curate_by_score(
+            excess, wrong_way, column("interference"), misled(column("S"), expected), rate
+        )
     buckets: list[Bucket] = [
         "remove" if out else "review" if asked else "keep"
         for out, asked in zip(remove.tolist(), review.tolist(), strict=True)
@@ -146,12 +148,21 @@ def opposed(
     return against(push, expected) | against(reading, expected)
 
 
+def misled(S: Float64[Tensor, " n"], expected: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    """−e·S: how far a row shifts the policy against what its prompt calls for. NaN where that is not known."""
+    return -expected * S
+
+
 def curate_by_score(
-    excess: Float64[Tensor, " n"], wrong_way: Bool[Tensor, " n"], interference: Float64[Tensor, " n"], rate: float
+    excess: Float64[Tensor, " n"],
+    wrong_way: Bool[Tensor, " n"],
+    interference: Float64[Tensor, " n"],
+    shift: Float64[Tensor, " n"],
+    rate: float,
 ) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " n"], ScoreCut]:
     """(remove, review, cut) by the `excess` of rows (`over_usual`). Remove: flagged at `rate`, `wrong_way` (`opposed`).
-    Review: of the others those flagged at twice the rate, or by their interference at the rate, and those
-    without a score.
+    Review: of the others those flagged at twice the rate, or at the rate by their `interference` or by their `shift` of
+    the policy (`misled`), and those without a score.
 
     Raises `ConfigError` for a `rate` outside (0, 1).
     """
@@ -160,7 +171,8 @@ def curate_by_score(
     looser = min(LOOSER * rate, (1 + rate) / 2)
     rates, by = flag_rates(excess), bulk(excess)
     remove = (rates <= rate) & wrong_way
-    review = ~remove & ((rates <= looser) | (flag_rates(interference) <= rate) | excess.isnan())
+    beside = (flag_rates(interference) <= rate) | (flag_rates(shift) <= rate)
+    review = ~remove & ((rates <= looser) | beside | excess.isnan())
     threshold = _lowest(excess, rates <= rate)
     mirrored = mirrored_rate(excess, by.centre, threshold)
     cut = ScoreCut(rate, by.centre, by.spread, threshold, looser, _lowest(excess, rates <= looser), mirrored)

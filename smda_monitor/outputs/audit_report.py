@@ -31,9 +31,12 @@ def print_audit(folder: Path, figures: Mapping[str, Any], leading: Sequence[Mapp
         ]
         table.add_row(*map(Text, cells))
     console.print(table)
-    for name, found in (figures["gradient_vs_replay"] or {}).items():
-        error = percent(found["relative_error"])
-        console.print(Text(f"{name} by gradient against replay: Spearman {found['spearman']:.3f}, off by {error}"))
+    if (found := figures["gradient_vs_replay"]) is not None:
+        for name, error in found["relative_error"].items():
+            told = f"{name} by gradient against replay: Spearman {found[name]:.4f}, off by {percent(error)}"
+            console.print(Text(told))
+        told = f"{found['times_faster']:.1f} times faster than replay, by the {found['rows']} rows judged both ways"
+        console.print(Text(told))
     if figures["auroc_controls"] is not None:
         by_kind = ", ".join(
             f"{plain(kind, 40)} {found:.3f}"

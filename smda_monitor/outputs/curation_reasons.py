@@ -59,7 +59,8 @@ def _direction(row: RowFigures, behaviour: str) -> list[str]:
 
 def _shift(row: RowFigures) -> str:
     does = "erodes" if row.S < 0 else "reinforces"
-    return f"S {number(row.S)} ({does} the policy): S_X {number(row.S_X)}, S_Y {number(row.S_Y)}."
+    side = ", against what its prompt calls for" if row.S * row.expected < 0 else ""
+    return f"S {number(row.S)} ({does} the policy{side}): S_X {number(row.S_X)}, S_Y {number(row.S_Y)}."
 
 
 def _interference(row: RowFigures) -> list[str]:

@@ -1,6 +1,8 @@
 """The folder of a long job that can be stopped and gone on with: its manifest says what the job is and how far it got.
 
-manifest.json    ``kind``, the job's identity, ``status`` (running until the end), ``started``
+manifest.json    ``kind``, the job's identity, ``status`` (setting up, running, finished), ``started``
+
+What was killed while it was set up holds no result yet, and is begun anew.
 """
 
 from __future__ import annotations
@@ -18,11 +20,15 @@ from .ledger import now
 
 MANIFEST = "manifest.json"
 """The file's name."""
+SETTING_UP = "setting up"
+"""The status before there is anything to go on with."""
 
 
-def check_job_folder(folder: Path, kind: str, resume: bool) -> None:
-    """Before anything dear is done. Raises `ConfigError` where a new job's `folder` holds anything, or one to be gone
-    on with holds no job of this `kind`."""
+def check_job_folder(folder: Path, kind: str, resume: bool) -> bool:
+    """Whether a job of this `kind` begins in `folder`; False: it goes on. Before anything dear is done. Raises
+    `ConfigError` where a new job's `folder` holds anything, or one to be gone on with holds no job of this `kind`."""
+    if was_set_up(folder, kind):
+        return True
     if resume:
         if _manifest(folder).get("kind") != kind:
             remedy = "name the folder that it was run into"
@@ -31,6 +37,19 @@ def check_job_folder(folder: Path, kind: str, resume: bool) -> None:
         remedy = f"name another folder, or --resume a {kind} that was stopped"
         found = "a folder that is not empty" if folder.is_dir() else "a file"
         raise ConfigError(describe(f"--out {folder}", found, "an empty folder, or none", remedy))
+    return not resume
+
+
+def begin_set_up(folder: Path, kind: str, identity: Mapping[str, Any]) -> None:
+    """Writes the manifest of a job that is about to be set up; `identity` is what is known of it by then."""
+    write_text(folder / MANIFEST, to_json({**identity, "kind": kind, "status": SETTING_UP}, indent=2))
+
+
+def was_set_up(folder: Path, kind: str) -> bool:
+    """Whether `folder` is what a kill left of a job of this `kind` that had done nothing."""
+    path = folder / MANIFEST
+    known = read_json(path, "manifest") if path.is_file() else {}
+    return isinstance(known, dict) and known.get("kind") == kind and known.get("status") == SETTING_UP
 
 
 def begin_job(folder: Path, kind: str, identity: Mapping[str, Any], resume: bool) -> None:

@@ -61,7 +61,7 @@ def _page(folder: Path, behaviour: str) -> str | None:
 def _figures(found: Mapping[str, Any]) -> dict[str, Cell]:
     """`FIGURES` of one behaviour; None where it has none."""
     closeness = _mapping(found.get("gradient_vs_replay"))
-    ranks = {name: _mapping(closeness.get(name)).get("spearman") for name in ("S_X", "S_Y")}
+    ranks = {name: closeness.get(name) for name in ("S_X", "S_Y")}
     return {name: ranks[name] if name in ranks else found.get(name) for name in FIGURES}
 
 

@@ -89,9 +89,14 @@ def _sentences(view: AuditView) -> list[str]:
         sentences.append("No row has a score: rows were not read on their own prompts.")
     if view.kinds is not None and view.kinds.contrasts:
         sentences.append(_contrast_sentence(view.kinds))
-    for name, found in _fidelity(view).items():
-        error, rank = percent(_nan(found.get("relative_error"))), _nan(found.get("spearman"))
-        sentences.append(f"{name} by gradient against replay: rank correlation {rank:.3f}, median error {error}.")
+    for name, (rank, error) in _fidelity(view).items():
+        told = f"rank correlation {rank:.3f}, median error {percent(error)}"
+        sentences.append(f"{name} by gradient against replay: {told}.")
+    if (faster := _nan(_closeness(view).get("times_faster"))) == faster:
+        sentences.append(f"A row took {faster:.1f} times as long by replay.")
+    if (refit := _nan(view.summary.get("refit_remainder"))) == refit:
+        told = f"{percent(refit)} of ΔW (median)"
+        sentences.append(f"Of replayed rows, exact refits of the policy differ from its two pathways by {told}.")
     if view.omitted:
         sentences.append(f"{view.omitted} row{'' if view.omitted == 1 else 's'} left out, with reasons, below.")
     return [*sentences, *later_sentences(view.curation.figures if view.curation else None, view.proof)]
@@ -112,10 +117,18 @@ def _contrast_sentence(kinds: RowKinds) -> str:
     )
 
 
-def _fidelity(view: AuditView) -> Mapping[str, Mapping[str, Any]]:
+def _closeness(view: AuditView) -> Mapping[str, Any]:
     """``gradient_vs_replay`` of the summary; empty where no row was replayed beside."""
     found = view.summary.get("gradient_vs_replay")
-    return {name: one for name, one in found.items() if isinstance(one, Mapping)} if isinstance(found, Mapping) else {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _fidelity(view: AuditView) -> dict[str, tuple[float, float]]:
+    """(rank correlation, relative error) of `_closeness` by figure; NaN for what is no number."""
+    found = _closeness(view)
+    errors = found.get("relative_error")
+    known = errors if isinstance(errors, Mapping) else {}
+    return {name: (_nan(found.get(name)), _nan(error)) for name, error in known.items()}
 
 
 def _nan(value: Any) -> float:
