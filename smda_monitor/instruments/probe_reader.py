@@ -177,7 +177,7 @@ class ProbeReader:
             parts.append(detached(hidden, X, readings))
             order += chunk
         by_name = {name: ChunkedRows(tuple(found)) for name, found in chunks.items()}
-        return in_order(parts, order), ProbeGradients(by_name.pop("S_X"), by_name)
+        return in_order(parts, order), ProbeGradients(by_name.pop("S_X"), by_name, len(prompts))
 
     def own(self, prompts: Sequence[PromptTokens], parameters: TrainedParameters) -> tuple[Measurement, ChunkedRows]:
         """Measurement of n own prompts and the gradient of the contrast of each; kept as by `gradients`."""

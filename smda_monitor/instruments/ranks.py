@@ -24,11 +24,28 @@ POLL = 0.1
 _FAILED = "failed"
 
 
-class Ranks:
-    """One of `count` processes, by `number` from 0; `store` is where they meet, None for a process alone."""
+class Rank:
+    """One of `count` processes, by `number` from 0."""
+
+    def __init__(self, number: int = 0, count: int = 1) -> None:
+        self.number, self.count = number, count
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes what is written once."""
+        return self.number == 0
+
+    def share(self, parts: Sequence[Part]) -> Sequence[Part]:
+        """Every `count`-th of `parts`, from `number` on: the ranks' shares are all parts, each once."""
+        return parts[self.number :: self.count]
+
+
+class Ranks(Rank):
+    """Processes that meet in a `store`; None for a process alone."""
 
     def __init__(self, number: int = 0, count: int = 1, store: Any = None) -> None:
-        self.number, self.count, self._store = number, count, store
+        super().__init__(number, count)
+        self._store = store
         self._meetings = 0
 
     @classmethod
@@ -52,15 +69,6 @@ class Ranks:
         _forget()
         _take_one_device(numbers.get("LOCAL_RANK", 0))
         return cls(number, count, store)
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that writes what is written once."""
-        return self.number == 0
-
-    def share(self, parts: Sequence[Part]) -> Sequence[Part]:
-        """Every `count`-th of `parts`, from `number` on: the ranks' shares are all parts, each once."""
-        return parts[self.number :: self.count]
 
     def meet(self, stage: str) -> None:
         """Returns when every rank has called it as often as this one, always with the same `stage`s.

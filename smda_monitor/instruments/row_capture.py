@@ -58,13 +58,16 @@ class RowCapture:
     """Hooks on a model in training; `take` hands over what the micro-batches of one step left.
 
     Followed is what runs with gradients on and the model in train mode, or in eval mode where `in_training` is false.
+    On several ranks whose gradients are averaged, each row's is its `part` of one: 1 over their number.
     Raises `MeasurementError` from `take` alone, never inside the trainer's forward or backward: where no row was seen,
     a batch had no ``input_ids``, no gradient came back for a micro-batch, or a module was not called on the rows.
     """
 
-    def __init__(self, causal: nn.Module, parameters: TrainedParameters, in_training: bool = True) -> None:
+    def __init__(
+        self, causal: nn.Module, parameters: TrainedParameters, in_training: bool = True, part: float = 1.0
+    ) -> None:
         self._causal = causal
-        self._parameters = parameters
+        self._parameters, self._part = parameters, part
         self._in_training = in_training
         self._calls = ModuleCalls(parameters.modules, self._recording, self._on_rows, self._fail)
         self._handles: list[RemovableHandle] = [
@@ -184,8 +187,11 @@ class RowCapture:
         self._arrived[batch] = True
         accumulator = self._batches[batch]
         with fast_products():
-            for number, factors in module_rows(owner, inputs, gradient, accumulator.rows):
+            for number, factors in module_rows(owner, inputs, self._weighted(gradient), accumulator.rows):
                 accumulator.add(number, factors)
+
+    def _weighted(self, gradient: Tensor) -> Tensor:
+        return gradient if self._part == 1 else self._part * gradient.detach()
 
     @torch.no_grad()
     def _on_log_probs(self, batch: int, at_tokens: tuple[Tensor, Tensor, Tensor], gradient: Tensor) -> None:
@@ -193,7 +199,7 @@ class RowCapture:
             return
         self._arrived[batch] = True
         try:
-            self._add_head(self._batches[batch], at_tokens, gradient.detach().float())
+            self._add_head(self._batches[batch], at_tokens, self._weighted(gradient.detach().float()))
         except Exception as error:  # the trainer's backward goes on whatever happens here
             self._fail(error)
 

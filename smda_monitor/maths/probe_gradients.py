@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,10 +26,9 @@ class ChunkedRows:
         found = torch.cat([rows.dense(start, stop) for _, rows in self.chunks])
         return found[order.to(found.device)]
 
-    @property
-    def count(self) -> int:
-        """n."""
-        return sum(len(places) for places, _ in self.chunks)
+    def among(self, numbers: Sequence[int]) -> ChunkedRows:
+        """The same rows as those with these `numbers` among more."""
+        return ChunkedRows(tuple((tuple(numbers[place] for place in places), rows) for places, rows in self.chunks))
 
     def blocks(self, start: int, stop: int) -> Iterator[tuple[Int64[Tensor, " c"], Float[Tensor, "c q"]]]:
         """The same as it lies in memory: (places of some rows, their gradients), each row once."""
@@ -39,15 +38,25 @@ class ChunkedRows:
 
 @dataclass(frozen=True, slots=True)
 class ProbeGradients:
-    """Gradients of the C = 1 + 3m columns at one set of parameters. `ColumnGradients` of `read_split`."""
+    """Gradients of the C = 1 + 3m columns at one set of parameters. `ColumnGradients` of `read_split`.
+
+    Where several processes share the probes each has the columns of its own, and of S_X its own part: what is linear in
+    the gradients is the sum of what all find.
+    """
 
     S_X: ChunkedRows
     """Rows that add up to that of S_X, whose parts by probe no target asks for."""
     readings: dict[str, ChunkedRows]
-    """Of each reading of `READINGS`, m rows each."""
+    """Of each reading of `READINGS`, one row for each probe that was measured here."""
+    probes: int
+    """m."""
+
+    def among(self, numbers: Sequence[int], probes: int) -> ProbeGradients:
+        """The same as those of the probes `numbers` among so many `probes`."""
+        return ProbeGradients(self.S_X, {name: rows.among(numbers) for name, rows in self.readings.items()}, probes)
 
     def dense(self, start: int, stop: int) -> Float[Tensor, "C q"]:
-        """S_X, then every reading of every probe."""
+        """S_X, then every reading of every probe measured here."""
         whole = self.S_X.dense(start, stop).sum(0, keepdim=True)
         return torch.cat([whole, *(self.readings[name].dense(start, stop) for name in READINGS)])
 
@@ -55,11 +64,9 @@ class ProbeGradients:
         """The same as it lies in memory: (numbers of some columns, their gradients), each column once."""
         parts = [gradients.sum(0, keepdim=True) for _, gradients in self.S_X.blocks(start, stop)]
         yield torch.zeros(1, dtype=torch.int64), torch.stack(parts).sum(0)
-        first = 1
-        for name in READINGS:
+        for i, name in enumerate(READINGS):
             for places, gradients in self.readings[name].blocks(start, stop):
-                yield first + places, gradients
-            first += self.readings[name].count
+                yield 1 + i * self.probes + places, gradients
 
 
 @dataclass(frozen=True, slots=True)
