@@ -35,7 +35,7 @@ class SMDACallback(TrainerCallback):
             a row is called by its place in the trainer's prepared data set.
         id_column: The column of `rows` that holds the id.
         on_alert: Called with every `Alert` (`smda_monitor.records.alert`) once it is in the ledger. What it raises is
-            logged, and training goes on.
+            logged, and training goes on. On several ranks it is called on the first.
 
     Raises, before the first step: `ConfigError` for a wrong argument or file, `PrerequisiteError` for a model,
     tokenizer or trainer mode that is not accounted for. Later, `MeasurementError` where a figure cannot be taken
@@ -104,6 +104,8 @@ class SMDACallback(TrainerCallback):
     ) -> None:
         """The last snapshot, the summary and the report."""
         self._guard(lambda run: self._act(setup.finish_run(run, state.global_step), control, save=False))
+        if self.run is not None:
+            self.run.instruments.ranks.leave()
         atexit.unregister(self.close)
 
     def close(self, status: str = "stopped") -> None:
@@ -119,7 +121,7 @@ class SMDACallback(TrainerCallback):
         """What is to be done at alerts: the user's function, and where the config says so training stops, with a
         checkpoint (`save`) where none is being made."""
         for alert in alerts:
-            if self.on_alert is not None:
+            if self.on_alert is not None and self.run is not None and self.run.instruments.ranks.first:
                 try:
                     self.on_alert(alert)
                 except Exception:  # of any kind: the function is the user's, and no alert may cost a run
@@ -133,7 +135,8 @@ class SMDACallback(TrainerCallback):
         if self.run is None or self.error is not None:
             return
         try:
-            action(self.run)
+            with self.run.instruments.ranks.agreed():
+                action(self.run)
         except Exception as error:
             self.error = f"{type(error).__name__}: {error}"
             setup.abandon_run(self.run, "failed", self.error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -17,11 +18,12 @@ from torch import Tensor
 from smda_monitor.instruments.optimizer_step import read_step
 from smda_monitor.maths.adam import AdamStep
 from smda_monitor.maths.past import PastStep, remember
-from smda_monitor.maths.probe_gradients import ChunkedRows
-from smda_monitor.maths.read_split import End, Read, SplitReading, read_pushes
+from smda_monitor.maths.probe_gradients import ChunkedRows, ProbeGradients
+from smda_monitor.maths.read_split import End, EndReading, Read, SplitReading, read_end, read_pushes
 from smda_monitor.maths.row_gradients import RowGradients
 from smda_monitor.maths.split import SLAB, Directions, TakenStep, directions
 from smda_monitor.maths.step_map import WholeStep, clip_factor
+from smda_monitor.records.account import READINGS
 
 P, K, C = 32, 3, 4
 SINGLE = {"rtol": 1e-4, "atol": 1e-6}
@@ -369,6 +371,35 @@ def test_the_same_rows_in_any_grouping_give_the_same_figures(groups: list[int], 
     assert torch.allclose(found.own, at_once.own[order], **SINGLE)
     for kind in ("history", "decay"):
         assert torch.allclose(getattr(found, kind).targets, getattr(at_once, kind).targets, **SINGLE), kind
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 1000))
+def test_processes_that_share_probes_and_own_prompts_find_the_whole(m: int, count: int, seed: int) -> None:
+    """More processes than probes too: some measure none then."""
+    rows, own = random(8, P, seed=seed), random(8, P, seed=seed + 1).float()
+    parts, readings = random(m, P, seed=seed + 2).float(), random(3, m, P, seed=seed + 3).float()
+    weights, step = random(K, 1 + 3 * m, seed=seed + 4), made(rows, seed)
+
+    def measured(numbers: Sequence[int]) -> ProbeGradients:
+        if not numbers:
+            return ProbeGradients.nothing(m)
+        here = [(tuple(range(len(numbers))), RowGradients.of(of[list(numbers)])) for of in (parts, *readings)]
+        S_X, *by_name = (ChunkedRows((chunk,)) for chunk in here)
+        found = ProbeGradients(S_X, dict(zip(READINGS, by_name, strict=True)), len(numbers))
+        return found.among(numbers, m)
+
+    def read(probes: Sequence[int], rows_of: Sequence[int]) -> EndReading:
+        chunks = ChunkedRows(((tuple(range(len(rows_of))), RowGradients.of(own[list(rows_of)])),) if rows_of else ())
+        return read_end([step], [], End(measured(probes), weights), True, chunks if rows_of else None, rows_of)
+
+    alone = read(range(m), range(7))
+    shares = [read(range(m)[i::count], range(7)[i::count]) for i in range(count)]
+    together = EndReading.whole(shares)
+    assert torch.allclose(together.dots, alone.dots, **SINGLE)
+    assert torch.equal(together.own[:7], alone.own[:7])
+    assert bool(together.own[7].isnan())
+    assert bool(alone.dots.any(0).all()), "every column was read"
 
 
 @settings(max_examples=20, deadline=None)

@@ -53,11 +53,30 @@ def test_fsdp(value: Any) -> None:
         check_trainer_mode(SimpleNamespace(fsdp=off))
 
 
-@pytest.mark.parametrize("args", [{"world_size": 2}, {"n_gpu": 2}, {"world_size": 2, "n_gpu": 4}])
-def test_more_than_one_device(args: dict[str, int]) -> None:
-    with pytest.raises(PrerequisiteError, match=f"processes: found {args.get('world_size', 1)} processes"):
+def processes(kind: str, count: int = 2) -> SimpleNamespace:
+    from accelerate.utils import DistributedType
+
+    return SimpleNamespace(world_size=count, distributed_state=SimpleNamespace(distributed_type=DistributedType(kind)))
+
+
+@pytest.mark.parametrize("args", [{"n_gpu": 2}, {"world_size": 2, "n_gpu": 4}])
+def test_several_devices_of_one_process(args: dict[str, int]) -> None:
+    with pytest.raises(PrerequisiteError, match=rf"processes: found .* {args['n_gpu']} GPUs each"):
         check_trainer_mode(SimpleNamespace(**args))
     check_trainer_mode(SimpleNamespace(world_size=1, n_gpu=1))
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"])
+def test_processes_that_share_one_model(kind: str) -> None:
+    with pytest.raises(PrerequisiteError, match=f"processes: found 2, .*{kind}"):
+        check_trainer_mode(processes(kind))
+    with pytest.raises(PrerequisiteError, match="processes: found 2"):
+        check_trainer_mode(SimpleNamespace(world_size=2))
+
+
+@pytest.mark.parametrize("kind", ["MULTI_CPU", "MULTI_GPU", "MULTI_NPU"])
+def test_processes_with_a_model_each(kind: str) -> None:
+    check_trainer_mode(processes(kind))
 
 
 def test_trls_defaults_pass_and_their_names_are_real(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from .probe_reader import ProbeReader
 from .quiet import quiet
 from .read_behaviour import check_reading
 from .reference_answers import read_reference_answers, reference_means
+from .training_ranks import ALONE, TrainingRanks
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class Instruments:
     """Reads the policy's features alone."""
     plan: StepPlan
     """What is measured at every step."""
+    ranks: TrainingRanks = ALONE
+    """The processes of the training that share the measuring."""
 
     def tokens(self, chosen: list[int]) -> list[PromptTokens]:
         """The tokens of the probes at `chosen`."""
@@ -152,16 +155,19 @@ def open_bench(config: MonitorConfig, model: nn.Module, tokenizer: Any) -> Bench
     return Bench(config, probes, encode, tokenizer, reader, found)
 
 
-def assemble(bench: Bench, policy: SymbolicPolicy | None = None) -> Instruments:
-    """The bench with `policy`, or with the policy its configuration names: loaded and checked, or fitted now."""
-    if policy is None:
+def assemble(bench: Bench, policy: SymbolicPolicy | None = None, ranks: TrainingRanks = ALONE) -> Instruments:
+    """The bench with `policy`, or with the policy its configuration names: loaded and checked, or fitted now; on
+    several `ranks` by the first of them, and theirs is the same."""
+    if policy is None and ranks.first:
         policy = _configured_policy(bench)
+    policy = ranks.of_first(policy)
+    assert policy is not None, "the first rank has one"
     frame = PolicyFrame.of(policy)
     ids = torch.tensor(policy.feature_ids, device=bench.reader.feature_ids.device)
     plan = plan_step(bench.probes, policy, frame, bench.config.probes.per_step, bench.config.seed)
     # The probe set's rows come first in the policy's X.
     own = opinion(policy, are_harmful(bench.probes))
-    return Instruments(bench, policy, frame, own, replace(bench.reader, feature_ids=ids), plan)
+    return Instruments(bench, policy, frame, own, replace(bench.reader, feature_ids=ids), plan, ranks)
 
 
 def _configured_policy(bench: Bench) -> SymbolicPolicy:

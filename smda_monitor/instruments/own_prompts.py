@@ -12,6 +12,7 @@ from ..maths.account import OwnReading, unread
 from ..maths.probe_gradients import ChunkedRows
 from .assemble import Instruments
 from .chat import PromptTokens, generation_prompt, own_prompt
+from .measurement import Measurement, in_order
 from .parameters import TrainedParameters
 from .quiet import quiet
 from .row_capture import CapturedRow
@@ -24,13 +25,13 @@ class OwnPrompts:
     reading: OwnReading
     """Without the push, which is NaN still."""
     read: list[int]
-    """The rows that have a prompt."""
+    """The rows whose prompts were read here."""
     gradients: ChunkedRows | None
-    """Of the contrast of each prompt in `read`; None where there is none."""
+    """Of the contrast of each prompt in `read`; None where none was read."""
 
     def pushes(self, directions: Tensor) -> Tensor:
         """(n,) what the direction of each row, of `directions` (n, p), does to the contrast of its own prompt; nats,
-        float64; NaN for a row without one."""
+        float64; NaN for a row whose prompt was not read here."""
         found = self.reading.push.clone()
         if self.gradients is not None:
             along = directions[self.read] * self.gradients.dense(0, directions.shape[1])
@@ -50,13 +51,21 @@ def prompts_of(instruments: Instruments, rows: Sequence[CapturedRow]) -> dict[in
 def read_own_prompts(
     instruments: Instruments, parameters: TrainedParameters, rows: Sequence[CapturedRow]
 ) -> OwnPrompts:
-    """The `rows` on their own prompts (`prompts_of`)."""
+    """The `rows` on their own prompts (`prompts_of`); each rank reads a share of them, and has the gradients of those
+    alone."""
     own, prompts = unread(len(rows), len(instruments.policy.feature_ids)), prompts_of(instruments, rows)
     if not prompts:
         return OwnPrompts(own, [], None)
-    at = list(prompts)
+    at, found = list(prompts), [OwnPrompts(own, [], None)]
+
+    def measured(numbers: Sequence[int]) -> Measurement:
+        here = [at[number] for number in numbers]
+        read, gradients = instruments.reader.own([prompts[i] for i in here], parameters)
+        found.append(OwnPrompts(own, here, gradients))
+        return read
+
     with quiet(instruments.reader.model):
-        measured, gradients = instruments.reader.own(list(prompts.values()), parameters)
-    own.mass[at], own.X[at] = measured.readings.mass, measured.X.double()
-    own.expected[at] = instruments.expected(measured)
-    return OwnPrompts(own, at, gradients)
+        whole = in_order(*instruments.ranks.by_share(len(at), measured))
+    own.mass[at], own.X[at] = whole.readings.mass, whole.X.double()
+    own.expected[at] = instruments.expected(whole)
+    return found[-1]

@@ -28,17 +28,16 @@ def plan_gradients(
     """The same with the gradients of the plan's columns at `parameters`, each rank with its own part of them; the model
     should be in eval mode."""
     prompts, targets = instruments.tokens(instruments.plan.chosen), instruments.plan.targets
-    gradients = ProbeGradients.nothing(len(prompts))
+    found = [ProbeGradients.nothing(len(prompts))]
 
     def measured(numbers: Sequence[int]) -> Measurement:
-        nonlocal gradients
         own, cotangent_X = [prompts[i] for i in numbers], targets.cotangent_X[list(numbers)]
-        here, found = instruments.reader.gradients(own, cotangent_X, targets.coef, parameters)
-        gradients = found.among(numbers, len(prompts))
+        here, gradients = instruments.reader.gradients(own, cotangent_X, targets.coef, parameters)
+        found.append(gradients.among(numbers, len(prompts)))
         return here
 
     whole = in_order(*instruments.ranks.by_share(len(prompts), measured))
-    return _snapshot(instruments, step, whole), gradients
+    return _snapshot(instruments, step, whole), found[-1]
 
 
 def measure_set(instruments: Instruments, probes: ProbeSet, step: int) -> Snapshot:

@@ -34,6 +34,11 @@ def check_trainer_mode(args: Any) -> None:
     if getattr(args, "fsdp", None):
         raise PrerequisiteError(describe("SFTConfig.fsdp", repr(args.fsdp), "none", "train without FSDP."))
     processes, accelerators = getattr(args, "world_size", 1), getattr(args, "n_gpu", 0)
-    if processes > 1 or accelerators > 1:
+    if accelerators > 1:
         found = f"{processes} processes, {accelerators} GPUs each"
-        raise PrerequisiteError(describe("processes", found, "one process on one device", "launch one process."))
+        remedy = "launch a process for each: torchrun --nproc-per-node N, or hide the others (CUDA_VISIBLE_DEVICES)."
+        raise PrerequisiteError(describe("processes", found, "one device for each", remedy))
+    kind = getattr(getattr(args, "distributed_state", None), "distributed_type", None)
+    if processes > 1 and not str(getattr(kind, "value", kind)).startswith("MULTI_"):
+        remedy = "train with plain data parallelism (torchrun and no FSDP, DeepSpeed or Megatron), or in one process."
+        raise PrerequisiteError(describe("processes", f"{processes}, {kind}", "copies of the whole model", remedy))

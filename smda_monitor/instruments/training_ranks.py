@@ -30,9 +30,7 @@ class TrainingRanks(Rank):
     """One process of `count`; `group` is where they exchange, None for a process alone, and `device` where the tensors
     of others are put that came from a device."""
 
-    def __init__(
-        self, number: int = 0, count: int = 1, group: Any = None, device: torch.device = torch.device("cpu")
-    ) -> None:
+    def __init__(self, number: int = 0, count: int = 1, group: Any = None, device: torch.device | None = None) -> None:
         super().__init__(number, count)
         self._group, self._device = group, device
 
@@ -77,7 +75,7 @@ class TrainingRanks(Rank):
             self._exchange("end", None)
 
     def leave(self) -> None:
-        """Takes part in no exchange from here on."""
+        """The end: there is no exchange from here on."""
         if self._group is not None and distributed.is_initialized():
             distributed.destroy_process_group(self._group)
         self._group = None
@@ -100,7 +98,7 @@ class TrainingRanks(Rank):
         return PeerError(describe(f"rank {self.number}", found, "all ranks at work", remedy))
 
     def _place(self, storage: Any, location: str) -> Any:
-        return storage if location == "cpu" else storage.to(self._device)
+        return storage if location == "cpu" else storage.to(device=self._device)
 
 
 ALONE = TrainingRanks()

@@ -55,6 +55,11 @@ class ProbeGradients:
         """The same as those of the probes `numbers` among so many `probes`."""
         return ProbeGradients(self.S_X, {name: rows.among(numbers) for name, rows in self.readings.items()}, probes)
 
+    @staticmethod
+    def nothing(probes: int) -> ProbeGradients:
+        """Of a process that measured none of the `probes`."""
+        return ProbeGradients(ChunkedRows(()), {name: ChunkedRows(()) for name in READINGS}, probes)
+
     def dense(self, start: int, stop: int) -> Float[Tensor, "C q"]:
         """S_X, then every reading of every probe measured here."""
         whole = self.S_X.dense(start, stop).sum(0, keepdim=True)
@@ -63,7 +68,8 @@ class ProbeGradients:
     def blocks(self, start: int, stop: int) -> Iterator[tuple[Int64[Tensor, " c"], Float[Tensor, "c q"]]]:
         """The same as it lies in memory: (numbers of some columns, their gradients), each column once."""
         parts = [gradients.sum(0, keepdim=True) for _, gradients in self.S_X.blocks(start, stop)]
-        yield torch.zeros(1, dtype=torch.int64), torch.stack(parts).sum(0)
+        if parts:
+            yield torch.zeros(1, dtype=torch.int64), torch.stack(parts).sum(0)
         for i, name in enumerate(READINGS):
             for places, gradients in self.readings[name].blocks(start, stop):
                 yield 1 + i * self.probes + places, gradients

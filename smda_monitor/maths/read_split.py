@@ -54,6 +54,20 @@ class EndReading:
     own: Float64[Tensor, " n"]
     """As in `SplitReading`."""
 
+    @staticmethod
+    def whole(parts: Sequence[EndReading]) -> EndReading:
+        """Of `parts`, at least one, that were read on different columns, or on parts of them, and own prompts."""
+        dots = torch.stack([part.dots for part in parts]).sum(0)
+        return EndReading(dots, parts[0].weights, only([part.own for part in parts]))
+
+
+def only(parts: Sequence[Float64[Tensor, " n"]]) -> Float64[Tensor, " n"]:
+    """Each of n figures as the one of the `parts` has it that knows it; NaN where none does."""
+    found = parts[0]
+    for part in parts[1:]:
+        found = torch.where(found.isnan(), part, found)
+    return found
+
 
 @dataclass(frozen=True, slots=True)
 class Read:

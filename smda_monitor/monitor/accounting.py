@@ -85,7 +85,7 @@ class Accountant:
     def open(self) -> None:
         """Puts the hooks on."""
         model = self.instruments.reader.model
-        self.capture = RowCapture(inner_causal(model), self.parameters)
+        self.capture = RowCapture(inner_causal(model), self.parameters, part=1 / self.instruments.ranks.count)
         if self.instruments.policy.answers is not None:
             opening = generation_prompt(self.instruments.bench.tokenizer)
             self._answers = AnswerTap(model, self.instruments.reader.hook, opening=opening)
@@ -179,6 +179,8 @@ class Accountant:
             watched=shift.of(self.watcher.columns),
             watched_by=watched_by,
         )
+        # What is decided rests on it, and no rank may decide otherwise for a last bit.
+        account = self.instruments.ranks.of_first(account)
         audits = self.auditor.after_step(account, after, last.replays)
         self.history.remember(steps)
         self.before, self._gradients = after, gradients

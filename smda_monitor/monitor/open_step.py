@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import MeasurementError, describe
@@ -17,7 +19,9 @@ from ..instruments.parameters import TrainedParameters
 from ..instruments.replay import RowReplays, replay_rows
 from ..instruments.row_capture import CapturedRow, RowCapture
 from ..instruments.row_identity import RowNames
+from ..instruments.training_ranks import TrainingRanks
 from ..maths.account import RowFacts
+from ..maths.row_gradients import RowGradients
 from ..maths.split import StepGradient, TakenStep, step_gradient
 from ..records.account import Method
 
@@ -79,7 +83,7 @@ def open_step(
 
     Raises `MeasurementError` where the rows are not all of the optimizer's gradient.
     """
-    rows, losses, gradients = capture.take()
+    rows, losses, gradients, answers = _of_all_ranks(instruments.ranks, *capture.take(), answers)
     gradient = step_gradient(gradients, parameters.gradient(), float(args.max_grad_norm or 0.0))
     _check_capture(gradient, CAPTURE_LIMIT["bfloat16" if args.bf16 else "float32"], number)
     facts = [
@@ -90,6 +94,26 @@ def open_step(
     replays = None if taken else replay_rows(optimizer, instruments, parameters, gradient, number)
     rate = float(bare_optimizer(optimizer).param_groups[0]["lr"])
     return OpenStep(number, rows, facts, gradient, taken, replays, rate, answers)
+
+
+def _of_all_ranks(
+    ranks: TrainingRanks,
+    rows: list[CapturedRow],
+    losses: list[float],
+    gradients: RowGradients,
+    answers: Tensor | None,
+) -> tuple[list[CapturedRow], list[float], RowGradients, Tensor | None]:
+    """The rows of the step from those of every rank, one rank's after the other's."""
+    if ranks.count == 1:
+        return rows, losses, gradients, answers
+    by_rank = ranks.gather((rows, losses, gradients, answers))
+    read = [found for *_, found in by_rank if found is not None]
+    return (
+        list(chain.from_iterable(found for found, *_ in by_rank)),
+        list(chain.from_iterable(found for _, found, *_ in by_rank)),
+        RowGradients.joined([found for *_, found, _ in by_rank]),
+        torch.cat(read) if read else None,
+    )
 
 
 def _check_capture(gradient: StepGradient, limit: float, number: int) -> None:

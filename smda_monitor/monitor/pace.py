@@ -57,13 +57,20 @@ class Pace:
     Without ``overhead`` both stay as configured, as far as the steps that wait for an account fit into memory, and only
     the cost is measured. With it the first interval is chosen
     after the first step, from the probe pass before it, and again after every account from medians of what accounts and
-    steps took. `clock` gives seconds; `probes` of the set's `whole` are measured.
+    steps took. `clock` gives seconds; `probes` of the set's `whole` are measured. What is chosen is `agreed`: several
+    processes, whose clocks differ, go by the choice of one.
     """
 
     def __init__(
-        self, config: MonitorConfig, method: Method, whole: int, probes: int, clock: Callable[[], float]
+        self,
+        config: MonitorConfig,
+        method: Method,
+        whole: int,
+        probes: int,
+        clock: Callable[[], float],
+        agreed: Callable[[tuple[int, int]], tuple[int, int]] = lambda chosen: chosen,
     ) -> None:
-        self.clock = clock
+        self.clock, self._agreed = clock, agreed
         self.overhead = config.overhead
         shortest = config.account.every if method == "split" else 1
         longest = max(LONGEST, shortest) if method == "split" else 1
@@ -194,7 +201,7 @@ class Pace:
         known = {name: running_median(figures) for name, figures in self._costs.items() if figures}
         costs = Costs(**{**known, "step": running_median(self._steps)})
         wanted = choose(costs, limits, self.overhead, self._audits)
-        chosen = settle((self.every, self.probes), wanted, limits.longest)
+        chosen = self._agreed(settle((self.every, self.probes), wanted, limits.longest))
         if chosen != (self.every, self.probes):
             self.every, self.probes = chosen
             message = "overhead: %s asked, about %s expected with account.every %d and %d probes"

@@ -19,7 +19,7 @@ from ..maths.by_kind import readings_by_kind
 from ..maths.fidelity import short_steps
 from ..maths.row_alerts import row_alert
 from ..outputs.ledger import Ledger
-from ..outputs.sink import Past, SinkGroup
+from ..outputs.sink import NoLedger, Past, SinkGroup
 from ..records.account import Method, StepAccount
 from ..records.alert import Alert
 from ..records.snapshot import Snapshot
@@ -55,7 +55,8 @@ class MonitoredRun:
         self.instruments = instruments
         self._tokenizer = tokenizer
         bench = instruments.bench
-        self.pace = Pace(bench.config, method, len(bench.probes), len(instruments.plan.chosen), clock)
+        measured = len(instruments.plan.chosen)
+        self.pace = Pace(bench.config, method, len(bench.probes), measured, clock, instruments.ranks.of_first)
         self.accountant = Accountant(instruments, names, args, step, method, self.pace)
         self.pace.first_pass(self.accountant.spent)
         self.accounts: list[StepAccount] = []
@@ -66,7 +67,7 @@ class MonitoredRun:
         self.accountant.start = instruments.plan.part(self.first)
         self._drift = DriftWatch(instruments, self.first, changes=bench.config.overhead is not None)
 
-    def open(self, sinks: SinkGroup, ledger: Ledger, past: Past) -> None:
+    def open(self, sinks: SinkGroup, ledger: Ledger | NoLedger, past: Past) -> None:
         """The folder is ready: the first snapshot goes there, what a resumed run did is taken up, hooks go on."""
         self.sinks, self.ledger = sinks, ledger
         self.accounts += past.accounts

@@ -94,12 +94,13 @@ class Auditor:
 
     def _chosen(self, row_ids: Sequence[str], step: int, allowed: float, first: float) -> dict[int, Reason]:
         """Places of the rows to leave out."""
+        # Seconds are each rank's own: the first decides.
         chosen: dict[int, Reason] = {i: "asked" for i, row_id in enumerate(row_ids) if row_id in self._config.rows}
         others = [i for i in range(len(row_ids)) if i not in chosen]
         affordable = self.spent + (first if self._last_cost is None else self._last_cost) <= allowed
         if others and affordable and self._config.share > 0:
             chosen[random.Random(f"{self._seed}/{step}").choice(others)] = "sample"
-        return chosen
+        return self.instruments.ranks.of_first(chosen)
 
     def _entry(self, account: StepAccount, row: RowEntry, after: Snapshot, replayed: _Replayed) -> AuditEntry:
         plan = self.instruments.plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..instruments.parameters import trained_parameters
 from ..instruments.policy_files import load_policy, save_policy
 from ..instruments.row_identity import index_rows
 from ..instruments.trainer_mode import check_trainer_mode
+from ..instruments.training_ranks import TrainingRanks
 from ..outputs.console import ConsoleSink
 from ..outputs.files import to_json, write_text
 from ..outputs.ledger import Ledger
@@ -26,7 +28,7 @@ from ..outputs.ledger_reader import read_past
 from ..outputs.report.sink import ReportSink
 from ..outputs.review import ReviewSink
 from ..outputs.run_folder import CHECKPOINT_FILE, check_resumed, check_run_folder, prepare_run_folder
-from ..outputs.sink import Past, RunHeader, Sink, SinkGroup
+from ..outputs.sink import NoLedger, Past, RunHeader, Sink, SinkGroup
 from ..outputs.snapshots import load_snapshot, snapshot_files
 from ..outputs.summary import summarise
 from ..outputs.wandb_sink import WandbSink
@@ -53,42 +55,64 @@ def start_run(
     id_column: str,
     clock: Callable[[], float] | None = None,
 ) -> MonitoredRun:
-    """Everything that can be wrong is found, and the first snapshot taken, before the run folder is touched."""
+    """Everything that can be wrong is found, and the first snapshot taken, before the run folder is touched. Of several
+    ranks the first alone looks at the folder and writes to it."""
     check_apart(config, state)
     check_trainer_mode(args)
-    unknown = unknown_step(optimizer)
-    trained_parameters(model)
-    prepared = getattr(dataloader, "dataset", None)
-    names = index_rows(prepared, rows, id_column, tokenizer, getattr(args, "max_length", None))
-    bench = open_bench(config, model, tokenizer)
-    _check_overlap(bench, prepared, tokenizer)
-    folder, exists = Path(config.outputs.folder), config.outputs.exists
-    resume = state.global_step > 0 and (folder / "manifest.json").exists()
-    check_run_folder(folder, exists, resume)
-    if resume:
-        check_resumed(folder, checkpoint_folder(args, state), _fixed(bench))
-    # A resumed run goes on with its own policy: the weights have moved since it was fitted.
-    instruments = assemble(bench, load_policy(folder / "policy") if resume else None)
-    if unknown is not None:
-        logger.warning("Accounts are made by replay, one measured step for every row of a step: %s.", unknown)
-    method: Method = "split" if unknown is None else "replay"
-    first = _first_snapshot(folder, resume)
-    clock = clock or device_clock(next(model.parameters()).device)
-    run = MonitoredRun(instruments, names, tokenizer, args, state.global_step, first, method, clock)
-    aside = prepare_run_folder(folder, exists, resume)
-    if aside is not None:
-        logger.info("The earlier run was moved to %s", aside)
-    ledger = Ledger(folder, resume=resume)
-    ledger.drop_after(state.global_step)
-    if not resume:
-        save_policy(instruments.policy, folder / "policy")
-    past = read_past(folder) if resume else Past()
-    sinks = SinkGroup(ledger, _others(bench.config, state.max_steps))
-    behaviour = bench.config.behaviour.name
-    sinks.start(RunHeader(folder, bench.probes, instruments.policy, _manifest(instruments, args), past, behaviour))
-    run.open(sinks, ledger, past)
+    device = next(model.parameters()).device
+    ranks = TrainingRanks.joined(device)
+    with ranks.agreed():
+        unknown = unknown_step(optimizer)
+        method: Method = "split" if unknown is None else "replay"
+        trained_parameters(model)
+        prepared = getattr(dataloader, "dataset", None)
+        names = index_rows(prepared, rows, id_column, tokenizer, getattr(args, "max_length", None))
+        bench = open_bench(config, model, tokenizer)
+        _check_overlap(bench, prepared, tokenizer)
+        folder = Path(config.outputs.folder)
+        resume = ranks.of_first(_check_folder(folder, bench, args, state) if ranks.first else False)
+        # A resumed run goes on with its own policy: the weights have moved since it was fitted.
+        instruments = assemble(bench, load_policy(folder / "policy") if resume and ranks.first else None, ranks)
+        if unknown is not None:
+            logger.warning("Accounts are made by replay, one measured step for every row of a step: %s.", unknown)
+        first = ranks.of_first(_first_snapshot(folder, resume) if ranks.first else None)
+        clock = clock or device_clock(device)
+        run = MonitoredRun(instruments, names, tokenizer, args, state.global_step, first, method, clock)
+        _open_run(run, args, state, resume)
     join(state, run)
     return run
+
+
+def _check_folder(folder: Path, bench: Bench, args: Any, state: Any) -> bool:
+    """Whether the run in `folder` is gone on with."""
+    resume = state.global_step > 0 and (folder / "manifest.json").exists()
+    check_run_folder(folder, bench.config.outputs.exists, resume)
+    if resume:
+        check_resumed(folder, checkpoint_folder(args, state), _fixed(bench))
+    return bool(resume)
+
+
+def _open_run(run: MonitoredRun, args: Any, state: Any, resume: bool) -> None:
+    """The folder, the sinks and what the run did before."""
+    ranks, bench, policy = run.instruments.ranks, run.instruments.bench, run.instruments.policy
+    folder = Path(bench.config.outputs.folder)
+    ledger: Ledger | NoLedger = NoLedger()
+    past, others = Past(), list[Sink]()
+    if ranks.first:
+        aside = prepare_run_folder(folder, bench.config.outputs.exists, resume)
+        if aside is not None:
+            logger.info("The earlier run was moved to %s", aside)
+        ledger = Ledger(folder, resume=resume)
+        ledger.drop_after(state.global_step)
+        if not resume:
+            save_policy(policy, folder / "policy")
+        past = read_past(folder) if resume else past
+        others = _others(bench.config, state.max_steps)
+    if ranks.count > 1:
+        past = ranks.of_first(replace(past, looks=tuple(past.looks)))
+    sinks, behaviour = SinkGroup(ledger, others), bench.config.behaviour.name
+    sinks.start(RunHeader(folder, bench.probes, policy, _manifest(run.instruments, args), past, behaviour))
+    run.open(sinks, ledger, past)
 
 
 def checkpoint_folder(args: Any, state: Any) -> Path:
@@ -100,8 +124,9 @@ def mark_checkpoint(args: Any, state: Any) -> None:
     """Leaves the ids of all runs that watch the training in the checkpoint just saved, so that a resume knows whether a
     run folder is one of its own."""
     folder = checkpoint_folder(args, state)
-    if folder.is_dir():
-        write_text(folder / CHECKPOINT_FILE, to_json({"runs": [run.ledger.run_id for run in watching(state)]}))
+    if folder.is_dir() and args.should_save:
+        ids = [run.ledger.run_id for run in watching(state) if isinstance(run.ledger, Ledger)]
+        write_text(folder / CHECKPOINT_FILE, to_json({"runs": ids}))
 
 
 def finish_run(run: MonitoredRun, step: int) -> list[Alert]:
@@ -115,6 +140,7 @@ def abandon_run(run: MonitoredRun, status: str, error: str | None = None) -> Non
     Steps that wait for their account get none; the log says how many.
     """
     run.close()
+    run.instruments.ranks.leave()
     if waiting := run.accountant.open_steps:
         numbers = len(waiting), waiting[0].number, waiting[-1].number
         logger.warning("Steps without an account: %d (%d to %d). Their rows are not in the ledger.", *numbers)

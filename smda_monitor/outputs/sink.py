@@ -79,6 +79,34 @@ class Sink(Protocol):
         ``stopped``, and ``finished`` where it says nothing."""
 
 
+class NoLedger:
+    """What a process has instead of a ledger while another writes it: takes everything and keeps nothing."""
+
+    def start(self, run: RunHeader) -> None:
+        """As of a `Sink`, as are the next five."""
+
+    def snapshot(self, s: Snapshot) -> None:
+        """Nothing."""
+
+    def audits(self, audits: Sequence[AuditEntry]) -> None:
+        """Nothing."""
+
+    def account(self, a: StepAccount) -> None:
+        """Nothing."""
+
+    def alert(self, a: Alert) -> None:
+        """Nothing."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def row_texts(self, rows: list[dict[str, Any]]) -> None:
+        """As of a ledger, as is the next."""
+
+    def feature_cards(self, cards: list[dict[str, Any]]) -> None:
+        """Nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class SinkFailure:
     """A sink that was dropped."""
