@@ -13,7 +13,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from smda_monitor.commands.audit_rows import DataAudit
-from smda_monitor.commands.training import Training, Update, open_training
+from smda_monitor.commands.training import Training, Update, open_trainer, open_training
+from smda_monitor.errors import ConfigError
 from smda_monitor.instruments.assemble import Instruments, assemble, open_bench
 from smda_monitor.instruments.config_file import load_config
 from smda_monitor.instruments.quiet import quiet
@@ -126,6 +127,13 @@ def masses_at(training: Training, instruments: Instruments, values: list[Tensor]
         for w, value in zip(weights, before, strict=True):
             w.copy_(value)
     return found
+
+
+@pytest.mark.parametrize("name", ["packing", "padding_free"])
+def test_rows_in_one_sequence_cannot_be_left_out(tmp_path: Path, name: str) -> None:
+    config = TrainingConfig(arguments={**ARGUMENTS, "max_length": None if name == "padding_free" else 64, name: True})
+    with pytest.raises(ConfigError, match=rf"training\.arguments\.{name}: found rows in one sequence"):
+        open_trainer(config, tiny.tiny_lora(tiny.tiny_llama()), tiny.tiny_tokenizer(), tiny.tiny_rows(ROWS), tmp_path)
 
 
 def test_papers_step_is_taken_in_float32(tmp_path: Path) -> None:

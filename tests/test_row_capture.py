@@ -19,6 +19,7 @@ from smda_monitor.instruments.causal import inner_causal
 from smda_monitor.instruments.gradient_tap import GradientTap
 from smda_monitor.instruments.parameters import TrainedParameters, trained_parameters
 from smda_monitor.instruments.row_capture import CapturedRow, RowCapture, row_hash
+from smda_monitor.instruments.row_layout import prepared_rows
 
 IGNORED = -100
 
@@ -100,6 +101,20 @@ SETTINGS = {
         "max_grad_norm": 0.0,
     },
     "no checkpointing, three to a batch": {"gradient_checkpointing": False, "per_device_train_batch_size": 3},
+    "free of padding": {"padding_free": True, "max_length": None, "gradient_accumulation_steps": 2},
+    "free of padding, to a multiple, all tokens": {
+        "padding_free": True,
+        "max_length": None,
+        "pad_to_multiple_of": 64,
+        "completion_only_loss": False,
+    },
+    "packed": {"packing": True, "max_length": 90, "max_grad_norm": 0.05},
+    "packed, all tokens, no checkpointing": {
+        "packing": True,
+        "max_length": 90,
+        "completion_only_loss": False,
+        "gradient_checkpointing": False,
+    },
 }
 
 
@@ -115,7 +130,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def labels_of(trainer: Any) -> dict[tuple[int, ...], list[int]]:
     """The labels of every prepared row, by its tokens."""
-    return {tuple(row["input_ids"]): row["labels"] for row in trainer.train_dataset}
+    return {tuple(row["input_ids"]): row["labels"] for row in prepared_rows(trainer.train_dataset)}
 
 
 def test_gradients_and_losses_are_those_of_each_row_alone(trained: tuple[Watch, Any, str]) -> None:
@@ -171,7 +186,9 @@ def test_rows_are_the_prepared_ones_without_padding(trained: tuple[Watch, Any, s
     args = trainer.args
     count = args.per_device_train_batch_size * args.gradient_accumulation_steps
     for step in watch.steps:
-        assert len(step.rows) == len(step.losses) == len(step.gradients) == count
+        sequences = len(step.rows) if not args.packing else count
+        assert len(step.rows) == len(step.losses) == len(step.gradients) > 1
+        assert sequences == count
         for row in step.rows:
             carries = [label != IGNORED for label in labels[tuple(row.ids)]]
             assert row.first_label == carries.index(True)

@@ -232,6 +232,12 @@ def test_under_checkpointing(tmp_path: Path, mode: str, checkpointing: str) -> N
     check(tmp_path, MODES[mode](), **CHECKPOINTING[checkpointing])
 
 
+@pytest.mark.parametrize("mode", ["full, tied", "full, GPT-2", "full, Gemma 2", "full, Phi", "DoRA", "every bias"])
+def test_free_of_padding(tmp_path: Path, mode: str) -> None:
+    # Attention sums over more tokens, masked or not, than each row alone.
+    check(tmp_path, MODES[mode](), tolerance=1e-4, padding_free=True, max_length=None)
+
+
 @pytest.mark.parametrize("per_token", [0, 1], ids=["all formed", "all as factors"])
 @pytest.mark.parametrize("mode", ["full, tied", "full, GPT-2", "full, Gemma 2", "full, Phi", "DoRA"])
 def test_however_they_are_kept(tmp_path: Path, mode: str, per_token: int) -> None:

@@ -79,7 +79,7 @@ def test_bad_input_raises_before_step_1(
 
 
 MODES = [
-    pytest.param({"packing": True, "max_length": 64}, "packing", id="packing"),
+    pytest.param({"packing": True, "packing_strategy": "wrapped", "max_length": 64}, "packing_strategy", id="wrapped"),
     pytest.param({"loss_type": "dft"}, "loss_type", id="dft"),
     pytest.param({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha", id="neftune"),
 ]

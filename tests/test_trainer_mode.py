@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 
 from smda_monitor.errors import PrerequisiteError
-from smda_monitor.instruments.trainer_mode import REFUSED, check_trainer_mode
+from smda_monitor.instruments.trainer_mode import PACKED, REFUSED, check_trainer_mode
 
 WRONG: dict[str, Any] = {
-    "packing": True,
-    "padding_free": True,
     "loss_type": "dft",
     "label_smoothing_factor": 0.1,
     "neftune_noise_alpha": 5.0,
@@ -43,6 +41,14 @@ def test_its_accepted_values_pass(name: str) -> None:
     (accepted,) = (values for argument, values, _ in REFUSED if argument == name)
     for value in accepted:
         check_trainer_mode(SimpleNamespace(**{name: value}))
+
+
+def test_packing_that_cuts_rows_anywhere() -> None:
+    with pytest.raises(PrerequisiteError, match=r"SFTConfig\.packing_strategy: found 'wrapped'"):
+        check_trainer_mode(SimpleNamespace(packing=True, packing_strategy="wrapped"))
+    check_trainer_mode(SimpleNamespace(packing=False, packing_strategy="wrapped"))
+    for strategy in PACKED:
+        check_trainer_mode(SimpleNamespace(packing=True, packing_strategy=strategy, padding_free=True))
 
 
 @pytest.mark.parametrize("value", [True, "full_shard", ["full_shard"]])
@@ -87,7 +93,7 @@ def test_trls_defaults_pass_and_their_names_are_real(tmp_path: Path) -> None:
     for name, accepted, _ in REFUSED:
         assert getattr(args, name) in accepted, "an argument that TRL renamed would pass unseen"
     assert not args.fsdp
-    for setting in ({"packing": True}, {"loss_type": "dft"}, {"neftune_noise_alpha": 5.0}, {"padding_free": True}):
+    for setting in ({"loss_type": "dft"}, {"neftune_noise_alpha": 5.0}):
         wrong = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", **setting)
         with pytest.raises(PrerequisiteError, match=rf"SFTConfig\.{next(iter(setting))}"):
             check_trainer_mode(wrong)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ..errors import ConfigError, describe
-from ..instruments.row_capture import IGNORED
+from ..instruments.row_layout import IGNORED
 from ..instruments.silence import no_bars
 from ..instruments.trainer_mode import check_trainer_mode
 from ..records.config import TrainingConfig
@@ -124,6 +124,10 @@ def open_trainer(
 
     args = _sft_config(config.arguments, folder)
     check_trainer_mode(args)
+    for name in ("packing", "padding_free"):
+        if getattr(args, name):
+            found, remedy = "rows in one sequence", "take it out: the rows' own figures are the same without."
+            raise ConfigError(describe(f"training.arguments.{name}", found, "rows that can be left out", remedy))
     lora = None if config.lora is None else _lora_config(config.lora)
     with no_bars():
         trainer: Any = SFTTrainer(

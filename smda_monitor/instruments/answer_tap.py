@@ -13,7 +13,7 @@ from ..maths.answers import answer_mean
 from .causal import inner_causal
 from .chat import end_of_prompt
 from .hookpoint import find_block
-from .row_capture import IGNORED
+from .row_layout import RowLayout, batch_rows
 
 
 class AnswerTap:
@@ -31,7 +31,7 @@ class AnswerTap:
         self._causal = causal
         self._in_training = in_training
         self._opening = opening
-        self._answer: Tensor | None = None
+        self._answer: tuple[RowLayout, Tensor] | None = None
         self._means: list[Tensor] = []
         at_block = (
             block.register_forward_pre_hook(self._before_block, with_kwargs=True)
@@ -62,12 +62,8 @@ class AnswerTap:
     def _open(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self._causal.training != self._in_training or not torch.is_grad_enabled():
             return
-        labels, ids = kwargs.get("labels"), kwargs.get("input_ids", args[0] if args else None)
-        tokens, mask = labels if ids is None else ids, kwargs.get("attention_mask")
-        if tokens is None:
-            return
-        real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
-        self._answer = _last_answers(real if labels is None else labels != IGNORED, real, ids, self._opening)
+        if (batch := batch_rows(args, kwargs)) is not None:
+            self._answer = batch.layout, _last_answers(batch.carries, batch.real, batch.ids, self._opening)
 
     def _close(self, *_: Any) -> None:
         self._answer = None
@@ -80,7 +76,8 @@ class AnswerTap:
 
     def _keep(self, hidden: Tensor) -> None:
         if self._answer is not None:
-            self._means.append(answer_mean(hidden.detach().float(), self._answer).double().cpu())
+            layout, answers = self._answer
+            self._means.append(answer_mean(layout.spread(hidden.detach()).float(), answers).double().cpu())
 
 
 def _last_answers(carries: Tensor, real: Tensor, ids: Tensor | None, opening: Sequence[int]) -> Tensor:

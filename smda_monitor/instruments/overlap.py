@@ -9,7 +9,7 @@ from typing import Any
 from ..records.probes import ProbeSet
 from .chat import PromptTokens, end_of_prompt, generation_prompt
 from .probe_files import normalise
-from .row_capture import IGNORED
+from .row_layout import IGNORED, prepared_rows
 
 logger = logging.getLogger("smda_monitor")
 LONG = 4
@@ -49,7 +49,7 @@ def prompt_texts(prepared: Any, tokenizer: Any) -> list[str] | None:
     masks = "completion_mask" if "completion_mask" in columns else "labels" if "labels" in columns else None
     ignored = 0 if masks == "completion_mask" else IGNORED
     opening = generation_prompt(tokenizer)
-    for row in prepared:
+    for row in prepared_rows(prepared):
         ids = list(row["input_ids"])
         carries = [value != ignored for value in row[masks]] if masks is not None else [True]
         if True in carries:

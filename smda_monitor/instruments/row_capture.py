@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,9 +26,7 @@ from .module_calls import ModuleCalls
 from .module_rows import Inputs, module_rows
 from .parameters import TrainedModule, TrainedParameters
 from .products import fast_products
-
-IGNORED = -100
-"""The label that carries no loss."""
+from .row_layout import RowLayout, batch_rows
 
 
 def row_hash(ids: list[int]) -> str:
@@ -92,6 +90,7 @@ class RowCapture:
         self._rows: list[CapturedRow] = []
         self._losses: list[float] = []
         self._batches: list[RowAccumulator] = []
+        self._layouts: list[RowLayout] = []
         self._arrived: list[bool] = []
         self._failure: MeasurementError | None = None
         self._hidden: Tensor | None = None
@@ -136,25 +135,24 @@ class RowCapture:
     def _on_forward(self, _module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if not self._recording():
             return
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None:
+        batch = batch_rows(args, kwargs)
+        if batch is None or batch.ids is None:
             found = ", ".join(sorted(kwargs))
             self._failure = MeasurementError(describe("training batch", found, "input_ids", "train on token ids."))
             return
-        mask, labels = kwargs.get("attention_mask"), kwargs.get("labels")
-        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-        for b in range(ids.shape[0]):
-            tokens = ids[b][real[b]].tolist()
-            carries = (ids[b] if labels is None else labels[b])[real[b]] != IGNORED
+        rows, tokens = batch.ids.shape
+        for ids, real, carried in zip(batch.ids, batch.real, batch.carries, strict=True):
+            carries = carried[real]
             starts = carries & ~torch.cat([carries.new_zeros(1), carries[:-1]])
             first = int(starts.nonzero()[-1]) if bool(carries.any()) else -1
-            self._rows.append(CapturedRow(tokens, first, int(carries[1:].sum())))
+            self._rows.append(CapturedRow(ids[real].tolist(), first, int(carries[1:].sum())))
         parameters = self._parameters
-        formed = [tensor.formed(ids.shape[1]) for tensor in parameters.tensors]
+        formed = [tensor.formed(tokens) for tensor in parameters.tensors]
         device = parameters.weights[0].device
-        self._batches.append(RowAccumulator(ids.shape[0], parameters.bounds, formed, device, zeros_apart))
+        self._batches.append(RowAccumulator(rows, parameters.bounds, formed, device, zeros_apart))
+        self._layouts.append(batch.layout)
         self._arrived.append(False)
-        self._calls.open(len(self._batches) - 1, ids.shape[0])
+        self._calls.open(len(self._batches) - 1, rows if batch.layout.lines is None else 1)
 
     def _on_backbone(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         if self._recording() and self._calls.is_open:
@@ -170,8 +168,9 @@ class RowCapture:
         if log_probs is None or mask is None:
             self._losses += [float("nan")] * self._batches[-1].rows
             return
-        weight = mask.to(log_probs.dtype)
-        mean = -(log_probs.detach() * weight).sum(-1) / weight.sum(-1)
+        at = self._layouts[-1].before_next
+        weight = at.spread(mask.to(log_probs.dtype))
+        mean = -(at.spread(log_probs.detach()) * weight).sum(-1) / weight.sum(-1)
         self._losses += mean.float().tolist()
         if self._parameters.head is not None and log_probs.requires_grad:
             labels = kwargs.get("labels")
@@ -180,12 +179,15 @@ class RowCapture:
                 found = "no hidden states or labels for its fused loss"
                 self._failure = MeasurementError(describe("output head", found, "both", remedy))
                 return
-            at_tokens = (hidden[:, :-1], labels[:, 1:].clamp(min=0), mask)
+            at_tokens = (at.spread(hidden[:, :-1]), at.spread(labels[:, 1:]).clamp(min=0), at.spread(mask))
             log_probs.register_hook(partial(self._on_log_probs, len(self._batches) - 1, at_tokens))
 
     def _on_rows(self, owner: TrainedModule, batch: int, inputs: Inputs, gradient: Tensor) -> None:
         self._arrived[batch] = True
-        accumulator = self._batches[batch]
+        accumulator, layout = self._batches[batch], self._layouts[batch]
+        if layout.lines is not None:
+            inputs = replace(inputs, tensors=tuple(map(layout.spread, inputs.tensors)))
+            gradient = layout.spread(gradient.detach())
         with fast_products():
             for number, factors in module_rows(owner, inputs, self._weighted(gradient), accumulator.rows):
                 accumulator.add(number, factors)
@@ -199,7 +201,8 @@ class RowCapture:
             return
         self._arrived[batch] = True
         try:
-            self._add_head(self._batches[batch], at_tokens, self._weighted(gradient.detach().float()))
+            at_rows = self._layouts[batch].before_next.spread(gradient.detach().float())
+            self._add_head(self._batches[batch], at_tokens, self._weighted(at_rows))
         except Exception as error:  # the trainer's backward goes on whatever happens here
             self._fail(error)
 

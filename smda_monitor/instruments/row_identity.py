@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError, describe
 from .row_capture import CapturedRow, row_hash
+from .row_layout import prepared_rows
 
 logger = logging.getLogger("smda_monitor")
 
@@ -45,7 +46,8 @@ def index_rows(
         for ids in _token_forms(row, tokenizer):
             names.setdefault(row_hash(ids[:max_length]), str(row[id_column]))
     if hasattr(prepared, "__len__") and "input_ids" in (getattr(prepared, "column_names", None) or ()):
-        hashes = [row_hash(list(ids)) for ids in prepared["input_ids"]]
+        needed = [name for name in ("input_ids", "seq_lengths") if name in prepared.column_names]
+        hashes = [row_hash(row["input_ids"]) for row in prepared_rows(prepared.select_columns(needed))]
         if names and hashes and not names.keys() & set(hashes):
             logger.warning(
                 "None of the trainer's %d rows is among `rows`: they are called by their place.", len(hashes)

@@ -7,8 +7,6 @@ from typing import Any
 from ..errors import PrerequisiteError, describe
 
 REFUSED = (
-    ("packing", (False, None), "packing=False"),
-    ("padding_free", (False, None), "padding_free=False"),
     ("loss_type", ("nll", None), "loss_type='nll'"),
     ("label_smoothing_factor", (0, 0.0, None), "label_smoothing_factor=0"),
     ("neftune_noise_alpha", (None, 0), "neftune_noise_alpha=None"),
@@ -18,6 +16,8 @@ REFUSED = (
     ("fp16", (False, None), "fp16=False (bf16 or fp32)"),
 )
 """(argument, values that are accounted for, what to set instead)."""
+PACKED = ("bfd", "bfd_split")
+"""Packing strategies that leave every row, or part of one, a sequence of its own."""
 
 
 def check_trainer_mode(args: Any) -> None:
@@ -31,6 +31,11 @@ def check_trainer_mode(args: Any) -> None:
         if value not in accepted:
             expected = " or ".join(map(repr, accepted))
             raise PrerequisiteError(describe(f"SFTConfig.{name}", repr(value), expected, f"set {instead}."))
+    strategy = getattr(args, "packing_strategy", None)
+    if getattr(args, "packing", False) and strategy not in PACKED:
+        remedy = "set packing_strategy='bfd', or packing=False."
+        found = f"{strategy!r}, which joins rows and cuts them anywhere"
+        raise PrerequisiteError(describe("SFTConfig.packing_strategy", found, " or ".join(map(repr, PACKED)), remedy))
     if getattr(args, "fsdp", None):
         raise PrerequisiteError(describe("SFTConfig.fsdp", repr(args.fsdp), "none", "train without FSDP."))
     processes, accelerators = getattr(args, "world_size", 1), getattr(args, "n_gpu", 0)
