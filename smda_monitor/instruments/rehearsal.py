@@ -78,7 +78,7 @@ def _copies(bare: Any, model: nn.Module, held: list[nn.Parameter]) -> dict[str, 
     memo: dict[int, Any] = {id(kept): kept for kept in (bare, *model.modules(), *held)}
     copies: dict[str, Any] = {}
     attributes = vars(bare)
-    for name in sorted(attributes, key=lambda name: name not in ("state", "param_groups")):
+    for name in sorted(attributes.keys() - set(HOOKS), key=lambda name: (name not in ("state", "param_groups"), name)):
         known = dict(memo)
         try:
             copies[name] = copy.deepcopy(attributes[name], memo)
@@ -90,6 +90,6 @@ def _copies(bare: Any, model: nn.Module, held: list[nn.Parameter]) -> dict[str, 
             memo = known
             copies[name] = attributes[name]
     for name in HOOKS:
-        if name in copies:
+        if name in attributes:
             copies[name] = type(attributes[name])()
     return copies

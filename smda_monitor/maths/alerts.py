@@ -27,9 +27,9 @@ def limit_alerts(
     limits: AlertsConfig, account: StepAccount, known: set[str], audits: Sequence[AuditEntry] = ()
 ) -> list[Alert]:
     """Alerts that the latest `account` and the run's `audits` raise and that are not `known` by subject."""
-    if account.warm_up:
-        return []
-    found = _over_limits(limits, account) + _missed(limits, account.step, audits)
+    found = _moved_outside(account)
+    if not account.warm_up:
+        found += _over_limits(limits, account) + _missed(limits, account.step, audits)
     return [alert for alert in found if alert.subject not in known]
 
 
@@ -66,6 +66,14 @@ def drift_alert(behaviour: str, found: Drift, step: int, since: int, accounts: S
         (f"Led by features{led.rstrip(',')}: see their cards. " if led else "")
         + "Read the rows named here, take the wrong ones out and train again from the last good checkpoint.",
     )
+
+
+def _moved_outside(account: StepAccount) -> list[Alert]:
+    if not account.outside:
+        return []
+    advice = "Look which callback or loaded checkpoint changes weights: its part is in this account's unexplained."
+    quantity = "accounts in which something other than the optimizer's step moved them"
+    return [_plain(account.step, "trained parameters", quantity, 1.0, 0.0, advice)]
 
 
 def _over_limits(limits: AlertsConfig, account: StepAccount) -> list[Alert]:

@@ -17,6 +17,7 @@ from ..instruments.causal import inner_causal
 from ..instruments.chat import generation_prompt
 from ..instruments.heap import hold_heap, large_apart, release_heap
 from ..instruments.optimizer_step import step_was_skipped
+from ..instruments.outside import OutsideMoves
 from ..instruments.own_prompts import read_own_prompts
 from ..instruments.parameters import trained_parameters
 from ..instruments.plan_pass import measure_plan, plan_gradients
@@ -69,6 +70,7 @@ class Accountant:
         self.parameters = trained_parameters(instruments.reader.model)
         self.auditor = Auditor(instruments, self.parameters, pace.clock)
         self.watcher = Watcher(instruments, self.parameters)
+        self.outside = OutsideMoves(self.parameters)
         self.coming: OpenStep | None = None
         self._optimizer: Any = None
         self.open_steps: list[OpenStep] = []
@@ -93,6 +95,7 @@ class Accountant:
 
     def close(self) -> None:
         """Takes the hooks off."""
+        self.outside.remove()
         if self._heap_held:
             release_heap()
             self._heap_held = False
@@ -115,6 +118,8 @@ class Accountant:
         ruler = self.instruments.policy.answers
         answers = read_by(ruler, self._answers.take()) if ruler and self._answers else None
         self._optimizer = optimizer
+        self.outside.look(number - 1)
+        self.outside.follow(optimizer)
         tools = self.instruments, self.parameters, self.capture, self._names
         self.coming = open_step(self.method, optimizer, *tools, answers, self._args, number)
         if self.method == "split" and len(self.open_steps) + 1 >= self.pace.every:
@@ -126,6 +131,7 @@ class Accountant:
         its rows did nothing."""
         assert self.coming is not None
         begun, self.coming = self.coming, None
+        self.outside.look(begun.number)
         if step_was_skipped(self._optimizer):
             self.auditor.forget()
             return None
@@ -137,6 +143,7 @@ class Accountant:
     def account(self) -> tuple[StepAccount, list[AuditEntry]]:
         """Measures the probes and closes the open steps with one account; with the audits of its last step."""
         clocks, steps = [self.pace.clock()], self.open_steps
+        self.outside.look(steps[-1].number)
         plan, since, last = self.instruments.plan, self.before.step, steps[-1]
         ends = StepReading(self.instruments, self.parameters, self.history.past, steps)
         ends.first(self.before, self._gradients)
@@ -178,11 +185,13 @@ class Accountant:
             probe_ids=after.probe_ids,
             watched=shift.of(self.watcher.columns),
             watched_by=watched_by,
+            outside=self.outside.moved,
         )
         # What is decided rests on it, and no rank may decide otherwise for a last bit.
         account = self.instruments.ranks.of_first(account)
         audits = self.auditor.after_step(account, after, last.replays)
         self.history.remember(steps)
+        self.outside.forget()
         self.before, self._gradients = after, gradients
         took = [end - start for start, end in pairwise(clocks)]
         split = took[0] + took[3] + replays

@@ -163,6 +163,7 @@ class MonitoredRun:
         with self.pace.working():
             try:
                 raised = self.account(more=False)
+                self.accountant.outside.look(step)
                 if self.last.step != step:
                     raised += self._look(step)
                 drift = self.last.X.double() - self.first.X.double()

@@ -43,6 +43,7 @@ _ACCOUNT_SCALARS = (
     ("seconds", "float"),
     ("method", "text"),
     ("watched_by", "text"),
+    ("outside", "bool"),
 )
 _BALANCE = ("measured", "shares", "history", "decay", "absolute_shares", "handed", "absolute_handed")
 _HEALTH = tuple(f.name for f in fields(DictionaryHealth))

@@ -221,6 +221,9 @@ class StepAccount:
     """How their shifts are split among the rows of the last step (`RowEntry.watched`): ``backward``, the gradient of
     each feature's ΔW_k, first order; ``replay``, the probes' features measured without each row's part of the step;
     empty where they are not. Through output probability they follow from the rows' pushes on y in both."""
+    outside: bool = False
+    """Whether something other than the optimizer's steps moved the trained parameters between its two snapshots. What
+    that did is in the measured shifts, and in no row's figures: it is unexplained."""
 
     def balance(self, target: str) -> TargetBalance:
         """The balance of `target`. Raises `KeyError` for an unknown name."""
