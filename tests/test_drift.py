@@ -13,6 +13,7 @@ from torch import Tensor
 
 from smda_monitor.maths.drift import (
     FEATURES,
+    SINGLY,
     Direction,
     bounds,
     expected_log_e,
@@ -23,6 +24,7 @@ from smda_monitor.maths.drift import (
     log_bound,
     log_e_value,
     log_evidence,
+    singly_judged,
     spread_within,
     unintended,
 )
@@ -119,6 +121,14 @@ def test_categories_with_witnesses_enough_share_half_of_the_false_alarm() -> Non
     assert {d.of: d.sign for d in found if "." in d.of} == {"harmful.fraud": -1.0, "lookalike.fraud": 1.0}
     assert sum(math.exp(-bound) for bound in found.values()) == pytest.approx(0.02), "together no more than asked"
     assert bounds(intent, kinds | {"harmful.fraud": 5}, 0.02) == whole
+
+
+def test_the_features_judged_singly() -> None:
+    coef = torch.tensor([5.0, 0.2, -3.0, 0.0, 1.0], dtype=torch.float64)
+    x = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0])
+    assert singly_judged(coef, x) == [2, 4, 1], "not what the policy rests on, nor what it does not read"
+    many = torch.linspace(1, 2, 40, dtype=torch.float64)
+    assert singly_judged(many, torch.zeros(40)) == list(range(39, 39 - SINGLY, -1))
 
 
 def test_intent() -> None:

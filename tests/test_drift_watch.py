@@ -114,14 +114,29 @@ def test_features_that_the_policy_does_not_rest_on_are_judged_together() -> None
     assert not stepped(one, 1, X=(10.0, 0.2, -0.2)), "what it rests on may move, and 0.4 nats are within the tolerance"
     assert stepped(one, 2, X=(1.0, 0.2, -0.6))
     one.look(seen := whole(2, X=(1.0, 0.2, -0.9)))
-    ((drift, since),) = one.found(seen, ())
+    (drift, since), (single, _) = one.found(seen, ())
     assert (drift.direction, since) == (Direction(FEATURES, 1.0), 2)
+    assert single.direction == Direction("features.42", 1.0)
     assert drift.mean == pytest.approx(0.2 + 0.9)
     assert drift.leading == ((42, pytest.approx(0.9)), (41, pytest.approx(0.2)))
     alert = drift_alert("refusal", drift, 2, since, [])
     assert alert.subject == "unintended features of refusal"
     assert "Led by features 42 (+0.9), 41 (+0.2): see their cards." in alert.advice
     assert not stepped(watch(intent={"features": "any"}), 2, X=(1.0, 0.2, -0.6))
+
+
+def test_a_feature_that_hides_behind_another_is_judged_by_itself() -> None:
+    one = watch()
+    assert stepped(one, 1, X=(1.0, 0.9, 0.95))
+    one.look(seen := whole(1, X=(1.0, 0.9, 0.95)))
+    found = {drift.direction: drift for drift, _ in one.found(seen, ())}
+    assert set(found) == {Direction("features.41", 1.0), Direction("features.42", -1.0)}, "together they do not move"
+    alert = drift_alert("refusal", found[Direction("features.42", -1.0)], 1, 1, [])
+    assert (alert.subject, alert.value) == ("feature 42 of refusal", pytest.approx(-0.95))
+    assert alert.quantity == "policy's reading through feature 42 since step 0"
+    assert "Led by features 42 (-0.95): see their cards." in alert.advice
+    assert not stepped(one, 2, ("feature 41 of refusal", "feature 42 of refusal"), X=(1.0, 0.9, 0.95))
+    assert not stepped(watch(), 1, X=(9.0, 0.4, 0.4)), "what the policy rests on is not among them"
 
 
 def test_a_category_that_drifts_while_its_kind_does_not() -> None:

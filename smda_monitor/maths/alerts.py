@@ -35,15 +35,20 @@ def limit_alerts(
 
 def drift_subject(behaviour: str, of: str) -> str:
     """What an alert on the drift of `behaviour` is about, by `Direction.of`."""
-    return f"unintended features of {behaviour}" if of == FEATURES else f"{behaviour} of {of} probes"
+    whole, _, part = of.partition(".")
+    if whole != FEATURES:
+        return f"{behaviour} of {of} probes"
+    return f"feature {part} of {behaviour}" if part else f"unintended features of {behaviour}"
 
 
 def drift_alert(behaviour: str, found: Drift, step: int, since: int, accounts: Sequence[StepAccount]) -> Alert:
     """The alert on a drift of `behaviour` `found` at `step`, there `since` a step, by the rows of all `accounts`. One
     through features is laid to rows by their push on all that the policy explains, mean over the kinds."""
     sign, of = found.direction.sign, found.direction.of
-    targets = [f"explained.{kind}" for kind in KINDS] if of == FEATURES else [f"mass.{of}"]
-    name = "policy's reading" if of == FEATURES else targets[0]
+    whole, _, part = of.partition(".")
+    targets = [f"explained.{kind}" for kind in KINDS] if whole == FEATURES else [f"mass.{of}"]
+    through = f" through feature {part}" if part else ""
+    name = f"policy's reading{through}" if whole == FEATURES else targets[0]
     led = "".join(f" {feature} ({drift:+.3g})," for feature, drift in found.leading)
     pushes: dict[str, float] = {}
     for account in accounts:

@@ -5,14 +5,16 @@ Population: all prompts of the kind. Its m witnesses are independent draws from 
 start, d_j = y_j(t) − y_j(0), is measured without noise. What is random is which prompts were drawn: training does not
 notice them, so its course is as good as fixed. Null, for a direction s = ±1 and a tolerance τ: at every step the drift
 s·d over prompts of the kind is symmetric around its mean, and that mean is at most τ. For features, over prompts of all
-kinds, d_j = Σ_{k∉I} w_k ΔX_jk; I are those that the policy rests on at the start (`interference`). With x_j = s·d_j − τ
+kinds, d_j = Σ_{k∉I} w_k ΔX_jk; I are those that the policy rests on at the start (`interference`). So that some do not
+hide behind others, `SINGLY` of them are judged each by itself too, d_j = w_k ΔX_jk. With x_j = s·d_j − τ
 
     E = mean_λ Π_j (1 + tanh(λ x_j))            E[E] ≤ 1: tanh is odd and increasing
     evidence after n looks = Σ_{k ≤ n} E_k / (k (k + 1))
 
 1/(k (k + 1)) sums to 1 and the evidence never falls, so under the null it ever reaches H/α with chance ≤ α/H (Markov),
 whatever looks have in common, and with H directions judged the chance of any alert in a whole run is ≤ α. Where
-categories of a kind are judged too, they share one half of α, kinds and features the other (`bounds`). When to look,
+categories of a kind and single features are judged too, they share one half of α, kinds and features together the
+other (`bounds`). When to look,
 up to a first alert, may depend on anything but the witnesses: on the course of training and on other prompts. Where it
 depends on them, k is to count all moments at which one might have looked. A factor 1 + tanh is at most 2: few witnesses
 can never be enough (`fewest`). Where it breaks: prompts so rare that a draw of m may miss them all drift far the other
@@ -44,6 +46,8 @@ LEADING_FEATURES = 5
 """Named by an alert on features, at most."""
 FEATURES = "features"
 """What else may drift, beside the behaviour on the kinds: the policy's reading through unintended features together."""
+SINGLY = 16
+"""Unintended features that are judged each by itself: those with the largest |w|."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,7 @@ class Direction:
     """One way in which the behaviour, or what the policy reads, is not to drift."""
 
     of: str
-    """On probes of this kind, of ``<kind>.<category>``, or `FEATURES`."""
+    """On probes of this kind, of ``<kind>.<category>``, `FEATURES`, or one feature, ``features.<id>``."""
     sign: float
     """1 up, −1 down."""
 
@@ -69,7 +73,7 @@ class Drift:
     log_evidence: float
     """Of all looks."""
     leading: tuple[tuple[int, float], ...] = ()
-    """Of `FEATURES`: the ids that drifted most that way, and how far each alone, nats."""
+    """Of features: the ids that drifted most that way, and how far each alone, nats."""
 
 
 def log_e_value(drift: Float64[Tensor, " m"], sign: float, tolerance: float) -> float:
@@ -120,8 +124,8 @@ def bounds(
     """The directions that are judged, and the log-evidence at which each is alerted; together they are with a chance of
     at most `false_alarm`.
 
-    `intent` is of kinds and `FEATURES`, `witnesses` how many there are of these and of ``<kind>.<category>``, which is
-    meant to go as its kind. A category is judged where its witnesses can be enough."""
+    `intent` is of kinds and `FEATURES`, `witnesses` how many there are of these and of their parts, ``<whole>.<part>``,
+    which are meant to go as the whole. A part is judged where its witnesses can be enough."""
     whole = [direction for direction in unintended(intent) if witnesses.get(direction.of)]
     candidates = unintended({of: intent[of.split(".")[0]] for of in witnesses if "." in of})
     half = false_alarm / 2
@@ -138,6 +142,11 @@ def feature_drift(
     return (delta_X.double() * coef.double()).masked_fill(meant, 0.0)
 
 
+def singly_judged(coef: Float[Tensor, " d"], x: Float[Tensor, " d"]) -> list[int]:
+    """The columns that are judged each by itself, at most `SINGLY`."""
+    return _largest(coef.double().abs().masked_fill(intended_features(x, coef), 0.0), SINGLY)
+
+
 def spread_within(groups: Sequence[Float64[Tensor, " _"]]) -> float:
     """Root mean square of the values about the mean of their own group; at least one group, none empty."""
     return float(torch.cat([group - group.mean() for group in groups]).square().mean().sqrt())
@@ -145,8 +154,12 @@ def spread_within(groups: Sequence[Float64[Tensor, " _"]]) -> float:
 
 def leading(drift: Float64[Tensor, " d"], sign: float) -> list[int]:
     """The columns with the largest sign·drift, those above 0, largest first; at most `LEADING_FEATURES`."""
-    most = (sign * drift).topk(min(LEADING_FEATURES, len(drift))).indices.tolist()
-    return [k for k in most if sign * float(drift[k]) > 0]
+    return _largest(sign * drift, LEADING_FEATURES)
+
+
+def _largest(values: Float64[Tensor, " d"], count: int) -> list[int]:
+    most = values.topk(min(count, len(values))).indices.tolist()
+    return [k for k in most if float(values[k]) > 0]
 
 
 def intent_by_kind(asked: IntentConfig, wanted_on: WantedOn) -> dict[str, DriftIntent]:

@@ -29,6 +29,7 @@ from ..maths.drift import (
     leading,
     log_e_value,
     log_evidence,
+    singly_judged,
     spread_within,
 )
 from ..records.account import StepAccount
@@ -48,12 +49,14 @@ class DriftWatch:
         self._tolerance = config.alerts.tolerance
         screened = set(instruments.plan.probe_ids)
         self._apart = not changes and len(screened) < len(probes)
+        self._policy, self._x = instruments.policy, first.X.abs().mean(0)
         about = {of: [p.id for p in probes if of in (p.kind, f"{p.kind}.{p.category}")] for of in _parts(probes)}
-        self._about = about | {FEATURES: list(probes.ids)}
+        ids = instruments.policy.feature_ids
+        self._columns = {f"{FEATURES}.{ids[k]}": k for k in singly_judged(instruments.policy.coef, self._x)}
+        self._about = about | {of: list(probes.ids) for of in (FEATURES, *self._columns)}
         self._witnesses = {
             of: [i for i in ids if not (self._apart and i in screened)] for of, ids in self._about.items()
         }
-        self._policy, self._x = instruments.policy, first.X.abs().mean(0)
         intent, rate = intent_by_kind(config.alerts.intent, config.behaviour.wanted_on), config.alerts.false_alarm
         counts = {of: len(ids) for of, ids in self._witnesses.items()}
         self._rate, self._bounds = rate, {} if rate is None else bounds(intent, counts, rate)
@@ -90,8 +93,8 @@ class DriftWatch:
         for direction in self._directions:
             name = f"mass.{direction.of}"
             drift = account.refusal.get(name, 0.0) - start.get(name, 0.0)
-            if direction.of == FEATURES:
-                drift = float(feature_drift(torch.tensor([account.drift]), self._policy.coef, self._x).sum())
+            if self._is_of_features(direction.of):
+                drift = float(self._through(direction.of, torch.tensor([account.drift])))
             if direction.sign * drift > self._tolerance:
                 self._since.setdefault(direction, account.step)
             else:
@@ -109,7 +112,7 @@ class DriftWatch:
             if not ids or drift_subject(self._name, direction.of) in known:
                 continue
             drift, count = self._drift(direction.of, now, ids), len(self._witnesses[direction.of])
-            scatter = spread_within([drift]) if direction.of == FEATURES else spread
+            scatter = spread_within([drift]) if self._is_of_features(direction.of) else spread
             expected = expected_log_e(drift, scatter, count, direction.sign, self._tolerance)
             if log_evidence([expected], [self._next_chance]) >= self._bounds[direction]:
                 return True
@@ -131,7 +134,7 @@ class DriftWatch:
             evidence = log_evidence(self._log_e[direction], self._chances)
             if evidence >= self._bounds[direction] and drift_subject(self._name, direction.of) not in known:
                 mean = float(self._drift(direction.of, whole, self._about[direction.of]).mean())
-                leading = self._leading(whole, direction.sign) if direction.of == FEATURES else ()
+                leading = self._leading(whole, direction) if self._is_of_features(direction.of) else ()
                 drift = Drift(direction, mean, self._tolerance, evidence, leading)
                 found.append((drift, self._since.get(direction, whole.step)))
         return found
@@ -147,13 +150,20 @@ class DriftWatch:
     def _drift(self, of: str, measured: Snapshot, ids: Sequence[str]) -> Tensor:
         """(n,) of the n probes `ids`."""
         before, after = self._first.part(ids), measured.part(ids)
-        if of == FEATURES:
-            return feature_drift(after.X - before.X, self._policy.coef, self._x).sum(1)
-        return after.mass - before.mass
+        return self._through(of, after.X - before.X) if self._is_of_features(of) else after.mass - before.mass
 
-    def _leading(self, whole: Snapshot, sign: float) -> tuple[tuple[int, float], ...]:
+    def _is_of_features(self, of: str) -> bool:
+        return of == FEATURES or of in self._columns
+
+    def _through(self, of: str, delta_X: Tensor) -> Tensor:
+        """(n,) of `delta_X` (n, d), through unintended features together or one of them."""
+        drift = feature_drift(delta_X, self._policy.coef, self._x)
+        return drift.sum(1) if of == FEATURES else drift[:, self._columns[of]]
+
+    def _leading(self, whole: Snapshot, direction: Direction) -> tuple[tuple[int, float], ...]:
         drift = feature_drift(whole.X - self._first.X, self._policy.coef, self._x).mean(0)
-        return tuple((self._policy.feature_ids[k], float(drift[k])) for k in leading(drift, sign))
+        columns = leading(drift, direction.sign) if direction.of == FEATURES else [self._columns[direction.of]]
+        return tuple((self._policy.feature_ids[k], float(drift[k])) for k in columns)
 
 
 def _parts(probes: ProbeSet) -> list[str]:
