@@ -83,11 +83,11 @@ def _in_one_sequence(tokens: Tensor, positions: Tensor | None) -> RowLayout:
     if positions is None or tokens.shape[0] != 1 or positions.shape != tokens.shape:
         return RowLayout(None)
     starts = (positions[0] == 0).nonzero().flatten()
-    if len(starts) < 2:
-        return RowLayout(None)
     ends = torch.cat([starts[1:], starts.new_tensor([tokens.shape[1]])])
     # Padding to a multiple begins anew at every token. No row has a single token that carries loss.
     kept = ends - starts > 1
+    if len(starts) < 2 or not bool(kept.any()):
+        return RowLayout(None)
     starts, ends = starts[kept], ends[kept]
     within = torch.arange(int((ends - starts).max()), device=tokens.device)
     lines = starts[:, None] + within
@@ -101,8 +101,7 @@ def prepared_rows(prepared: Any) -> Iterator[dict[str, Any]]:
         if lengths is None:
             yield row
             continue
-        first = 0
+        first, columns = 0, {name: value for name, value in row.items() if name != "seq_lengths"}
         for length in lengths:
-            lists = {name: value for name, value in row.items() if name != "seq_lengths" and isinstance(value, list)}
-            yield {name: value[first : first + length] for name, value in lists.items()}
+            yield {name: value[first : first + length] for name, value in columns.items()}
             first += length
