@@ -70,6 +70,8 @@ def train(folder: Path, settings: dict[str, Any]) -> None:
     found = {
         "weights": {name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad},
         "step": trainer.state.global_step,
+        "accounts": [(a.step, a.since, a.probe_ids) for a in callback.run.accounts],
+        "audited": [(entry.step, entry.row_id) for entry in callback.run.auditor.entries],
         "alerts": [(alert.subject, alert.step) for alert in callback.run.alerts],
         "told": told,
         "error": callback.error,

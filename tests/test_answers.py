@@ -47,15 +47,18 @@ class Recorder(TrainerCallback):
         self.steps.append(self.tap.take())
 
 
+@pytest.mark.parametrize("form", [{}, {"padding_free": True, "max_length": None}], ids=["padded", "free of padding"])
 @pytest.mark.parametrize("kind", ["pre", "post"])
-def test_the_trainers_forward_reads_what_a_forward_of_its_own_reads(tmp_path: Path, kind: str) -> None:
+def test_the_trainers_forward_reads_what_a_forward_of_its_own_reads(
+    tmp_path: Path, kind: str, form: dict[str, Any]
+) -> None:
     """With checkpointing and accumulation on, each row is read once; lr 0 keeps the model where it was."""
     hook = f"blocks.1.hook_resid_{kind}"
     recorder = Recorder(hook)
     rows = tiny.tiny_rows(8)
     trainer = tiny.tiny_trainer(
         tmp_path, [recorder], rows=rows, max_steps=2, gradient_accumulation_steps=2, learning_rate=0.0,
-        train_sampling_strategy="sequential",
+        train_sampling_strategy="sequential", **form,
     )  # fmt: skip
     trainer.train()
     recorder.tap.remove()

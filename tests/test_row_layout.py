@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from smda_monitor.errors import MeasurementError
 from smda_monitor.instruments.row_layout import IGNORED, batch_rows, prepared_rows
 
 LENGTHS = st.lists(st.integers(2, 6), min_size=2, max_size=5)
@@ -58,10 +59,31 @@ def test_rows_of_a_padded_batch_are_its_lines() -> None:
     masked = batch_rows((ids[:1],), {"attention_mask": mask[:1], "position_ids": torch.tensor([[0, 0, 1]])})
     assert masked is not None
     assert masked.layout.lines is None, "padding at the left is none of several rows"
-    one = batch_rows((ids[:1],), {"position_ids": torch.tensor([[0, 1, 2]])})
-    assert one is not None
-    assert one.layout.lines is None
+    several = batch_rows((ids,), {"position_ids": torch.tensor([[0, 1, 2]] * 2)})
+    assert several is not None
+    assert several.layout.lines is None
     assert batch_rows((), {"inputs_embeds": torch.zeros(1, 3, 4)}) is None
+
+
+def test_a_row_alone_in_its_sequence_gets_its_first_label_back() -> None:
+    ids, positions = torch.tensor([[5, 6, 7, 0, 0]]), torch.tensor([[0, 1, 2, 0, 0]])
+    found = batch_rows((ids,), {"labels": torch.where(positions == 0, IGNORED, ids), "position_ids": positions})
+    assert found is not None
+    assert found.ids is not None
+    assert found.ids.tolist() == [[5, 6, 7]], "the rest fills the sequence up"
+    assert found.carries.tolist() == [[True, True, True]]
+
+
+def test_heads_before_tokens_and_what_is_no_sequence_of_tokens() -> None:
+    found = batch_rows((torch.tensor([[5, 6, 7, 8, 9]]),), {"position_ids": torch.tensor([[0, 1, 0, 1, 2]])})
+    assert found is not None
+    by_token = torch.randn(1, 5, 2, 3)
+    expected = found.layout.spread(by_token)
+    assert expected.shape == (2, 3, 2, 3)
+    assert torch.equal(found.layout.spread(by_token.transpose(1, 2)), expected)
+    for wrong in (by_token[0], by_token[:, :4], by_token[:, :, 0][:, None]):
+        with pytest.raises(MeasurementError, match="rows of one sequence: found a tensor of shape"):
+            found.layout.spread(wrong)
 
 
 @pytest.mark.parametrize("lengths", [[[2, 3], [1]], None])

@@ -86,6 +86,20 @@ def test_without_another_hand_nothing_is_said(tmp_path: Path, caplog: pytest.Log
     assert not optimizer._optimizer_step_post_hooks, "the hook is gone"
 
 
+def test_a_row_that_was_replayed_before_the_move_is_not_held_against_it(tmp_path: Path) -> None:
+    config = {**tiny.tiny_config(tmp_path / "m"), "audit": {"rows": [f"row-{i:06d}" for i in range(24)], "share": 0}}
+    monitor = SMDACallback(config)
+    tiny.tiny_trainer(tmp_path, [Mover("on_step_end", 2), monitor], max_steps=3).train()
+    assert monitor.run is not None
+    assert {entry.step for entry in monitor.run.auditor.entries} == {1, 3}
+
+
+def test_accounts_by_replay_say_so_too(tmp_path: Path) -> None:
+    found, _ = accounts(tmp_path, "on_step_end", 2, optim="adafactor")
+    assert [account.outside for account in found] == [False, True, False, False]
+    assert all(account.method == "replay" for account in found)
+
+
 def test_an_interval_says_so_whichever_step_it_was(tmp_path: Path) -> None:
     found, _ = accounts(tmp_path, "on_step_end", 1, every=2)
     assert [(account.step, account.outside) for account in found] == [(2, True), (4, False)]
@@ -94,6 +108,8 @@ def test_an_interval_says_so_whichever_step_it_was(tmp_path: Path) -> None:
 def test_a_model_that_is_changed_after_the_last_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """As `load_best_model_at_end` does."""
     with caplog.at_level(logging.WARNING, "smda_monitor"):
-        found, _ = accounts(tmp_path, "on_train_end", 4)
+        found, monitor = accounts(tmp_path, "on_train_end", 4)
     assert not any(account.outside for account in found)
+    assert monitor.run is not None
+    assert [alert.step for alert in monitor.run.alerts if alert.subject == "trained parameters"] == [4]
     assert "moved the trained parameters after step 4" in caplog.text

@@ -38,6 +38,7 @@ SAME: dict[str, dict[str, Any]] = {
 they blow up what float32 rounds away."""
 for job in SAME.values():
     job["adam_epsilon"] = 1e-3
+BUDGET: dict[str, Any] = {"monitor": {"overhead": 0.9, "audit": {"share": 0.2}}, "max_steps": 8}
 FAILING: dict[str, Any] = {"monitor": {"on_error": "warn"}, "break": [1, 2]}
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "adam_epsilon": 1e-3}
 
@@ -68,7 +69,7 @@ def alone(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all trainings on two ranks that end by themselves."""
     folder = tmp_path_factory.mktemp("ranks")
-    done = on_two_ranks(folder, **SAME, failing=FAILING)
+    done = on_two_ranks(folder, **SAME, budget=BUDGET, failing=FAILING)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -93,6 +94,8 @@ def same_accounts(one: list[StepAccount], two: list[StepAccount]) -> None:
             assert row.gradient_norm == pytest.approx(other.gradient_norm, rel=1e-4)
             assert row.score == pytest.approx(other.score, rel=1e-3, abs=1e-4, nan_ok=True)
             assert row.watched.keys() == other.watched.keys()
+            for feature, push in row.watched.items():
+                assert push == pytest.approx(other.watched[feature], rel=1e-3, abs=1e-6)
             for figures, theirs in ((row.push, other.push), (row.share, other.share)):
                 least = 1e-4 * max(map(abs, figures.values())) + 5e-6  # nats, of some: float32
                 assert figures == pytest.approx(theirs, rel=1e-4, abs=least)
@@ -106,7 +109,17 @@ def test_two_ranks_find_what_one_process_finds(tmp_path: Path, two: Path, name: 
     same_weights(one, ranks)
     same_accounts(read_accounts(tmp_path / name / "run"), read_accounts(two / name / "run"))
     assert one["alerts"] == ranks[0]["alerts"] == ranks[1]["alerts"]
+    assert one["audited"][:1] == ranks[0]["audited"][:1] == ranks[1]["audited"][:1], "the first account always is"
     assert one["step"] == ranks[0]["step"] == ranks[1]["step"]
+
+
+def test_ranks_whose_clocks_differ_go_by_one(two: Path) -> None:
+    """How often how many probes are measured, and what is audited, rests on seconds."""
+    first, second = left(two / "budget")
+    for what in ("accounts", "audited", "alerts"):
+        assert first[what] == second[what], what
+    assert first["accounts"][-1][0] == 8
+    assert first["audited"]
 
 
 def test_an_alert_stops_all_with_a_checkpoint_a_closed_ledger_and_a_report(two: Path) -> None:

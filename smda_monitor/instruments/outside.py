@@ -34,18 +34,19 @@ class OutsideMoves:
             self.remove()
             self._followed, self._handle = bare, bare.register_step_post_hook(self._on_step)
 
-    def look(self, step: int) -> None:
-        """Looks whether anything else has moved a parameter since the last look, and says so the first time: it was
-        after `step`."""
+    def look(self, step: int) -> bool:
+        """Whether anything else has moved a parameter since the last look; says so the first time: it was after
+        `step`."""
         now = self._sums()
-        if not torch.equal(now, self._known) and not self.moved:
+        moved, self._known = not torch.equal(now, self._known), now
+        if moved and not self.moved:
             self.moved = True
             logger.warning(
                 "Something other than the optimizer's step moved the trained parameters after step %d (another "
-                "callback, or a checkpoint that was loaded). Its part is in what is measured, and in no row's figures.",
+                "callback, or a checkpoint that was loaded). Its part is in what is measured.",
                 step,
             )
-        self._known = now
+        return moved
 
     def forget(self) -> None:
         """What has moved is accounted for."""
@@ -62,5 +63,5 @@ class OutsideMoves:
 
     def _sums(self) -> Tensor:
         # As bits, so that NaN equals itself.
-        sums = torch.stack([weight.detach().float().sum() for weight in self._parameters.weights])
+        sums = torch.stack([weight.detach().sum(dtype=torch.float32) for weight in self._parameters.weights])
         return sums.cpu().view(torch.int32)

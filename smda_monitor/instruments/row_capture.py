@@ -103,7 +103,7 @@ class RowCapture:
         if self._failure is not None:
             raise self._failure
         if not self._rows:
-            remedy = "use trl.SFTTrainer with per-row batches (no packing)."
+            remedy = "use trl.SFTTrainer."
             raise MeasurementError(describe("rows of the step", "none", "the trainer's forward to be seen", remedy))
         if lacking := self._calls.without_inputs:
             found = f"{lacking} whose checkpointed layer was not run again"

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import MeasurementError, describe
+
 IGNORED = -100
 """The label that carries no loss."""
 
@@ -23,12 +25,22 @@ class RowLayout:
 
     lines: Tensor | None
     """(n, L) place of each row's tokens in the one sequence, −1 behind its end; None where rows are lines already."""
+    tokens: int = 0
+    """T, the length of the one sequence."""
 
     def spread(self, tensor: Tensor, fill: float = 0) -> Tensor:
-        """(n, L, …) the rows of `tensor` (b, t, …), with `fill` behind their ends; (1, T, …) where they lie in one
-        sequence."""
+        """(n, L, …) the rows of `tensor` (b, t, …), with `fill` behind their ends; (1, T, …) or (1, heads, T, …) where
+        they lie in one sequence.
+
+        Raises `MeasurementError` for a tensor of another shape."""
         if self.lines is None:
             return tensor
+        if tensor.dim() > 3 and tensor.shape[1] != self.tokens:
+            tensor = tensor.transpose(1, 2)
+        if tensor.shape[:2] != (1, self.tokens):
+            shape, expected = f"a tensor of shape {tuple(tensor.shape)}", f"(1, {self.tokens}, …)"
+            remedy = "set packing=False and padding_free=False, or leave the module frozen."
+            raise MeasurementError(describe("rows of one sequence", shape, expected, remedy))
         found = tensor[0][self.lines.clamp(min=0)]
         behind = (self.lines < 0).view(*self.lines.shape, *[1] * (tensor.dim() - 2))
         return found.masked_fill(behind, fill)
@@ -38,7 +50,7 @@ class RowLayout:
         """Of a batch (b, t − 1) that has a place for every token but the first, where it is predicted."""
         if self.lines is None:
             return self
-        return RowLayout(torch.where(self.lines[:, 1:] < 0, -1, self.lines[:, :-1]))
+        return RowLayout(torch.where(self.lines[:, 1:] < 0, -1, self.lines[:, :-1]), self.tokens - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +98,12 @@ def _in_one_sequence(tokens: Tensor, positions: Tensor | None) -> RowLayout:
     ends = torch.cat([starts[1:], starts.new_tensor([tokens.shape[1]])])
     # Padding to a multiple begins anew at every token. No row has a single token that carries loss.
     kept = ends - starts > 1
-    if len(starts) < 2 or not bool(kept.any()):
+    if not bool(kept.any()):
         return RowLayout(None)
     starts, ends = starts[kept], ends[kept]
     within = torch.arange(int((ends - starts).max()), device=tokens.device)
     lines = starts[:, None] + within
-    return RowLayout(torch.where(lines < ends[:, None], lines, -1))
+    return RowLayout(torch.where(lines < ends[:, None], lines, -1), tokens.shape[1])
 
 
 def prepared_rows(prepared: Any) -> Iterator[dict[str, Any]]:

@@ -47,3 +47,6 @@ def check_trainer_mode(args: Any) -> None:
     if processes > 1 and not str(getattr(kind, "value", kind)).startswith("MULTI_"):
         remedy = "train with plain data parallelism (torchrun and no FSDP, DeepSpeed or Megatron), or in one process."
         raise PrerequisiteError(describe("processes", f"{processes}, {kind}", "copies of the whole model", remedy))
+    if (parallel := getattr(args, "parallelism_config", None)) is not None:
+        remedy = "set parallelism_config=None."
+        raise PrerequisiteError(describe("SFTConfig.parallelism_config", parallel, "None", remedy))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -20,6 +21,10 @@ from .ranks import Rank
 
 Value = TypeVar("Value")
 Kind = Literal["value", "end", "failed"]
+
+
+PATIENCE = timedelta(hours=12)
+"""How long one waits for the others: the first rank may fit a policy, write, and call a function of the user's."""
 
 
 class PeerError(MeasurementError):
@@ -39,7 +44,7 @@ class TrainingRanks(Rank):
         """This process among those of its training, or alone. All of them have to call it."""
         if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
             return cls()
-        group = distributed.new_group(backend="gloo")
+        group = distributed.new_group(backend="gloo", timeout=PATIENCE)
         return cls(distributed.get_rank(), distributed.get_world_size(), group, device)
 
     def gather(self, value: Value) -> list[Value]:
@@ -81,11 +86,14 @@ class TrainingRanks(Rank):
         self._group = None
 
     def _exchange(self, kind: Kind, value: Any) -> list[Any]:
-        packed = io.BytesIO()
+        assert self._group is not None, "it has left"
+        packed, found = io.BytesIO(), [b""] * self.count
         torch.save((kind, value), packed)
-        found: list[Any] = [None] * self.count
-        distributed.all_gather_object(found, packed.getvalue(), group=self._group)
-        here = [torch.load(io.BytesIO(one), map_location=self._place, weights_only=False) for one in found]
+        try:
+            distributed.all_gather_object(found, packed.getvalue(), group=self._group)
+        except RuntimeError as error:
+            raise self._peer_error(f"no exchange with the others ({error})", "look which of them has ended.") from error
+        here = [(kind, value) if rank == self.number else self._unpacked(one) for rank, one in enumerate(found)]
         for rank, (other, why) in enumerate(here):
             if other == "failed" and kind != "failed":
                 raise self._peer_error(f"rank {rank} failed: {why}", "mend what it names.")
@@ -93,6 +101,11 @@ class TrainingRanks(Rank):
             remedy = "train with the same data, configuration and callbacks on every rank."
             raise self._peer_error("ranks that are not at the same point", remedy)
         return [one for _, one in here]
+
+    def _unpacked(self, one: bytes) -> tuple[Kind, Any]:
+        # A process of the same training, by torch's own exchange: nothing from outside is unpickled.
+        found: tuple[Kind, Any] = torch.load(io.BytesIO(one), map_location=self._place, weights_only=False)
+        return found
 
     def _peer_error(self, found: str, remedy: str) -> PeerError:
         return PeerError(describe(f"rank {self.number}", found, "all ranks at work", remedy))

@@ -27,7 +27,7 @@ def limit_alerts(
     limits: AlertsConfig, account: StepAccount, known: set[str], audits: Sequence[AuditEntry] = ()
 ) -> list[Alert]:
     """Alerts that the latest `account` and the run's `audits` raise and that are not `known` by subject."""
-    found = _moved_outside(account)
+    found = [moved_outside(account.step)] if account.outside else []
     if not account.warm_up:
         found += _over_limits(limits, account) + _missed(limits, account.step, audits)
     return [alert for alert in found if alert.subject not in known]
@@ -73,12 +73,11 @@ def drift_alert(behaviour: str, found: Drift, step: int, since: int, accounts: S
     )
 
 
-def _moved_outside(account: StepAccount) -> list[Alert]:
-    if not account.outside:
-        return []
-    advice = "Look which callback or loaded checkpoint changes weights: its part is in this account's unexplained."
-    quantity = "accounts in which something other than the optimizer's step moved them"
-    return [_plain(account.step, "trained parameters", quantity, 1.0, 0.0, advice)]
+def moved_outside(step: int) -> Alert:
+    """Something other than the optimizer moved the trained parameters by the end of `step`, or after it."""
+    advice = "Look which callback or loaded checkpoint changes weights: what it does is in all that is measured now."
+    quantity = "times that something other than the optimizer's step moved them"
+    return _plain(step, "trained parameters", quantity, 1.0, 0.0, advice)
 
 
 def _over_limits(limits: AlertsConfig, account: StepAccount) -> list[Alert]:

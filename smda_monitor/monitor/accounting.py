@@ -131,7 +131,8 @@ class Accountant:
         its rows did nothing."""
         assert self.coming is not None
         begun, self.coming = self.coming, None
-        self.outside.look(begun.number)
+        if self.outside.look(begun.number):
+            self.auditor.forget()  # the probes after the step are not those of the step alone
         if step_was_skipped(self._optimizer):
             self.auditor.forget()
             return None

@@ -14,7 +14,7 @@ from ..instruments.feature_cards import feature_cards
 from ..instruments.heap import trimmed
 from ..instruments.plan_pass import measure_set
 from ..instruments.row_identity import RowNames, new_texts
-from ..maths.alerts import drift_alert, limit_alerts
+from ..maths.alerts import drift_alert, limit_alerts, moved_outside
 from ..maths.by_kind import readings_by_kind
 from ..maths.fidelity import short_steps
 from ..maths.row_alerts import row_alert
@@ -132,7 +132,8 @@ class MonitoredRun:
                 raised = self._account()
             self.pace.account_made(self.accountant.spent, self._clock() - begun, audited)
             self._drift.note(self.accounts[-1], self._start)
-            if self._drift.due(self.accountant.before, self._known):
+            # What is found decides what is measured, and whether training stops: no rank may find otherwise.
+            if self.instruments.ranks.of_first(self._drift.due(self.accountant.before, self._known)):
                 raised += self._look(self.accounts[-1].step)
             if more:
                 self._choose_probes()
@@ -163,7 +164,8 @@ class MonitoredRun:
         with self.pace.working():
             try:
                 raised = self.account(more=False)
-                self.accountant.outside.look(step)
+                if self.accountant.outside.look(step):
+                    raised += self._raise([one for one in [moved_outside(step)] if one.subject not in self._known])
                 if self.last.step != step:
                     raised += self._look(step)
                 drift = self.last.X.double() - self.first.X.double()
@@ -204,6 +206,7 @@ class MonitoredRun:
         return {alert.subject for alert in self.alerts}
 
     def _raise(self, alerts: list[Alert]) -> list[Alert]:
+        alerts = self.instruments.ranks.of_first(alerts)
         for alert in alerts:
             self.alerts.append(alert)
             self.sinks.alert(alert)

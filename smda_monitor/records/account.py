@@ -223,7 +223,8 @@ class StepAccount:
     empty where they are not. Through output probability they follow from the rows' pushes on y in both."""
     outside: bool = False
     """Whether something other than the optimizer's steps moved the trained parameters between its two snapshots. What
-    that did is in the measured shifts, and in no row's figures: it is unexplained."""
+    that did is in the measured shifts. Of a split step it is in no row's figures, but unexplained; by replay it is in
+    every row's push."""
 
     def balance(self, target: str) -> TargetBalance:
         """The balance of `target`. Raises `KeyError` for an unknown name."""

@@ -163,7 +163,7 @@ class IntentConfig(Section):
     benign: DriftIntent | None = None
     """Plainly benign probes."""
     features: DriftIntent = "still"
-    """What the policy reads, on all probes, through features that it does not rest on at the start; together, singly."""
+    """What the policy reads, on all probes, through features that it does not rest on at the start."""
 
 
 class AlertsConfig(Section):
