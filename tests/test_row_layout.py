@@ -81,7 +81,7 @@ def test_heads_before_tokens_and_what_is_no_sequence_of_tokens() -> None:
     expected = found.layout.spread(by_token)
     assert expected.shape == (2, 3, 2, 3)
     assert torch.equal(found.layout.spread(by_token.transpose(1, 2)), expected)
-    for wrong in (by_token[0], by_token[:, :4], by_token[:, :, 0][:, None]):
+    for wrong in (by_token[0], by_token[:, :4], by_token[:, :4, 0]):
         with pytest.raises(MeasurementError, match="rows of one sequence: found a tensor of shape"):
             found.layout.spread(wrong)
 
