@@ -192,8 +192,9 @@ class DataAudit:
         if ruler is not None:
             tap = AnswerTap(training.model, reader.hook, training.in_training, self._opening)
         try:
-            for start in range(0, len(chosen), training.together):
-                training.backward(chosen[start : start + training.together])
+            with fast_products():
+                for start in range(0, len(chosen), training.together):
+                    training.backward(chosen[start : start + training.together])
             rows, losses, gradients = capture.take()
             answers = read_by(ruler, tap.take()) if ruler is not None and tap is not None else None
         finally:

@@ -130,7 +130,7 @@ class ProbeReader:
         chunks. One forward that ends at the hookpoint and K backwards per chunk, through activations alone."""
         found: Tensor | None = None
         for chunk in self._chunks(prompts, parameters):
-            with torch.enable_grad(), GradientTap(parameters) as tap:
+            with torch.enable_grad(), self._fast(), GradientTap(parameters) as tap:
                 scalars = of(self._to_hookpoint([prompts[i] for i in chunk]), chunk)
                 if found is None:
                     found = torch.zeros(len(scalars), parameters.size, device=scalars.device)
