@@ -11,9 +11,19 @@ import sys
 import pytest
 import torch
 
+from smda_monitor.instruments import heap
 from smda_monitor.instruments.heap import OWN_SETTINGS, kept_apart, zeros_apart
 
 MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def nobody_holds_it() -> None:
+    """Runs that other tests killed in this process were never closed, and hold the heap still."""
+    while heap._held:
+        heap.release_heap()
+
+
 PROGRAM = """
 import json, re
 from pathlib import Path
@@ -116,8 +126,6 @@ def test_what_the_user_set_stays(name: str) -> None:
 
 
 def test_inside_it_is_held_and_afterwards_not() -> None:
-    from smda_monitor.instruments import heap
-
     found: list[bool] = []
 
     def broken() -> None:
