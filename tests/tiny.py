@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -171,9 +173,15 @@ def tiny_rows(n: int = 24) -> Any:
 
 
 def tiny_trainer(
-    folder: Path, callbacks: list[Any], dropout: float = 0.0, rows: Any = None, model: Any = None, **settings: Any
+    folder: Path,
+    callbacks: list[Any],
+    dropout: float = 0.0,
+    rows: Any = None,
+    model: Any = None,
+    given: Mapping[str, Any] = MappingProxyType({}),
+    **settings: Any,
 ) -> Any:
-    """TRL's SFTTrainer with its defaults, on a tiny model, two rows to a micro-batch."""
+    """TRL's SFTTrainer with its defaults and what else is `given` to it, on a tiny model, two rows to a micro-batch."""
     from trl import SFTConfig, SFTTrainer
 
     known = {
@@ -193,4 +201,5 @@ def tiny_trainer(
         train_dataset=rows if rows is not None else tiny_rows(),
         processing_class=tiny_tokenizer(),
         callbacks=callbacks,
+        **given,
     )

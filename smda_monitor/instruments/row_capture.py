@@ -140,6 +140,12 @@ class RowCapture:
             found = ", ".join(sorted(kwargs))
             self._failure = MeasurementError(describe("training batch", found, "input_ids", "train on token ids."))
             return
+        if batch.labels is None:
+            # Which of the tokens are the answer is not known then, and the loss may be anything.
+            remedy = "leave the loss to SFTTrainer: no compute_loss_func, and no compute_loss of a subclass's own."
+            found = "a forward without labels (compute_loss_func?)"
+            self._failure = MeasurementError(describe("training batch", found, "SFTTrainer's own loss", remedy))
+            return
         rows, tokens = batch.ids.shape
         for ids, real, carried in zip(batch.ids, batch.real, batch.carries, strict=True):
             carries = carried[real]

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import ConfigError, describe
+from ..errors import ConfigError, SMDAError, describe
 from ..instruments.assemble import Bench, Instruments, assemble, open_bench
 from ..instruments.clock import device_clock
 from ..instruments.optimizer_step import unknown_step
@@ -147,7 +147,7 @@ def abandon_run(run: MonitoredRun, status: str, error: str | None = None) -> Non
     summary = _summary(run, status)
     try:
         run.sinks.finish({**summary, "error": error} if error else summary)
-    except OSError as failure:
+    except (OSError, SMDAError) as failure:
         logger.error("The ledger could not be closed: %s", failure)
 
 

@@ -1,0 +1,299 @@
+"""Monitored runs that are killed at random moments, looked at, and gone on with.
+
+A run is a process forked from one that has loaded everything. It tells at the start of each phase (a forward and
+backward of training, a pass over the probes, a write to the ledger, the report) that it is there, and is sent SIGKILL a
+random part of that phase's usual time later. What it has left is then read; the run is resumed from its last whole
+checkpoint, or started again where there is none; and its ledger and weights are held against those of the unbroken run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from _bed import Bed
+from _small_run import STEPS, SmallRun, Weights, same
+from transformers import TrainerCallback
+
+from smda_monitor.callback import SMDACallback
+from smda_monitor.errors import SMDAError
+from smda_monitor.monitor.accounting import Accountant
+from smda_monitor.outputs.ledger import Ledger
+from smda_monitor.outputs.ledger_reader import read_ledger
+from smda_monitor.outputs.report import write_report
+from smda_monitor.outputs.report.sink import ReportSink
+from smda_monitor.records.account import StepAccount
+
+PHASES = ("training", "probes", "ledger", "report")
+FORK: Any = multiprocessing.get_context("fork")
+PATIENCE = 120.0
+"""Seconds after which a run is not working any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """When a run dies."""
+
+    phase: str
+    """One of `PHASES`."""
+    entry: int
+    """At so many entries into it, from 1."""
+    part: float
+    """After this part of the phase's usual time, in [0, 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What was found of one killed run."""
+
+    phase: str
+    """In which it was killed; ``none`` where it had ended before."""
+    lost: int
+    """Rows of accounts that were written, and are not in the ledger."""
+    duplicates: int
+    """Rows that are in the resumed run's ledger more than once."""
+    missing: int
+    """Rows of the unbroken run's ledger that are not in the resumed one's."""
+    changed: bool
+    """Whether its accounts or its weights differ from the unbroken run's."""
+    untyped: str
+    """The error of another kind than our own; empty without one."""
+
+
+@dataclass(frozen=True)
+class Unbroken:
+    """The run that nothing happens to."""
+
+    accounts: tuple[StepAccount, ...]
+    weights: tuple[Weights, ...]
+    seconds: dict[str, float]
+    """Usual time of each phase."""
+    entries: dict[str, int]
+    """How often it is entered."""
+
+
+class _Phases(TrainerCallback):
+    """Tells of every phase as it begins and ends."""
+
+    def __init__(self, tell: Callable[[str, bool], None]) -> None:
+        self.tell = tell
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Training."""
+        self.tell("training", True)
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """It ends here."""
+        self.tell("training", False)
+
+
+@contextmanager
+def _followed(tell: Callable[[str, bool], None], written: Callable[[int], None]) -> Iterator[_Phases]:
+    """While open, phases tell of themselves, and every account that is in the ledger is `written`."""
+    kept = []
+
+    def follow(owner: Any, name: str, phase: str, after: Callable[..., None] = lambda *_: None) -> None:
+        inner = getattr(owner, name)
+        kept.append((owner, name, inner))
+
+        def told(*args: Any, **kwargs: Any) -> Any:
+            tell(phase, True)
+            found = inner(*args, **kwargs)
+            after(*args)
+            tell(phase, False)
+            return found
+
+        setattr(owner, name, told)
+
+    follow(Accountant, "_probe", "probes")
+    follow(Ledger, "account", "ledger", lambda _, account: written(account.step))
+    follow(ReportSink, "finish", "report")
+    try:
+        yield _Phases(tell)
+    finally:
+        for owner, name, inner in kept:
+            setattr(owner, name, inner)
+
+
+def unbroken(run: SmallRun) -> Unbroken:
+    """The run itself, and how long its phases take."""
+    times: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    began: dict[str, float] = {}
+
+    def tell(phase: str, begins: bool) -> None:
+        if begins:
+            began[phase] = time.perf_counter()
+        else:
+            times[phase].append(time.perf_counter() - began[phase])
+
+    callback = SMDACallback(run.config())
+    with _followed(tell, lambda _: None) as phases:
+        weights = run.train([phases, callback])
+    return Unbroken(
+        tuple(read_ledger(run.home).accounts),
+        tuple(weights),
+        {phase: mean(found) for phase, found in times.items()},
+        {phase: len(found) for phase, found in times.items()},
+    )
+
+
+def killed_runs(bed: Bed, folder: Path, count: int, seed: int, workers: int) -> list[Left]:
+    """`count` killed runs, `workers` at a time, every second with accounts of two steps."""
+    jobs = [list(range(i, count, workers)) for i in range(workers)]
+    pipes = []
+    for numbers in filter(None, jobs):
+        mine, theirs = FORK.Pipe()
+        worker = FORK.Process(target=_work, args=(bed, folder / f"worker-{numbers[0]}", numbers, seed, theirs))
+        worker.start()
+        theirs.close()
+        pipes.append((mine, worker))
+    found: list[Left] = []
+    for mine, worker in pipes:
+        found += _received(mine)
+        worker.join()
+    return found
+
+
+def _received(pipe: Connection) -> list[Left]:
+    try:
+        found = pipe.recv()
+    except EOFError:
+        raise RuntimeError("a worker ended without a word: see its errors above") from None
+    assert isinstance(found, list)
+    return found
+
+
+def _work(bed: Bed, folder: Path, numbers: Sequence[int], seed: int, pipe: Connection) -> None:
+    runs = {every: SmallRun(bed, folder / f"unbroken-{every}", every) for every in (1, 2)}
+    whole = {every: in_child(partial(unbroken, run)) for every, run in runs.items()}
+    pipe.send([one_kill(SmallRun(bed, folder / "killed", 1 + i % 2), whole[1 + i % 2], i, seed) for i in numbers])
+
+
+def one_kill(run: SmallRun, whole: Unbroken, number: int, seed: int) -> Left:
+    """Starts `run`, kills it, looks at what is left and goes on with it."""
+    shutil.rmtree(run.folder, ignore_errors=True)
+    draw = random.Random(f"{seed}-{number}")
+    phase = PHASES[number // 2 % len(PHASES)]
+    kill = Kill(phase, draw.randint(1, whole.entries[phase]), draw.random())
+    reached, account = _kill(run, kill, whole.seconds)
+    left = Left(phase if reached else "none", 0, 0, 0, False, "")
+    try:
+        known = in_child(partial(_accounts, run)) if (run.home / "manifest.json").is_file() else []
+        written = [a for a in whole.accounts if a.step <= account]
+        left = replace(left, lost=(_rows(written) - _rows(known)).total())
+        accounts, weights = in_child(partial(_gone_on, run))
+    except Untyped as error:
+        return replace(left, changed=True, untyped=str(error))
+    rows, expected = _rows(accounts), _rows(whole.accounts)
+    return replace(
+        left,
+        duplicates=rows.total() - len(rows),
+        missing=(expected - rows).total(),
+        changed=_timeless(accounts) != _timeless(whole.accounts) or not same(weights, whole.weights),
+    )
+
+
+def _accounts(run: SmallRun) -> list[StepAccount]:
+    return read_ledger(run.home).accounts
+
+
+def _gone_on(run: SmallRun) -> tuple[list[StepAccount], list[Weights]]:
+    """The run's accounts and weights once it is through. Where the last checkpoint is of the last step training is over
+    (resumed, the trainer takes one step more, with or without the monitor): what is missing is the report."""
+    last = run.last_checkpoint()
+    if last is not None and last.name == f"checkpoint-{STEPS}":
+        write_report(run.home)
+        weights = run.saved_weights(last)
+    else:
+        weights = run.monitored(resume=True)
+    return read_ledger(run.home).accounts, weights
+
+
+def _rows(accounts: Sequence[StepAccount]) -> Counter[tuple[int, str]]:
+    return Counter((row.step, row.row_hash) for account in accounts for row in account.rows)
+
+
+def _timeless(accounts: Sequence[StepAccount]) -> list[str]:
+    return [repr(replace(account, seconds=0.0)) for account in accounts]
+
+
+def _kill(run: SmallRun, kill: Kill, seconds: dict[str, float]) -> tuple[bool, int]:
+    """Whether the run was killed in that phase, and the step of the last account that it had written."""
+    mine, theirs = FORK.Pipe(duplex=False)
+    written = FORK.Value("i", 0, lock=False)
+    child = FORK.Process(target=_until_killed, args=(run, kill, theirs, written))
+    child.start()
+    theirs.close()
+    reached = False
+    try:
+        if mine.poll(PATIENCE):
+            mine.recv()
+            time.sleep(kill.part * seconds[kill.phase])
+            reached = child.is_alive()
+    except EOFError:
+        pass  # it ended before
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    return reached, int(written.value)
+
+
+def _until_killed(run: SmallRun, kill: Kill, pipe: Connection, written: Any) -> None:
+    entered: Counter[str] = Counter()
+
+    def tell(phase: str, begins: bool) -> None:
+        entered[phase] += begins
+        if begins and phase == kill.phase and entered[phase] == kill.entry:
+            pipe.send(phase)
+
+    def account(step: int) -> None:
+        written.value = step
+
+    with _followed(tell, account) as phases:
+        run.train([phases, SMDACallback(run.config())])
+
+
+class Untyped(Exception):
+    """An error of another kind than our own."""
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """What `work` gives in a process of its own: torch keeps threads and memory that a fork must not have.
+
+    Raises `Untyped` where it raised, or died."""
+    mine, theirs = FORK.Pipe(duplex=False)
+    child = FORK.Process(target=_told, args=(work, theirs))
+    child.start()
+    theirs.close()
+    try:
+        found, error = mine.recv()
+    except EOFError:
+        found, error = None, "it died"
+    child.join()
+    if error:
+        raise Untyped(error)
+    return found
+
+
+def _told(work: Callable[[], Any], pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    try:
+        found, error = work(), ""
+    except SMDAError as refused:
+        found, error = None, f"refused: {refused}"
+    except Exception as failure:
+        found, error = None, f"{type(failure).__name__}: {failure}"
+    pipe.send((found, error))

@@ -1,0 +1,126 @@
+"""Every cell of the table of modes, in a real SFTTrainer: invisible and accounted for, or refused before step 1."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import modes
+import pytest
+import tiny
+import torch
+from modes import CELLS, Cell
+from transformers import TrainerCallback
+
+from smda_monitor.callback import SMDACallback
+from smda_monitor.errors import MeasurementError, PrerequisiteError, SMDAError
+from smda_monitor.instruments.trainer_mode import check_trainer_mode
+
+STEPS = 4
+SUPPORTED = [cell for cell in CELLS if not (cell.refused or cell.untested or cell.held_by)]
+REFUSED = [cell for cell in CELLS if cell.refused and cell.arguments is None]
+BY_ARGUMENTS = [cell for cell in CELLS if cell.refused and cell.arguments is not None]
+
+
+class Breaks(TrainerCallback):
+    """The monitor fails at a step."""
+
+    def __init__(self, monitor: SMDACallback, step: int) -> None:
+        self.monitor, self.step = monitor, step
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step + 1 == self.step:
+            assert self.monitor.run is not None
+            assert self.monitor.run.accountant.capture is not None
+            self.monitor.run.accountant.capture.clear()
+
+
+class DrawsOneNumber(TrainerCallback):
+    """A measurement that samples."""
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        torch.rand(1)
+
+
+def trained(cell: Cell, folder: Path, *callbacks: Any) -> tuple[list[torch.Tensor], list[Any], torch.Tensor]:
+    """Weights, log and random state after training."""
+    torch.manual_seed(0)
+    trainer = cell.trainer(folder, list(callbacks), STEPS)
+    trainer.train()
+    log = [{k: v for k, v in entry.items() if "loss" in k or "grad_norm" in k} for entry in trainer.state.log_history]
+    return [p.detach().clone() for p in trainer.model.parameters()], log, torch.get_rng_state()
+
+
+def equal(one: Any, two: Any) -> bool:
+    same = all(torch.equal(a, b) for a, b in zip(one[0], two[0], strict=True))
+    return same and one[1] == two[1] and torch.equal(one[2], two[2])
+
+
+@pytest.mark.parametrize("cell", SUPPORTED, ids=lambda cell: cell.name)
+def test_training_is_as_without_the_monitor(tmp_path: Path, cell: Cell) -> None:
+    plain = trained(cell, tmp_path / "plain")
+    config = tiny.tiny_config(tmp_path / "files")
+    every_step = SMDACallback(config)
+    assert equal(plain, trained(cell, tmp_path / "every", every_step))
+    assert every_step.run is not None
+    accounts = every_step.run.accounts
+    assert [account.step for account in accounts] == list(range(1, STEPS + 1))
+    assert max(account.capture_error for account in accounts) < cell.error
+    assert all(account.rows and account.balance("S_Y").absolute_shares > 0 for account in accounts)
+
+    apart = {"outputs": {**config["outputs"], "folder": str(tmp_path / "third")}, "account": {"every": 3}}
+    of_three = SMDACallback({**config, **apart, "on_error": "warn"})
+    assert equal(plain, trained(cell, tmp_path / "three", Breaks(of_three, STEPS), of_three))
+    assert of_three.error is not None
+    assert "MeasurementError" in of_three.error
+    assert of_three.run is not None
+    # One account, but for those that end at a checkpoint before, and of one step each by replay.
+    covered = [(account.since, account.step) for account in of_three.run.accounts]
+    assert [since for since, _ in covered] == [0, *(step for _, step in covered[:-1])]
+    assert covered[-1][1] == (2 if "save_steps" in cell.settings else 3)
+
+
+def test_the_comparison_can_fail(tmp_path: Path) -> None:
+    cell = SUPPORTED[0]
+    assert not equal(trained(cell, tmp_path / "plain"), trained(cell, tmp_path / "other", DrawsOneNumber()))
+
+
+@pytest.mark.filterwarnings(
+    "ignore:`(label_smoothing_factor|compute_loss_func|use_liger_kernel=True)` is deprecated:FutureWarning",
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning",
+)
+@pytest.mark.parametrize("cell", REFUSED, ids=lambda cell: cell.name)
+def test_what_is_not_accounted_for_is_refused(tmp_path: Path, cell: Cell) -> None:
+    config = tiny.tiny_config(tmp_path / "files")
+    trainer = cell.trainer(tmp_path, [SMDACallback(config)], 1)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    with pytest.raises(SMDAError, match=r"(?s)found .*expected .*What to do") as error:
+        trainer.train()
+    assert re.search(cell.refused, str(error.value)), str(error.value)
+    assert isinstance(error.value, MeasurementError if cell.late else PrerequisiteError)
+    assert trainer.state.global_step == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True))
+    assert cell.late or not Path(config["outputs"]["folder"]).exists(), "the run folder is not touched"
+
+
+@pytest.mark.parametrize("cell", BY_ARGUMENTS, ids=lambda cell: cell.name)
+def test_what_the_arguments_say_is_refused(tmp_path: Path, cell: Cell) -> None:
+    assert cell.arguments is not None
+    with pytest.raises(PrerequisiteError, match=r"(?s)found .*expected .*What to do") as error:
+        check_trainer_mode(cell.arguments(tmp_path))
+    assert re.search(cell.refused, str(error.value)), str(error.value)
+
+
+def test_what_other_tests_hold_is_there() -> None:
+    assert all((Path(__file__).parent.parent / cell.held_by).is_file() for cell in CELLS if cell.held_by)
+
+
+def test_readme_has_the_table() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert modes.table() in readme, "python tests/modes.py prints it"
+
+
+def test_no_cell_is_named_twice() -> None:
+    named = [(cell.group, cell.name) for cell in CELLS]
+    assert len(set(named)) == len(named)
