@@ -192,6 +192,30 @@ def test_neither_chunks_nor_order_matter(bench: Bench, chunk: int) -> None:
     assert float(whole.readings.mass.diff().abs().min()) > 1e-3, "the prompts differ"
 
 
+def test_a_pass_that_memory_ran_out_in_goes_on_in_parts(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    here, reader = plan("mass"), bench.reader
+
+    def passes() -> list[Any]:
+        whole, found = gradients(reader, bench.parameters, here)
+        own, contrast = reader.own(prompts(), bench.parameters)
+        moved = reader.feature_gradients(prompts(), lambda X, chunk: X.sum(0), bench.parameters)
+        rows = [rows_of(found.S_X, bench).sum(0), rows_of(found.readings["mass"], bench), rows_of(contrast, bench)]
+        return [reader.measure(prompts()).X, reader.features(prompts()), whole.X, own.X, moved, *rows]
+
+    def for_two(_module: Any, _args: Any, kwargs: Any) -> None:
+        if kwargs["input_ids"].shape[0] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    expected = passes()
+    handle = bench.model.get_base_model().model.register_forward_pre_hook(for_two, with_kwargs=True)
+    try:
+        found = passes()
+    finally:
+        handle.remove()
+    assert all(float((a - b).norm() / b.norm()) < 1e-5 for a, b in zip(found, expected, strict=True))
+    assert len(caplog.records) == 2 * 5, "halved twice in each of five passes"
+
+
 def test_chunks_are_no_larger_than_the_budget_allows(bench: Bench) -> None:
     few = bench.parameters
     none, many = replace(few, tensors=()), replace(few, tensors=few.tensors * 100)

@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.errors import MeasurementError
-from smda_monitor.outputs import ledger as ledger_module
+from smda_monitor.outputs import parts
 from smda_monitor.outputs.ledger_reader import read_ledger
 from smda_monitor.outputs.review import ReviewSink
 
@@ -86,14 +86,14 @@ def a_slow_sink(run: SmallRun, plain: Sequence[Weights]) -> None:
 
 
 def _on_a_full_disk(run: SmallRun, **sections: Any) -> list[Weights]:
-    write = ledger_module.parts.write_part
+    write = parts.write_part
 
     def full(home: Any, stem: str, first: int, *rest: Any) -> Any:
         if first >= AT:
             raise OSError(28, "No space left on device")
         return write(home, stem, first, *rest)
 
-    with _instead(ledger_module.parts, "write_part", full):
+    with _instead(parts, "write_part", full):
         return run.monitored(**sections)
 
 
@@ -168,11 +168,8 @@ def ctrl_c_twice(run: SmallRun, plain: Sequence[Weights]) -> None:
         pass
     else:
         raise Broken("the first one")
-    with _instead(ReviewSink, "finish", lambda self, summary: pressed()):
-        try:
-            monitor.close()
-        except KeyboardInterrupt:
-            pass
+    with _instead(ReviewSink, "finish", lambda self, summary: pressed()), suppress(KeyboardInterrupt):
+        monitor.close()
     after = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in trainer.model.modules()]
     _need(after == hooks, "the hooks are gone")
     _need(_steps(run) == list(range(1, AT + 1)), "what was written before")
@@ -182,10 +179,8 @@ def a_checkpoint_without_the_monitor(run: SmallRun, plain: Sequence[Weights]) ->
     def stops(_: Any) -> None:
         raise InterruptedError
 
-    try:
+    with suppress(InterruptedError):
         run.train([_At(stops, at_end=True)])
-    except InterruptedError:
-        pass
     fitted = {"path": "fit", "bootstrap": 0}  # the saved policy is of the model before the first step
     _need(same(run.monitored(resume=True, policy=fitted), plain), "weights")
     _need(_steps(run) == list(range(AT, STEPS + 1)), "accounts from there on")

@@ -29,7 +29,12 @@ from smda_monitor.instruments.row_files import read_rows
 from smda_monitor.outputs.ledger_reader import read_ledger
 
 Values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["../../x", "\x1b[2J", "<b>"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["../../x", "\x1b[2J", "<b>"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=6,
 )
@@ -68,7 +73,8 @@ def specimens(bed: Bed, run: Path, folder: Path) -> list[Specimen]:
     whole = {name: value for name, value in bed.config.items() if name != "seed"}
     config.write_text(yaml.safe_dump({**whole, "alerts": {"stop": ["drift"]}, "account": {"every": 2}}), "utf-8")
     told = [
-        {"prompt": f"Tell me of {i}", "response": f"It is {i}.", "kind": ("harmful", "benign")[i % 2]} for i in range(12)
+        {"prompt": f"Tell me of {i}", "response": f"It is {i}.", "kind": ("harmful", "benign")[i % 2]}
+        for i in range(12)
     ]
     answers.write_text("".join(json.dumps(row) + "\n" for row in told), "utf-8")
     rows.write_text("".join(json.dumps({"id": f"r{i}", **row}) + "\n" for i, row in enumerate(told)), "utf-8")

@@ -61,7 +61,8 @@ class SmallRun:
         )
 
     def train(self, callbacks: Sequence[Any] = (), resume: bool = False) -> list[Weights]:
-        """The trained weights at the end, as arrays, which go from process to process; with `resume` from the last whole checkpoint, if there is one."""
+        """The trained weights at the end, as arrays, which go from process to process; with `resume` from the last
+        whole checkpoint, if there is one."""
         trainer = self.trainer(callbacks)
         last = self.last_checkpoint() if resume else None
         trainer.train(resume_from_checkpoint=str(last) if last else None)

@@ -136,7 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _figures(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """One object: sums over the parts, and what they are made of."""
-    told = {name: value for part in found.values() for name, value in part.items() if name not in ("changed", "untyped")}
+    told = {
+        name: value for part in found.values() for name, value in part.items() if name not in ("changed", "untyped")
+    }
     return {
         **told,
         "training_changed": sum(part.get("changed", 0) for part in found.values()),

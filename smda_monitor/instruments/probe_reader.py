@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from ..records.snapshot import DictionaryHealth, Snapshot
 from .behaviour import Behaviour
 from .causal import TreeBatch, inner_causal, node_stage, prompt_stage, readings_of, tree_batch
 from .chat import PromptTokens
+from .chunked import in_chunks
 from .dictionary import Dictionary
 from .gradient_tap import GradientTap
 from .hookpoint import ResidualTap
@@ -32,6 +34,10 @@ from .measurement import Measurement, detached, in_order, joined
 from .opening_head import plain_head
 from .parameters import TrainedParameters
 from .products import fast_pass
+
+Found = TypeVar("Found")
+Rows = tuple[tuple[int, ...], RowGradients]
+"""Prompts' numbers and their gradients."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,20 @@ class ProbeReader:
             yield order[:size]
             order = order[size:]
 
+    def _pass(
+        self,
+        prompts: Sequence[PromptTokens],
+        work: Callable[[list[int]], tuple[Measurement, Found]],
+        parameters: TrainedParameters | None = None,
+    ) -> tuple[Measurement, list[Found]]:
+        """What `work` makes of the prompts' numbers chunk by chunk: the measurement of all prompts, and the rest."""
+        parts, order, rest = [], [], []
+        for chunk, (here, found) in in_chunks(self._chunks(prompts, parameters), work):
+            parts.append(here)
+            rest.append(found)
+            order += chunk
+        return in_order(parts, order), rest
+
     def _halves(self, prompts: Sequence[PromptTokens], targets: int, parameters: TrainedParameters) -> bool:
         """Whether the gradients of so many targets of every prompt would take more than an eighth of the budget."""
         longest = max(len(prompt.ids) for prompt in prompts) + self.behaviour.tree.n_positions
@@ -115,8 +135,9 @@ class ProbeReader:
         """(n, d) `Measurement.X` alone, from forwards that end at the hookpoint. Raises `MeasurementError` as
         `measure`."""
         parts, order = [], []
-        for chunk in self._chunks(prompts):
-            parts.append(self._to_hookpoint([prompts[i] for i in chunk]).cpu())
+        chunks = self._chunks(prompts)
+        for chunk, X in in_chunks(chunks, lambda chunk: self._to_hookpoint([prompts[i] for i in chunk]).cpu()):
+            parts.append(X)
             order += chunk
         return joined(parts, torch.tensor(order).argsort())
 
@@ -128,30 +149,33 @@ class ProbeReader:
     ) -> Tensor:
         """(K, p) gradients of K scalars of the prompts' features: Σ of(X (b, d), the chunk's prompt numbers) (K,) over
         chunks. One forward that ends at the hookpoint and K backwards per chunk, through activations alone."""
-        found: Tensor | None = None
-        for chunk in self._chunks(prompts, parameters):
+        found: list[Tensor] = []
+
+        def add(chunk: list[int]) -> None:
             with torch.enable_grad(), self._fast(), GradientTap(parameters) as tap:
                 scalars = of(self._to_hookpoint([prompts[i] for i in chunk]), chunk)
-                if found is None:
-                    found = torch.zeros(len(scalars), parameters.size, device=scalars.device)
+                if not found:
+                    found.append(torch.zeros(len(scalars), parameters.size, device=scalars.device))
                 # Where all that trains lies above the hookpoint there is no graph, and nothing moves.
                 for k, scalar in enumerate(scalars if scalars.requires_grad else ()):
+                    # Memory runs out at the first, if at all: then nothing has been added.
                     (rows,) = tap.rows(scalar)
                     for part in portions(parameters.size, SLAB):
-                        found[k, part.start : part.stop] += rows.dense(part.start, part.stop).sum(0)
-        assert found is not None, "there are prompts"
-        return found
+                        found[0][k, part.start : part.stop] += rows.dense(part.start, part.stop).sum(0)
+
+        for _ in in_chunks(self._chunks(prompts, parameters), add):
+            pass
+        return found[0]
 
     @torch.no_grad()
     def measure(self, prompts: Sequence[PromptTokens]) -> Measurement:
         """One forward over `prompts`. Raises `MeasurementError` for NaN or Inf, naming the first prompt's number."""
-        parts, order = [], []
-        for chunk in self._chunks(prompts):
+
+        def measured(chunk: list[int]) -> tuple[Measurement, None]:
             with self._fast():
-                hidden, X, readings = self._forward([prompts[i] for i in chunk])
-            parts.append(detached(hidden, X, readings))
-            order += chunk
-        return in_order(parts, order)
+                return detached(*self._forward([prompts[i] for i in chunk])), None
+
+        return self._pass(prompts, measured)[0]
 
     def gradients(
         self, prompts: Sequence[PromptTokens], cotangent_X: Tensor, coef: Tensor, parameters: TrainedParameters
@@ -161,9 +185,9 @@ class ProbeReader:
         them from the hookpoint, through activations alone; kept on the parameters' device, in bfloat16 where float32
         would take more than an eighth of the budget."""
         half = self._halves(prompts, 1 + len(READINGS), parameters)
-        chunks: dict[str, list[tuple[tuple[int, ...], RowGradients]]] = {name: [] for name in ("S_X", *READINGS)}
-        parts, order = [], []
-        for chunk in self._chunks(prompts, parameters):
+
+        def taken(chunk: list[int]) -> tuple[Measurement, dict[str, Rows]]:
+            found: dict[str, Rows] = {}
             with torch.enable_grad(), self._fast(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
                 of_X = {"S_X": (cotangent_X[chunk].to(X) * X).sum(), "explained": (X @ coef.to(X)).sum()}
@@ -171,26 +195,27 @@ class ProbeReader:
                 for scalars in (of_X, of_readings):
                     for name, rows in zip(scalars, tap.rows(*scalars.values()), strict=True):
                         if name == "S_X" and not rows.pieces:
-                            chunks[name].append((tuple(chunk[:1]), kept_rows(rows.summed(), False)))
-                            continue
-                        chunks[name].append((tuple(chunk), kept_rows(rows, half)))
-            parts.append(detached(hidden, X, readings))
-            order += chunk
-        by_name = {name: ChunkedRows(tuple(found)) for name, found in chunks.items()}
-        return in_order(parts, order), ProbeGradients(by_name.pop("S_X"), by_name, len(prompts))
+                            found[name] = tuple(chunk[:1]), kept_rows(rows.summed(), False)
+                        else:
+                            found[name] = tuple(chunk), kept_rows(rows, half)
+            return detached(hidden, X, readings), found
+
+        measured, chunks = self._pass(prompts, taken, parameters)
+        by_name = {name: ChunkedRows(tuple(found[name] for found in chunks)) for name in ("S_X", *READINGS)}
+        return measured, ProbeGradients(by_name.pop("S_X"), by_name, len(prompts))
 
     def own(self, prompts: Sequence[PromptTokens], parameters: TrainedParameters) -> tuple[Measurement, ChunkedRows]:
         """Measurement of n own prompts and the gradient of the contrast of each; kept as by `gradients`."""
         half = self._halves(prompts, 1, parameters)
-        chunks, parts, order = [], [], []
-        for chunk in self._chunks(prompts, parameters):
+
+        def taken(chunk: list[int]) -> tuple[Measurement, Rows]:
             with torch.enable_grad(), self._fast(), GradientTap(parameters) as tap:
                 hidden, X, readings = self._forward([prompts[i] for i in chunk])
                 (rows,) = tap.rows(readings.contrast.sum())
-                chunks.append((tuple(chunk), kept_rows(rows, half)))
-            parts.append(detached(hidden, X, readings))
-            order += chunk
-        return in_order(parts, order), ChunkedRows(tuple(chunks))
+                return detached(hidden, X, readings), (tuple(chunk), kept_rows(rows, half))
+
+        measured, chunks = self._pass(prompts, taken, parameters)
+        return measured, ChunkedRows(tuple(chunks))
 
     def snapshot(self, step: int, probe_ids: Sequence[str], measured: Measurement) -> Snapshot:
         """The snapshot of a measurement."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 from ..errors import ConfigError, SMDAError, describe
 from ..instruments.assemble import Bench, Instruments, assemble, open_bench
 from ..instruments.clock import device_clock
+from ..instruments.launcher import apart
 from ..instruments.optimizer_step import unknown_step
 from ..instruments.overlap import overlapping
 from ..instruments.parameters import trained_parameters
@@ -73,6 +75,8 @@ def start_run(
         resume = ranks.of_first(_check_folder(folder, bench, args, state) if ranks.first else False)
         # A resumed run goes on with its own policy: the weights have moved since it was fitted.
         instruments = assemble(bench, load_policy(folder / "policy") if resume and ranks.first else None, ranks)
+        if ranks.first and (said := apart(os.environ, ranks.count)):
+            logger.warning("%s", said)
         if unknown is not None:
             logger.warning("Accounts are made by replay, one measured step for every row of a step: %s.", unknown)
         first = ranks.of_first(_first_snapshot(folder, resume) if ranks.first else None)

@@ -1,0 +1,42 @@
+"""Processes that a launcher started, and that do not train together, are told of."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import tiny
+
+from smda_monitor.callback import SMDACallback
+from smda_monitor.instruments.launcher import LAUNCHERS, apart
+
+
+@pytest.mark.parametrize("variable", [variable for _, variable in LAUNCHERS])
+def test_more_were_started_than_train_together(variable: str) -> None:
+    said = apart({variable: "4", "HOME": "/"}, 1)
+    assert said is not None
+    assert f"4 processes ({variable}), but 1 trains together" in said
+    assert "2 train together" in str(apart({variable: "4"}, 2))
+
+
+@pytest.mark.parametrize(
+    ("environment", "processes"),
+    [
+        ({}, 1),
+        ({"WORLD_SIZE": "1"}, 1),
+        ({"WORLD_SIZE": "2"}, 2),
+        ({"SLURM_NTASKS": "1(x2)"}, 1),
+        ({"PMI_SIZE": ""}, 1),
+    ],
+)
+def test_nothing_is_said_otherwise(environment: dict[str, str], processes: int) -> None:
+    assert apart(environment, processes) is None
+
+
+def test_a_run_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = tiny.tiny_trainer(tmp_path, [SMDACallback(tiny.tiny_config(tmp_path / "m"))], max_steps=1)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with caplog.at_level(logging.WARNING, "smda_monitor"):
+        trainer.train()
+    assert any("srun tells of 2 processes" in record.getMessage() for record in caplog.records)
