@@ -175,47 +175,48 @@ DATA, MEMORY, TRAINED, LOSS, AROUND, KINDS, PROCESSES, TRAINERS = (
 )  # fmt: skip
 PACKED = {"packing": True, "max_length": 64}
 CELLS = (
-    Cell(DATA, "prompt and completion, padded"),
+    Cell(DATA, "prompt and completion"),
     Cell(DATA, "plain text", rows=text_rows),
     Cell(DATA, "conversations", rows=conversations()),
-    Cell(DATA, "of several turns", rows=conversations(3)),
+    Cell(DATA, "conversations of several turns", rows=conversations(3)),
     Cell(DATA, "`assistant_only_loss`", {"assistant_only_loss": True}, rows=conversations(2)),
-    Cell(DATA, "`completion_only_loss` on and off", {"completion_only_loss": False}),
+    Cell(DATA, "`completion_only_loss=False`", {"completion_only_loss": False}),
     Cell(DATA, "`packing` by `bfd`", PACKED | {"packing_strategy": "bfd"}),
-    Cell(DATA, "by `bfd_split`", PACKED | {"packing_strategy": "bfd_split", "max_length": 24}),
+    Cell(DATA, "`packing` by `bfd_split`", PACKED | {"packing_strategy": "bfd_split", "max_length": 24}),
     Cell(
         DATA,
-        "by `wrapped`",
+        "`packing` by `wrapped`",
         PACKED | {"packing_strategy": "wrapped"},
         refused=r"SFTConfig\.packing_strategy",
         instead="`bfd`",
     ),
     Cell(DATA, "`padding_free`", {"padding_free": True, "max_length": None}),
-    Cell(DATA, "streamed", rows=streamed),
+    Cell(DATA, "a streamed data set", rows=streamed),
     Cell(DATA, "workers that prefetch", {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 2}),
-    Cell(DATA, "grouped by length", {"train_sampling_strategy": "group_by_length"}),
-    Cell(DATA, "duplicates", rows=duplicates),
+    Cell(DATA, "rows grouped by length", {"train_sampling_strategy": "group_by_length"}),
+    Cell(DATA, "duplicate rows", rows=duplicates),
+    Cell(DATA, "your own row ids", held_by="tests/test_row_identity.py"),
     Cell(MEMORY, "fp32"),
     Cell(MEMORY, "`bf16` autocast", {"bf16": True}, error=2e-2),
     Cell(MEMORY, "weights in bfloat16", model=in_bfloat16, error=2e-2),
-    Cell(MEMORY, "checkpointing, both kinds", {"gradient_checkpointing_kwargs": {"use_reentrant": True}}),
+    Cell(MEMORY, "checkpointing (reentrant or not)", {"gradient_checkpointing_kwargs": {"use_reentrant": True}}),
     Cell(MEMORY, "`activation_offloading`", untested="needs an accelerator"),
     Cell(MEMORY, "quantised bases", untested="need bitsandbytes"),
     Cell(MEMORY, "`fp16`", {"fp16": True}, refused=r"SFTConfig\.fp16", instead="`bf16`"),
-    Cell(MEMORY, "`torch_compile`", {"torch_compile": True}, refused=r"SFTConfig\.torch_compile", instead="False"),
+    Cell(MEMORY, "`torch_compile`", {"torch_compile": True}, refused=r"SFTConfig\.torch_compile", instead="off"),
     Cell(
         MEMORY,
         "Liger kernels",
         arguments=told(use_liger_kernel=True),
         refused=r"SFTConfig\.use_liger_kernel",
-        instead="False",
+        instead="off",
     ),
     *(Cell(TRAINED, name, model=MODES[name]) for name in ("LoRA", "rsLoRA", "DoRA")),
     Cell(TRAINED, "LoRA with biases", model=MODES["every bias"]),
     Cell(TRAINED, "`modules_to_save`", model=MODES["tied embeddings and head"]),
     Cell(TRAINED, "OFT", model=adapted_by("OFTConfig", target_modules=ALL[:2], oft_block_size=4)),
     Cell(TRAINED, "full fine-tuning", {"learning_rate": 1e-4}, model=MODES["full, tied"]),
-    Cell(TRAINED, "with frozen parts", {"learning_rate": 1e-4}, model=partly_frozen),
+    Cell(TRAINED, "frozen parts", {"learning_rate": 1e-4}, model=partly_frozen),
     Cell(
         TRAINED,
         "LoRA on embeddings or the head",
@@ -234,8 +235,8 @@ CELLS = (
         )
     ),
     Cell(LOSS, "TRL's `nll`"),
-    Cell(LOSS, "label smoothing", {"label_smoothing_factor": 0.1}, refused="label_smoothing_factor", instead="0"),
-    Cell(LOSS, "NEFTune", {"neftune_noise_alpha": 5.0}, refused="neftune_noise_alpha", instead="None"),
+    Cell(LOSS, "label smoothing", {"label_smoothing_factor": 0.1}, refused="label_smoothing_factor", instead="none"),
+    Cell(LOSS, "NEFTune", {"neftune_noise_alpha": 5.0}, refused="neftune_noise_alpha", instead="none"),
     Cell(LOSS, "`dft`", {"loss_type": "dft"}, refused=r"SFTConfig\.loss_type", instead="`nll`"),
     Cell(LOSS, "own `compute_loss_func`", given=own_loss, refused="compute_loss_func", instead="TRL's", late=True),
     Cell(AROUND, "evaluation", {**EVALUATED}, given=evaluating),
@@ -252,8 +253,12 @@ CELLS = (
         given=early_stopping,
     ),
     Cell(AROUND, "accumulation with a short last batch", {"gradient_accumulation_steps": 2}, rows=short),
-    Cell(AROUND, "clipping, decay, a schedule", {"max_grad_norm": 0.1, "weight_decay": 0.1}),
-    Cell(AROUND, "any torch optimizer (by replay where its step is not known)", {"optim": "adafactor"}),
+    Cell(AROUND, "clipping and decay", {"max_grad_norm": 0.1, "weight_decay": 0.1}),
+    Cell(AROUND, "any torch optimizer", {"optim": "adafactor"}),
+    Cell(AROUND, "several `train()` calls", held_by="tests/test_modes.py"),
+    Cell(AROUND, "resuming", held_by="tests/test_run_resume.py"),
+    Cell(AROUND, "a second monitor", held_by="tests/test_run_together.py"),
+    Cell(AROUND, "callbacks that change weights (noticed)", held_by="tests/test_run_outside.py"),
     Cell(KINDS, "Llama"),
     Cell(KINDS, "Mistral", model=architecture("mistral", **GROUPED)),
     Cell(KINDS, "Qwen 2", model=architecture("qwen2", **GROUPED)),
@@ -266,13 +271,13 @@ CELLS = (
     Cell(PROCESSES, "one", held_by="tests/test_modes.py"),
     Cell(PROCESSES, "several with a copy of the model each (torchrun)", held_by="tests/test_run_ranks.py"),
     Cell(PROCESSES, "FSDP", arguments=told(fsdp="full_shard"), refused=r"SFTConfig\.fsdp", instead="none"),
-    Cell(PROCESSES, "DeepSpeed", arguments=told(deepspeed="z.json"), refused=r"SFTConfig\.deepspeed", instead="None"),
+    Cell(PROCESSES, "DeepSpeed", arguments=told(deepspeed="z.json"), refused=r"SFTConfig\.deepspeed", instead="none"),
     Cell(
         PROCESSES,
         "tensor, context or sequence parallel",
         arguments=told(parallelism_config="tp_size=2"),
         refused="parallelism_config",
-        instead="None",
+        instead="none",
     ),
     Cell(PROCESSES, "several GPUs of one process", arguments=told(n_gpu=2), refused="GPUs each", instead="torchrun"),
     Cell(TRAINERS, "`SFTTrainer`", held_by="tests/test_modes.py"),
@@ -290,9 +295,9 @@ def table(cells: Iterable[Cell] = CELLS) -> str:
     lines = ["| | accounted for | refused by name before the first step | untested |", "|---|---|---|---|"]
     for group in dict.fromkeys(cell.group for cell in cells):
         mine = [cell for cell in cells if cell.group == group]
-        accounted = ", ".join(cell.name for cell in mine if not cell.refused and not cell.untested)
-        refused = ", ".join(f"{cell.name} (set {cell.instead})" for cell in mine if cell.refused)
-        untested = ", ".join(f"{cell.name} ({cell.untested})" for cell in mine if cell.untested)
+        accounted = "; ".join(cell.name for cell in mine if not cell.refused and not cell.untested)
+        refused = "; ".join(f"{cell.name} (instead: {cell.instead})" for cell in mine if cell.refused)
+        untested = "; ".join(f"{cell.name} ({cell.untested})" for cell in mine if cell.untested)
         lines.append(f"| {group} | {accounted} | {refused} | {untested} |")
     return "\n".join(lines)
 

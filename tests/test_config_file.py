@@ -177,3 +177,19 @@ def test_any_mapping_gives_a_config_or_a_config_error(content: dict[str, object]
         assert isinstance(load_config(content), MonitorConfig)
     except ConfigError as error:
         assert "problem" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            {"alerts": {"stop": ["drif"]}},
+            "alerts.stop.0: found 'drif'; expected drift or rows or account. What to do: did",
+        ),
+        ({"alerts": {"stop": [7]}}, "alerts.stop.0: found 7; expected drift or rows or account"),
+        ({"training": {"arguments": 5}}, "training.arguments: found 5; expected a valid dictionary"),
+        ({"training": {"lora": "r=4"}}, "training.lora: found 'r=4'; expected a valid dictionary"),
+    ],
+)
+def test_what_lies_inside_a_list_or_should_be_a_mapping_is_named(config: dict[str, object], said: str) -> None:
+    assert said in message(config)

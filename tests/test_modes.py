@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from smda_monitor.callback import SMDACallback
 from smda_monitor.errors import MeasurementError, PrerequisiteError, SMDAError
 from smda_monitor.instruments.trainer_mode import check_trainer_mode
+from smda_monitor.outputs.ledger_reader import read_ledger
 
 STEPS = 4
 SUPPORTED = [cell for cell in CELLS if not (cell.refused or cell.untested or cell.held_by)]
@@ -43,11 +44,14 @@ class DrawsOneNumber(TrainerCallback):
         torch.rand(1)
 
 
-def trained(cell: Cell, folder: Path, *callbacks: Any) -> tuple[list[torch.Tensor], list[Any], torch.Tensor]:
-    """Weights, log and random state after training."""
+def trained(
+    cell: Cell, folder: Path, *callbacks: Any, times: int = 1
+) -> tuple[list[torch.Tensor], list[Any], torch.Tensor]:
+    """Weights, log and random state after so many trainings."""
     torch.manual_seed(0)
     trainer = cell.trainer(folder, list(callbacks), STEPS)
-    trainer.train()
+    for _ in range(times):
+        trainer.train()
     log = [{k: v for k, v in entry.items() if "loss" in k or "grad_norm" in k} for entry in trainer.state.log_history]
     return [p.detach().clone() for p in trainer.model.parameters()], log, torch.get_rng_state()
 
@@ -79,6 +83,17 @@ def test_training_is_as_without_the_monitor(tmp_path: Path, cell: Cell) -> None:
     covered = [(account.since, account.step) for account in of_three.run.accounts]
     assert [since for since, _ in covered] == [0, *(step for _, step in covered[:-1])]
     assert covered[-1][1] == (2 if "save_steps" in cell.settings else 3)
+
+
+def test_train_is_called_twice(tmp_path: Path) -> None:
+    cell, config = SUPPORTED[0], tiny.tiny_config(tmp_path / "files", exists="move_aside")
+    callback = SMDACallback(config)
+    plain = trained(cell, tmp_path / "plain", times=2)
+    assert equal(plain, trained(cell, tmp_path / "watched", callback, times=2))
+    assert not equal(plain, trained(cell, tmp_path / "once"))
+    folder = Path(config["outputs"]["folder"])
+    runs = [read_ledger(one) for one in (folder, folder.with_name("run.1"))]
+    assert [[account.step for account in run.accounts] for run in runs] == [list(range(1, STEPS + 1))] * 2
 
 
 def test_the_comparison_can_fail(tmp_path: Path) -> None:

@@ -175,6 +175,24 @@ def ctrl_c_twice(run: SmallRun, plain: Sequence[Weights]) -> None:
     _need(_steps(run) == list(range(1, AT + 1)), "what was written before")
 
 
+def wandb_s_service_is_killed(run: SmallRun, plain: Sequence[Weights]) -> None:
+    import psutil
+    import wandb
+
+    def kill(_: Any) -> None:
+        children = psutil.Process().children(recursive=True)
+        _need(bool(children), "there is a service to kill")
+        for child in children:
+            child.kill()
+
+    run.folder.mkdir(parents=True)
+    wandb.init(project="smda-faults", mode="offline", dir=str(run.folder))
+    config = run.config()
+    monitor = SMDACallback({**config, "outputs": {**config["outputs"], "wandb": True}})
+    _need(same(run.train([_At(kill), monitor]), plain), "weights")
+    _need(_steps(run) == list(range(1, STEPS + 1)), "a whole ledger")
+
+
 def a_checkpoint_without_the_monitor(run: SmallRun, plain: Sequence[Weights]) -> None:
     def stops(_: Any) -> None:
         raise InterruptedError
@@ -189,6 +207,7 @@ def a_checkpoint_without_the_monitor(run: SmallRun, plain: Sequence[Weights]) ->
 FAULTS: dict[str, Fault] = {
     "a sink fails": a_sink_fails,
     "a slow sink": a_slow_sink,
+    "W&B's service is killed": wandb_s_service_is_killed,
     "a full disk, on_error: warn": a_full_disk,
     "a full disk, on_error: raise": a_full_disk_that_stops_it,
     "a folder that goes": a_folder_that_goes,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -135,7 +135,7 @@ def _problem(detail: ErrorDetails) -> str:
         expected = f"one of the keys of {section}: {', '.join(keys)}"
         return describe(dotted, "an unknown key", expected, _remedy(location[-1], keys, "take it out"))
     found = repr(detail["input"])
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
+    if kind in ("model_type", "model_attributes_type"):
         expected = f"a section with keys {', '.join(_section(location).model_fields)}"
         return describe(dotted, found, expected, "write the keys indented under it")
     if kind == "literal_error":
@@ -156,12 +156,15 @@ def _section(location: tuple[int | str, ...]) -> type[Section]:
 
 
 def _choices(location: tuple[int | str, ...]) -> list[object]:
-    """The words that are valid at a place whose type is a ``Literal``, or a ``Literal`` or None."""
-    annotation = _section(location[:-1]).model_fields[str(location[-1])].annotation
-    choices: list[object] = []
-    for part in get_args(annotation):
-        choices += [] if part is type(None) else (list(get_args(part)) or [part])
-    return choices
+    """The words that are valid at a place whose type is a ``Literal``, one or None, or a tuple of them."""
+    *sections, key = (part for part in location if isinstance(part, str))
+    return _literals(_section(tuple(sections)).model_fields[key].annotation)
+
+
+def _literals(annotation: object) -> list[object]:
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [word for part in get_args(annotation) for word in _literals(part)]
 
 
 def _remedy(found: object, valid: list[str], otherwise: str) -> str:

@@ -1,0 +1,34 @@
+"""The benchmark of kills, faults and hostile files, in small: nothing is lost, changed or answered by a bare error."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parent.parent / "recipes" / "benchmarks" / "faults.py"
+
+
+def test_kills_and_hostile_files_in_small(tmp_path: Path) -> None:
+    words = ["--part", "kills", "inputs", "--kills", "4", "--inputs", "60", "--workers", "1"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *words, "--json", str(tmp_path / "found.json")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["errors"] == []
+    assert (found["kills"], found["inputs"]) == (4, 60)
+    assert sum(found["kills_by_phase"].values()) == 4
+    assert found["kills_by_phase"].get("none", 0) < 4, "some were killed before they had ended"
+    figures = ("rows_lost_beyond_open_step", "duplicates", "training_changed", "untyped_errors")
+    assert {name: found[name] for name in figures} == dict.fromkeys(figures, 0)
+
+
+def test_what_is_asked_wrongly_is_refused() -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), "--kills", "0"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "at least 1" in done.stderr
