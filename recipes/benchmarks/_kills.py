@@ -8,15 +8,13 @@ checkpoint, or started again where there is none; and its ledger and weights are
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -24,22 +22,16 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import torch
 from _bed import Bed
+from _forked import FORK, Untyped, in_child
+from _phases import PHASES, followed
 from _small_run import STEPS, SmallRun, Weights, same
-from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
-from smda_monitor.errors import SMDAError
-from smda_monitor.monitor.accounting import Accountant
-from smda_monitor.outputs.ledger import Ledger
 from smda_monitor.outputs.ledger_reader import read_ledger
 from smda_monitor.outputs.report import write_report
-from smda_monitor.outputs.report.sink import ReportSink
 from smda_monitor.records.account import StepAccount
 
-PHASES = ("training", "probes", "ledger", "report")
-FORK: Any = multiprocessing.get_context("fork")
 PATIENCE = 120.0
 """Seconds after which a run is not working any more."""
 
@@ -86,49 +78,6 @@ class Unbroken:
     """How often it is entered."""
 
 
-class _Phases(TrainerCallback):
-    """Tells of every phase as it begins and ends."""
-
-    def __init__(self, tell: Callable[[str, bool], None]) -> None:
-        self.tell = tell
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Training."""
-        self.tell("training", True)
-
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """It ends here."""
-        self.tell("training", False)
-
-
-@contextmanager
-def _followed(tell: Callable[[str, bool], None], written: Callable[[int], None]) -> Iterator[_Phases]:
-    """While open, phases tell of themselves, and every account that is in the ledger is `written`."""
-    kept = []
-
-    def follow(owner: Any, name: str, phase: str, after: Callable[..., None] = lambda *_: None) -> None:
-        inner = getattr(owner, name)
-        kept.append((owner, name, inner))
-
-        def told(*args: Any, **kwargs: Any) -> Any:
-            tell(phase, True)
-            found = inner(*args, **kwargs)
-            after(*args)
-            tell(phase, False)
-            return found
-
-        setattr(owner, name, told)
-
-    follow(Accountant, "_probe", "probes")
-    follow(Ledger, "account", "ledger", lambda _, account: written(account.step))
-    follow(ReportSink, "finish", "report")
-    try:
-        yield _Phases(tell)
-    finally:
-        for owner, name, inner in kept:
-            setattr(owner, name, inner)
-
-
 def unbroken(run: SmallRun) -> Unbroken:
     """The run itself, and how long its phases take."""
     times: dict[str, list[float]] = {phase: [] for phase in PHASES}
@@ -141,7 +90,7 @@ def unbroken(run: SmallRun) -> Unbroken:
             times[phase].append(time.perf_counter() - began[phase])
 
     callback = SMDACallback(run.config())
-    with _followed(tell, lambda _: None) as phases:
+    with followed(tell, lambda _: None) as phases:
         weights = run.train([phases, callback])
     return Unbroken(
         tuple(read_ledger(run.home).accounts),
@@ -262,38 +211,5 @@ def _until_killed(run: SmallRun, kill: Kill, pipe: Connection, written: Any) -> 
     def account(step: int) -> None:
         written.value = step
 
-    with _followed(tell, account) as phases:
+    with followed(tell, account) as phases:
         run.train([phases, SMDACallback(run.config())])
-
-
-class Untyped(Exception):
-    """An error of another kind than our own."""
-
-
-def in_child(work: Callable[[], Any]) -> Any:
-    """What `work` gives in a process of its own: torch keeps threads and memory that a fork must not have.
-
-    Raises `Untyped` where it raised, or died."""
-    mine, theirs = FORK.Pipe(duplex=False)
-    child = FORK.Process(target=_told, args=(work, theirs))
-    child.start()
-    theirs.close()
-    try:
-        found, error = mine.recv()
-    except EOFError:
-        found, error = None, "it died"
-    child.join()
-    if error:
-        raise Untyped(error)
-    return found
-
-
-def _told(work: Callable[[], Any], pipe: Connection) -> None:
-    torch.set_num_threads(1)
-    try:
-        found, error = work(), ""
-    except SMDAError as refused:
-        found, error = None, f"refused: {refused}"
-    except Exception as failure:
-        found, error = None, f"{type(failure).__name__}: {failure}"
-    pipe.send((found, error))

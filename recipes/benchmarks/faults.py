@@ -31,8 +31,10 @@ from typing import Any
 import torch
 from _bed import Bed, make_bed, open_bed
 from _faults import FAULTS, Broken
+from _forked import Untyped, in_child
 from _hostile import specimens, tried
-from _kills import PHASES, Left, Untyped, in_child, killed_runs
+from _kills import Left, killed_runs
+from _phases import PHASES
 from _show import show
 from _small_run import SmallRun
 
