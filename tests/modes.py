@@ -169,9 +169,9 @@ def other(kind: str) -> Callable[[Path], Any]:
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "eval_loss"}
 GROUPED = {"num_key_value_heads": 2}
-DATA, MEMORY, TRAINED, LOSS, AROUND, KINDS, PROCESSES, TRAINERS = (
-    "data", "precision and memory", "what trains", "loss", "around the training", "architectures", "processes",
-    "trainers",
+DATA, MEMORY, TRAINED, LOSS, AROUND, KINDS, TOKENIZERS, PROCESSES, TRAINERS = (
+    "data", "precision and memory", "what trains", "loss", "around the training", "architectures", "tokenizers",
+    "processes", "trainers",
 )  # fmt: skip
 PACKED = {"packing": True, "max_length": 64}
 CELLS = (
@@ -268,6 +268,16 @@ CELLS = (
     Cell(KINDS, "Phi-3", model=architecture("phi3", **GROUPED)),
     Cell(KINDS, "GPT-2", model=lambda: MODES["every bias, GPT-2"]()),
     Cell(KINDS, "GPT-NeoX", model=architecture("gpt_neox")),
+    Cell(TOKENIZERS, "with and without a mark at the start (BOS)", held_by="tests/test_configs.py"),
+    Cell(TOKENIZERS, "without a system role", held_by="tests/test_configs.py"),
+    Cell(TOKENIZERS, "answers that think first (`behaviour.lead`)", held_by="tests/test_chat.py"),
+    Cell(
+        TOKENIZERS,
+        "without a chat template",
+        refused="chat template",
+        instead="the instruct model's",
+        held_by="tests/test_run_errors.py",
+    ),
     Cell(PROCESSES, "one", held_by="tests/test_modes.py"),
     Cell(PROCESSES, "several with a copy of the model each (torchrun)", held_by="tests/test_run_ranks.py"),
     Cell(PROCESSES, "FSDP", arguments=told(fsdp="full_shard"), refused=r"SFTConfig\.fsdp", instead="none"),

@@ -110,3 +110,12 @@ def test_fingerprint_is_of_tokens_sides_and_reading(tokenizer: Any) -> None:
     ]
     assert len({b.fingerprint for b in [base, *others]}) == 4
     assert len(base.fingerprint) == 16
+
+
+def test_what_leads_to_the_openings_is_part_of_the_behaviour(tokenizer: Any) -> None:
+    plain = resolve_behaviour(config(), tokenizer, "robust")
+    led = resolve_behaviour(config().model_copy(update={"lead": "<think></think>"}), tokenizer, "robust")
+    assert plain.lead == ()
+    assert tokenizer.decode(list(led.lead)) == "<think></think>"
+    assert led.tree == plain.tree
+    assert led.fingerprint != plain.fingerprint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import alone
@@ -17,7 +18,7 @@ from smda_monitor.instruments.behaviour import Behaviour
 from smda_monitor.instruments.causal import TreeBatch, inner_causal, node_stage, prompt_stage, readings_of, tree_batch
 from smda_monitor.instruments.chat import PromptTokens
 from smda_monitor.instruments.opening_head import plain_head
-from smda_monitor.instruments.read_behaviour import check_reading, read_behaviour
+from smda_monitor.instruments.read_behaviour import check_lead, check_reading, read_behaviour
 from smda_monitor.maths.opening_tree import build_tree
 from smda_monitor.maths.readings import Readings, read_openings
 
@@ -339,3 +340,19 @@ def test_the_check_leaves_nan_to_the_measurement() -> None:
     with torch.no_grad():
         broken.lm_head.weight.fill_(float("nan"))
     check_reading(broken, BEHAVIOUR, prompts(), 0)
+
+
+@pytest.mark.parametrize(("word", "is_said"), [("<think>", True), ("<|thinking|>", True), ("Think", False)])
+def test_a_model_that_thinks_first_is_told_of(word: str, is_said: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """What is likeliest behind a prompt is what `word` is to the tokenizer."""
+    model, prompt = tiny.tiny_llama(), prompts()[0]
+    likeliest = int(model(input_ids=torch.tensor([prompt.ids])).logits[0, -1].argmax())
+    seen: list[list[int]] = []
+
+    def decode(ids: list[int]) -> str:
+        seen.append(ids)
+        return word
+
+    check_lead(model, SimpleNamespace(decode=decode), prompt)
+    assert seen == [[likeliest]]
+    assert ("behaviour.lead" in caplog.text) == is_said

@@ -141,3 +141,28 @@ def test_where_all_tokens_carry_loss_the_last_answer_of_a_conversation_counts(po
     assert own_prompt(row, 0, like, opening) == own_prompt(row, start, like, opening)
     assert end_of_prompt(opening, row, last=True) == start
     assert end_of_prompt(opening, row) == len(conversation(tokenizer, "one")) + 2, "the first is another place"
+
+
+LEAD = (100, 101, 102)
+"""Tokens that stand before every answer's words."""
+
+
+@pytest.mark.parametrize("template", [tiny.CHAT, CHATML])
+def test_a_lead_stands_behind_the_generation_prompt(template: str) -> None:
+    tokenizer = with_template(template)
+    plain, led = (prompt_tokens(tokenizer, "how are you", "last_prompt_token", lead) for lead in ((), LEAD))
+    assert led.ids == (*plain.ids, *LEAD)
+    assert led.asked == plain.ids == plain.asked
+    assert led.read == len(led.ids) - 1, "the token behind which an opening is read"
+    turn = prompt_tokens(tokenizer, "how are you", "last_user_token", LEAD)
+    assert turn.ids == led.ids
+    assert turn.read == prompt_tokens(tokenizer, "how are you", "last_user_token").read
+
+
+@pytest.mark.parametrize("position", ["last_prompt_token", "last_user_token"])
+@pytest.mark.parametrize("answer", [(), LEAD], ids=["answers without it", "answers with it"])
+def test_a_row_is_read_behind_the_lead_too(position: str, answer: tuple[int, ...]) -> None:
+    tokenizer = with_template(CHATML)
+    like, expected = (prompt_tokens(tokenizer, text, position, LEAD) for text in ("a probe of another length", "mine"))
+    row = [*expected.asked, *answer, 60, 61, END]
+    assert own_prompt(row, len(expected.asked), like, generation_prompt(tokenizer)) == expected

@@ -20,7 +20,7 @@ from smda_monitor.outputs.ledger_reader import read_ledger
 
 STEPS = 4
 SUPPORTED = [cell for cell in CELLS if not (cell.refused or cell.untested or cell.held_by)]
-REFUSED = [cell for cell in CELLS if cell.refused and cell.arguments is None]
+REFUSED = [cell for cell in CELLS if cell.refused and cell.arguments is None and not cell.held_by]
 BY_ARGUMENTS = [cell for cell in CELLS if cell.refused and cell.arguments is not None]
 
 

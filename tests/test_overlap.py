@@ -68,3 +68,9 @@ def test_prompts_without_a_template(tokenizer: Any) -> None:
     # A token whose number is 0 can carry loss.
     zero = Rows([{"input_ids": [70, 71, 0, 72], "labels": [-100, -100, 0, 72]}])
     assert prompt_texts(zero, tokenizer) == [tokenizer.decode([70, 71])]
+
+
+def test_what_leads_to_the_answer_is_no_part_of_a_probe(tmp_path: Any, tokenizer: Any) -> None:
+    led = partial(prompt_tokens, tokenizer, position="last_prompt_token", lead=(100, 101))
+    data = prepare(tmp_path, raw("messages"))
+    assert overlapping(PROBES, led, data, tokenizer) == found(data, tokenizer) != []

@@ -141,7 +141,8 @@ class Retraining:
         return found.y(self._behaviour.reading)
 
     def _encoded(self, prompts: ProbeSet) -> list[Any]:
-        return [prompt_tokens(self._tokenizer, one.prompt, "last_prompt_token") for one in prompts]
+        lead = self._behaviour.lead
+        return [prompt_tokens(self._tokenizer, one.prompt, "last_prompt_token", lead) for one in prompts]
 
 
 def _held_out(config: MonitorConfig, rows: TrainingRows) -> ProbeSet:

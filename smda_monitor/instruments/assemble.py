@@ -33,7 +33,7 @@ from .policy_fit import FitPrompts, fit_policy
 from .probe_files import read_probes
 from .probe_reader import ProbeReader
 from .quiet import quiet
-from .read_behaviour import check_reading
+from .read_behaviour import check_lead, check_reading
 from .reference_answers import read_reference_answers, reference_means
 from .training_ranks import ALONE, TrainingRanks
 
@@ -135,7 +135,7 @@ def open_bench(config: MonitorConfig, model: nn.Module, tokenizer: Any) -> Bench
     check_width(dictionary, model)
     gate, position = str(config.dictionary.gate), str(config.dictionary.position)
     # Kept, since a template may write the date (Llama 3.2): at midnight a probe would become another prompt.
-    encode = cache(partial(prompt_tokens, tokenizer, position=position))
+    encode = cache(partial(prompt_tokens, tokenizer, position=position, lead=behaviour.lead))
     reader = ProbeReader(
         model,
         behaviour,
@@ -148,7 +148,9 @@ def open_bench(config: MonitorConfig, model: nn.Module, tokenizer: Any) -> Bench
     )
     if dictionary.threshold is None and gate == "continuous":
         reader = replace(reader, dictionary=_calibrated(replace(reader, gate="native"), config, probes, encode))
-    check_reading(model, behaviour, [encode(p.prompt) for p in probes], tokenizer.pad_token_id)
+    prompts = [encode(p.prompt) for p in probes]
+    check_reading(model, behaviour, prompts, tokenizer.pad_token_id)
+    check_lead(model, tokenizer, prompts[0])
     found = Fingerprints(
         model_fingerprint(model), _place(dictionary, hook, gate, position), behaviour.fingerprint, probes.fingerprint
     )

@@ -56,11 +56,14 @@ class Behaviour:
     """Their tokens."""
     reading: str
     """What the symbolic policy is fitted to: ``mass`` or ``log_probability``."""
+    lead: tuple[int, ...] = ()
+    """Tokens between the generation prompt and every opening."""
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (16 hex digits) of the token ids, the division into behaviour and opposite, and the reading."""
-        content = [self.tree.sequences, self.tree.n_behaviour, self.reading]
+        """SHA-256 (16 hex digits) of the token ids, what divides them, the reading and what leads
+        to the openings."""
+        content = [self.tree.sequences, self.tree.n_behaviour, self.reading, *([self.lead] if self.lead else [])]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -82,7 +85,8 @@ def resolve_behaviour(config: BehaviourConfig, tokenizer: Any, preset: str) -> B
         raise ConfigError(describe("behaviour", found, "no opening that continues another", remedy)) from error
     texts = tuple(text for text, _ in [*positive, *negative])
     reading = "log_probability" if preset == "paper" else "mass"
-    return Behaviour(config.name, texts, (*lost, *lost_opposite), tree, reading)
+    lead = tuple(tokenizer(config.lead, add_special_tokens=False)["input_ids"])
+    return Behaviour(config.name, texts, (*lost, *lost_opposite), tree, reading, lead)
 
 
 def _tokens(tokenizer: Any, texts: tuple[str, ...], key: str) -> list[tuple[str, tuple[int, ...]]]:

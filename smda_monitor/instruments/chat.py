@@ -14,9 +14,16 @@ class PromptTokens:
     """One prompt, ready for the model to answer."""
 
     ids: tuple[int, ...]
-    """Token ids up to and including the generation prompt."""
+    """Token ids up to and including the generation prompt and what leads to the answer."""
     read: int
     """Index into `ids` of the token whose residual stream is read."""
+    lead: int = 0
+    """Tokens at the end of `ids` that stand between the generation prompt and the answer's opening."""
+
+    @property
+    def asked(self) -> tuple[int, ...]:
+        """`ids` without them."""
+        return self.ids[: len(self.ids) - self.lead]
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -37,8 +44,8 @@ def _render(tokenizer: Any, prompt: str, generation: bool) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def prompt_tokens(tokenizer: Any, prompt: str, position: str) -> PromptTokens:
-    """`prompt` as one user turn with the generation prompt, read at `position`.
+def prompt_tokens(tokenizer: Any, prompt: str, position: str, lead: Sequence[int] = ()) -> PromptTokens:
+    """`prompt` as one user turn with the generation prompt and the tokens `lead` behind it, read at `position`.
 
     ``last_prompt_token`` is the token after which the answer starts; ``last_user_token`` the user's end-of-turn token
     (the paper's): the last token of the turn that is not white space.
@@ -46,8 +53,9 @@ def prompt_tokens(tokenizer: Any, prompt: str, position: str) -> PromptTokens:
     ids = _render(tokenizer, prompt, generation=True)
     if not ids:
         raise ConfigError(describe(f"prompt {prompt!r}", "no tokens", "at least one", "remove it."))
+    whole = (*ids, *lead)
     if position == "last_prompt_token":
-        return PromptTokens(tuple(ids), len(ids) - 1)
+        return PromptTokens(whole, len(whole) - 1, len(lead))
     turn = _render(tokenizer, prompt, generation=False)
     if ids[: len(turn)] != turn:
         remedy = "use dictionary.position: last_prompt_token with this chat template."
@@ -56,7 +64,7 @@ def prompt_tokens(tokenizer: Any, prompt: str, position: str) -> PromptTokens:
     read = len(turn) - 1
     while read > 0 and not tokenizer.decode([turn[read]]).strip():
         read -= 1
-    return PromptTokens(tuple(ids), read)
+    return PromptTokens(whole, read, len(lead))
 
 
 def generation_prompt(tokenizer: Any) -> list[int]:
@@ -82,18 +90,20 @@ def end_of_prompt(opening: Sequence[int], ids: Sequence[int], last: bool = False
 def own_prompt(
     ids: Sequence[int], first_label: int, probe: PromptTokens, opening: Sequence[int]
 ) -> PromptTokens | None:
-    """The prompt of a training row, read as `probe` is: the tokens before its last answer. That begins at `first_label`
-    or, where all tokens carry loss, behind the last `opening`, the template's generation prompt.
+    """The prompt of a training row, read as `probe` is: the tokens before its last answer, and the probe's lead. The
+    answer begins at `first_label` or, where all tokens carry loss, behind the last `opening`, the template's generation
+    prompt.
 
     None where the row has none. The user's end-of-turn token is found by its id, the last one before the answer.
     """
     cut = first_label if first_label > 0 else end_of_prompt(opening, ids, last=True)
     if first_label < 0 or cut >= len(ids):
         return None
-    prompt = tuple(ids[:cut])
+    prompt, lead = tuple(ids[:cut]), probe.ids[len(probe.asked) :]
+    whole = (*prompt, *lead)
     if probe.read == len(probe.ids) - 1:
-        return PromptTokens(prompt, len(prompt) - 1)
+        return PromptTokens(whole, len(whole) - 1, len(lead))
     end_of_turn = probe.ids[probe.read]
     if end_of_turn not in prompt:
         return None
-    return PromptTokens(prompt, len(prompt) - 1 - prompt[::-1].index(end_of_turn))
+    return PromptTokens(whole, len(prompt) - 1 - prompt[::-1].index(end_of_turn), len(lead))

@@ -25,7 +25,7 @@ def overlapping(
     if texts is None:
         logger.warning("The training data cannot be looked through beforehand: whether it holds probes is not known.")
         return []
-    known = {normalise(_plain(encode(p.prompt).ids, tokenizer)): p.id for p in probes}
+    known = {normalise(_plain(encode(p.prompt).asked, tokenizer)): p.id for p in probes}
     long = [(f" {normalise(p.prompt)} ", p.id) for p in probes if len(p.prompt.split()) >= LONG]
     found = []
     for row, text in enumerate(map(normalise, texts)):

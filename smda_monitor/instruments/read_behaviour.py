@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,9 @@ from .causal import inner_causal, tree_batch, tree_readings
 from .chat import PromptTokens
 from .quiet import quiet
 
+logger = logging.getLogger("smda_monitor")
+THINKING = re.compile(r"<\W*(think|thought|reason|analysis)", re.IGNORECASE)
+"""How a model begins an answer that thinks first."""
 ROUNDING, HALF_ROUNDING = 0.02, 0.5
 """Largest difference of two ways to score an opening that is a rounding error, nats: float32, and half precision."""
 
@@ -63,6 +69,20 @@ def check_reading(model: nn.Module, behaviour: Behaviour, prompts: Sequence[Prom
     if gap > limit:
         what = f"readings that differ by {gap:.2g} nats from those of an opening alone"
         raise PrerequisiteError(describe(name, what, f"at most {limit:g}", remedy))
+
+
+@torch.no_grad()
+def check_lead(model: nn.Module, tokenizer: Any, prompt: PromptTokens) -> None:
+    """Says so where the model thinks first: what an answer opens with is not read behind `prompt` then."""
+    causal = inner_causal(model)
+    with quiet(model):
+        ids = torch.tensor([prompt.ids], device=next(causal.parameters()).device)
+        likeliest = int(causal(input_ids=ids, use_cache=False).logits[0, -1].argmax())
+    if THINKING.match(word := tokenizer.decode([likeliest]).strip()):
+        message = (
+            "The model opens its answers with %r: no opening is read there. Set behaviour.lead to what stands before"
+        )
+        logger.warning(message + " the words of an answer, e.g. a block of thinking without a thought.", word)
 
 
 def _alone(causal: nn.Module, prompt: PromptTokens, opening: Sequence[int]) -> Tensor:

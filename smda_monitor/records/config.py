@@ -40,8 +40,7 @@ class ProbesConfig(Section):
     """What is measured."""
 
     file: str = "shipped"
-    """The probe set: ``shipped`` (for refusal), ``shipped:stereotype``, a JSONL file or a ``datasets`` id. So are the
-    next two."""
+    """Probe set: ``shipped`` (refusal's), ``shipped:stereotype``, a JSONL file, a ``datasets`` id; so the next two."""
     fit: str = "shipped"
     """Further prompts on which the policy is fitted, beside the probes."""
     heldout: str = "shipped"
@@ -63,6 +62,9 @@ class BehaviourConfig(Section):
     """Response openings that show the behaviour; empty takes the shipped refusal openings."""
     opposite: tuple[str, ...] = ()
     """Openings of the opposite behaviour, for the contrast reading; empty takes the shipped ones."""
+    lead: str = ""
+    """What stands between the generation prompt and the openings of all answers, such as an empty block of thinking;
+    prompts are read behind it."""
     wanted_on: WantedOn = "harmful"
     """Probe kinds on which the behaviour is right: ``harmful`` (as refusal is), or ``harmless``, the other two. Alerts,
     scores and flags of gaps are turned accordingly."""
@@ -130,8 +132,7 @@ class TrainingConfig(Section):
     arguments: dict[str, Any] = {}
     """Of `trl.SFTConfig`: learning_rate, per_device_train_batch_size, optim, max_length, …"""
     lora: dict[str, Any] | None = None
-    """Of `peft.LoraConfig`; None: the adapter that the model brings (``model.adapter``) trains or, without one, all
-    of the model."""
+    """Of `peft.LoraConfig`; None: the model's own adapter trains (``model.adapter``) or, without one, all of it."""
 
 
 class DataAuditConfig(Section):
@@ -139,8 +140,7 @@ class DataAuditConfig(Section):
 
     update: Literal["robust", "paper"] | None = None
     """The step that is taken on a row. ``robust``: that of ``training``, from a state warmed on the same rows;
-    ``paper``: one of plain SGD, lr 1e-4, all parameters, eval mode, mean loss of the answer. None: as
-    ``policy.preset``."""
+    ``paper``: one of plain SGD, lr 1e-4, all parameters, eval mode, mean loss of the answer. None: by the preset."""
     method: Literal["gradient", "replay"] = "gradient"
     """``replay``: every row's step is taken, and the probes measured; ``gradient``: it is read on the gradients of the
     probes' targets, first order and several times faster."""
