@@ -107,29 +107,29 @@ class PromptStage:
     """Keys and values of the prompts, with their graph where gradients are on."""
 
 
-def prompt_stage(causal: nn.Module, batch: TreeBatch, head: PlainHead | None) -> PromptStage:
-    """The forward of the prompts alone: what is read at a prompt token does not see the nodes, so neither its forward
-    nor its backward has to go through them."""
+def prompt_stage(into: nn.Module, batch: TreeBatch, head: PlainHead | None) -> PromptStage:
+    """The forward of the prompts alone, which goes in at the causal model or where it is sharded: what is read at a
+    prompt token does not see the nodes, so neither its forward nor its backward has to go through them."""
     from transformers import DynamicCache
 
     length, cache = batch.input_ids.shape[1] - batch.n_positions + 1, DynamicCache()
-    return PromptStage(_run(causal, batch, head, slice(0, length), length, cache, 1), cache)
+    return PromptStage(_run(into, batch, head, slice(0, length), length, cache, 1), cache)
 
 
-def node_stage(causal: nn.Module, batch: TreeBatch, head: PlainHead | None, prompts: PromptStage) -> Tensor:
+def node_stage(into: nn.Module, batch: TreeBatch, head: PlainHead | None, prompts: PromptStage) -> Tensor:
     """(b, 1 + m, ·) logits, or hidden states where `head` is read apart, at the last prompt token and at every inner
     node; `prompts` is used up."""
     nodes = batch.n_positions - 1
     if nodes == 0:
         return prompts.states
     width = batch.input_ids.shape[1]
-    return torch.cat([prompts.states, _run(causal, batch, head, slice(-nodes, None), width, prompts.cache, nodes)], 1)
+    return torch.cat([prompts.states, _run(into, batch, head, slice(-nodes, None), width, prompts.cache, nodes)], 1)
 
 
-def tree_readings(causal: nn.Module, batch: TreeBatch, tree: OpeningTree) -> Readings:
-    """Both stages, and their readings."""
+def tree_readings(causal: nn.Module, into: nn.Module, batch: TreeBatch, tree: OpeningTree) -> Readings:
+    """Both stages of forwards that go in at `into` (`sharded.entrance`), and their readings."""
     head = plain_head(causal)
-    return readings_of(node_stage(causal, batch, head, prompt_stage(causal, batch, head)), head, tree)
+    return readings_of(node_stage(into, batch, head, prompt_stage(into, batch, head)), head, tree)
 
 
 def readings_of(states: Tensor, head: PlainHead | None, tree: OpeningTree) -> Readings:
@@ -138,7 +138,7 @@ def readings_of(states: Tensor, head: PlainHead | None, tree: OpeningTree) -> Re
 
 
 def _run(
-    causal: nn.Module,
+    into: nn.Module,
     batch: TreeBatch,
     head: PlainHead | None,
     columns: slice,
@@ -147,7 +147,7 @@ def _run(
     keep: int,
 ) -> Tensor:
     """(b, keep, ·) states at the last `keep` of the batch's `columns`, which see the first `width`."""
-    model = causal if head is None else head.backbone
+    model = into if head is None else head.backbone
     output = model(
         input_ids=batch.input_ids[:, columns],
         attention_mask=_columns(batch.attention, columns, width),

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..records.snapshot import Snapshot
 from .assemble import Instruments
 from .causal import inner_causal
+from .sharded import whole
 
 CARDS = 10
 """Cards in a report."""
@@ -33,7 +34,7 @@ def feature_card(instruments: Instruments, at: Snapshot, k: int, tokenizer: Any)
     are those its decoder direction raises most through the unembedding.
     """
     policy, probes = instruments.policy, instruments.bench.probes.probes
-    unembedding = inner_causal(instruments.reader.model).get_output_embeddings().weight.detach()  # type: ignore[operator]
+    unembedding = whole(inner_causal(instruments.reader.model).get_output_embeddings().weight.detach())  # type: ignore[operator]
     feature, column = policy.feature_ids[k], at.X[:, k]
     top = column.argsort(descending=True)[:TOP].tolist()
     tokens = instruments.reader.dictionary.decoder_top_tokens(unembedding, feature, TOP).tolist()

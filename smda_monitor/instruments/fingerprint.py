@@ -10,6 +10,8 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
+from .sharded import whole
+
 _CHUNK = 1 << 18
 """Elements read at a time; small enough for the processor's cache."""
 _INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -58,7 +60,7 @@ def checksum(tensor: Tensor) -> int:
     do not depend on their order, so the value is exact on every device; an odd factor loses no bit, so one changed
     element always changes it.
     """
-    flat = tensor.detach().contiguous().reshape(-1)
+    flat = whole(tensor.detach()).contiguous().reshape(-1)
     bits = flat.view(_INTEGER[flat.element_size()])
     total = torch.zeros((), dtype=torch.int64, device=flat.device)
     for start in range(0, bits.numel(), _CHUNK):
@@ -94,4 +96,5 @@ def _active(layer: nn.Module) -> set[str]:
 
 def _changes(parts: dict[str, Tensor]) -> bool:
     """Whether a LoRA adapter changes its layer: neither its A nor its B is all zero."""
-    return all(any(bool(tensor.any()) for part, tensor in parts.items() if side in part) for side in ("_A", "_B"))
+    sides = ([tensor for part, tensor in parts.items() if side in part] for side in ("_A", "_B"))
+    return all(any(bool(whole(tensor).any()) for tensor in side) for side in sides)

@@ -21,6 +21,7 @@ from ..errors import MeasurementError, describe
 from ..maths.row_gradients import DenseRows, EmbeddingFactors, LinearFactors, RowFactors
 from .dora_rows import direction, magnitude_rows, norm_rows
 from .parameters import TrainedModule
+from .sharded import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ def _replayed_rows(
 ) -> dict[str, Tensor]:
     bare = _Unhooked(module)
     bare.training = module.training
-    trained = {f"inner.{name}": module.get_parameter(name).detach() for name in names}
+    trained = {f"inner.{name}": whole(module.get_parameter(name).detach()) for name in names}
     dtype = next(iter(trained.values())).dtype
     inputs = tuple(t.to(dtype) if t.is_floating_point() else t for t in inputs)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..maths.opening_tree import OpeningTree
+from .sharded import is_sharded
 
 OWN_LOGITS = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 """Settings by which a model makes its logits of something else than a plain product."""
@@ -51,6 +52,8 @@ def plain_head(causal: nn.Module) -> PlainHead | None:
     plain = isinstance(head, nn.Module) and type(head).forward is nn.Linear.forward
     if not plain or head.bias is not None or head.weight.requires_grad or head.weight.dtype != torch.float32:
         return None
+    if is_sharded(causal):
+        return None  # the model below the head is no place to go in at
     if not isinstance(backbone, nn.Module) or backbone is causal:
         return None
     if any(getattr(config, name, None) is not None for name in OWN_LOGITS):

@@ -82,7 +82,8 @@ def _part(optimizer: Any, weights: Sequence[Tensor]) -> StepMap:
 
     lr, decay, maximize = float(group["lr"]), float(group["weight_decay"]), bool(group["maximize"])
     # Without decay the parameters are in no formula: zeros that take no memory stand for them.
-    theta = flattened(weights) if decay else weights[0].new_zeros(1).expand(sum(w.numel() for w in weights))
+    nothing = torch.zeros(1, dtype=weights[0].dtype, device=weights[0].device)
+    theta = flattened(weights) if decay else nothing.expand(sum(w.numel() for w in weights))
     if type(optimizer) is torch.optim.SGD:
         kept = group["momentum"] != 0 and all(s.get("momentum_buffer") is not None for s in states)
         return SgdStep(

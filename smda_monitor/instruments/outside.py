@@ -63,5 +63,11 @@ class OutsideMoves:
 
     def _sums(self) -> Tensor:
         # As bits, so that NaN equals itself.
-        sums = torch.stack([weight.detach().sum(dtype=torch.float32) for weight in self._parameters.weights])
+        sums = torch.stack([_own(weight).sum(dtype=torch.float32) for weight in self._parameters.weights])
         return sums.cpu().view(torch.int32)
+
+
+def _own(weight: Tensor) -> Tensor:
+    """What of a parameter lies on this rank: each watches its own shard."""
+    local: Any = getattr(weight, "to_local", None)
+    return weight.detach() if local is None else local().detach()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import PrerequisiteError, describe
 from .heap import zeros_apart
+from .sharded import whole
 
 Kind = Literal["linear", "conv1d", "embedding", "magnitude", "replayed"]
 """How a module's rows are captured: from the factors of its matrix (``conv1d``: stored transposed), of its table,
@@ -117,7 +118,7 @@ class TrainedParameters:
 
 def flattened(tensors: Sequence[Tensor]) -> Tensor:
     """One after the other, flat, as a copy that may be kept from step to step."""
-    flat = [t.detach().reshape(-1) for t in tensors]
+    flat = [whole(t.detach()).reshape(-1) for t in tensors]
     kind = reduce(torch.promote_types, (t.dtype for t in flat))
     return torch.cat(flat, out=zeros_apart(sum(map(len, flat)), device=flat[0].device, dtype=kind))
 

@@ -34,6 +34,7 @@ from .measurement import Measurement, detached, in_order, joined
 from .opening_head import plain_head
 from .parameters import TrainedParameters
 from .products import fast_pass
+from .sharded import entrance, is_sharded
 
 Found = TypeVar("Found")
 Rows = tuple[tuple[int, ...], RowGradients]
@@ -111,24 +112,27 @@ class ProbeReader:
 
     def _forward(self, prompts: Sequence[PromptTokens]) -> tuple[Tensor, Tensor, Readings]:
         causal = inner_causal(self.model)
-        batch = tree_batch(prompts, self.behaviour.tree, self.pad, causal)
+        batch, into = tree_batch(prompts, self.behaviour.tree, self.pad, causal), entrance(self.model, causal)
         head = plain_head(causal)
         with ResidualTap(self.model, self.hook) as tap:
-            stage = prompt_stage(causal, batch, head)
+            stage = prompt_stage(into, batch, head)
             stream = tap.take()
         hidden, X = self._read(stream, batch)
-        return hidden, X, readings_of(node_stage(causal, batch, head, stage), head, self.behaviour.tree)
+        return hidden, X, readings_of(node_stage(into, batch, head, stage), head, self.behaviour.tree)
 
     def _read(self, stream: Tensor, batch: TreeBatch) -> tuple[Tensor, Tensor]:
         hidden = stream[torch.arange(len(stream), device=batch.read.device), batch.read].float()
         return hidden, self.dictionary.features(hidden, self.gate, self.feature_ids)  # type: ignore[arg-type]
 
     def _to_hookpoint(self, prompts: Sequence[PromptTokens]) -> Tensor:
-        """X of a forward that ends at the hookpoint; the same bits as that of a whole one."""
+        """X of a forward that ends at the hookpoint; the same bits as that of a whole one, which sharded models run."""
         causal = inner_causal(self.model)
-        batch = tree_batch(prompts, self.behaviour.tree, self.pad, causal)
+        batch, into = tree_batch(prompts, self.behaviour.tree, self.pad, causal), entrance(self.model, causal)
         with self._fast(), ResidualTap(self.model, self.hook) as tap:
-            return self._read(tap.run(lambda: prompt_stage(causal, batch, None)), batch)[1]
+            if is_sharded(causal):  # what is put together in a forward is let go at its end
+                prompt_stage(into, batch, None)
+                return self._read(tap.take(), batch)[1]
+            return self._read(tap.run(lambda: prompt_stage(into, batch, None)), batch)[1]
 
     @torch.no_grad()
     def features(self, prompts: Sequence[PromptTokens]) -> Tensor:

@@ -16,6 +16,7 @@ from .behaviour import Behaviour
 from .causal import inner_causal, tree_batch, tree_readings
 from .chat import PromptTokens
 from .quiet import quiet
+from .sharded import entrance
 
 logger = logging.getLogger("smda_monitor")
 THINKING = re.compile(r"<\W*(think|thought|reason|analysis)", re.IGNORECASE)
@@ -30,11 +31,11 @@ def read_behaviour(
 ) -> Readings:
     """Readings of `prompts` on `model`, in their order, on the CPU; training is not disturbed (`quiet`)."""
     causal = inner_causal(model)
-    parts = []
+    into, parts = entrance(model, causal), []
     with quiet(model):
         for start in range(0, len(prompts), batch_size):
             batch = tree_batch(prompts[start : start + batch_size], behaviour.tree, pad, causal)
-            parts.append(tree_readings(causal, batch, behaviour.tree))
+            parts.append(tree_readings(causal, into, batch, behaviour.tree))
     return Readings(
         torch.cat([p.openings for p in parts]).cpu(),
         torch.cat([p.log_probability for p in parts]).cpu(),
@@ -51,7 +52,7 @@ def check_reading(model: nn.Module, behaviour: Behaviour, prompts: Sequence[Prom
     Raises `PrerequisiteError` where they differ by more than rounding: the model does not follow a 4D attention mask
     (layers that are not attention, say), and its readings would be wrong without any other sign.
     """
-    causal = inner_causal(model)
+    causal = entrance(model, inner_causal(model))
     sequences = behaviour.tree.sequences
     openings = sorted({max(range(len(sequences)), key=lambda o: len(sequences[o])), len(sequences) - 1})
     ends = [min(prompts, key=lambda p: len(p.ids)), max(prompts, key=lambda p: len(p.ids))]
@@ -74,7 +75,7 @@ def check_reading(model: nn.Module, behaviour: Behaviour, prompts: Sequence[Prom
 @torch.no_grad()
 def check_lead(model: nn.Module, tokenizer: Any, prompt: PromptTokens) -> None:
     """Says so where the model thinks first: what an answer opens with is not read behind `prompt` then."""
-    causal = inner_causal(model)
+    causal = entrance(model, inner_causal(model))
     with quiet(model):
         ids = torch.tensor([prompt.ids], device=next(causal.parameters()).device)
         likeliest = int(causal(input_ids=ids, use_cache=False).logits[0, -1].argmax())

@@ -17,6 +17,7 @@ from ..maths.answers import answer_mean
 from .causal import inner_causal
 from .hookpoint import ResidualTap
 from .quiet import quiet
+from .sharded import entrance
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def reference_means(
 ) -> Tensor:
     """(n, d_in) mean residual stream over the answers of `rows`, tokenised as a trainer does with the chat template;
     float64 on the CPU."""
-    causal = inner_causal(model)
+    causal = entrance(model, inner_causal(model))
     device = next(causal.parameters()).device
     means = []
     with quiet(model), ResidualTap(model, hook) as tap:

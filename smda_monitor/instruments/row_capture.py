@@ -27,6 +27,7 @@ from .module_rows import Inputs, module_rows
 from .parameters import TrainedModule, TrainedParameters
 from .products import fast_products
 from .row_layout import RowLayout, batch_rows
+from .sharded import whole
 
 
 def row_hash(ids: list[int]) -> str:
@@ -232,4 +233,6 @@ def _before_step(module: nn.Module, scale: float, softcap: float | None) -> Head
     """A copy of the head: its rows are formed after the step too."""
     weight, bias = module.weight, getattr(module, "bias", None)
     assert isinstance(weight, Tensor)
-    return Head(weight.detach().clone(), None if bias is None else bias.detach().clone(), scale, softcap)
+    copies = [None if part is None else whole(part.detach()).clone() for part in (weight, bias)]
+    assert copies[0] is not None
+    return Head(copies[0], copies[1], scale, softcap)
