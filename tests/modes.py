@@ -280,7 +280,13 @@ CELLS = (
     ),
     Cell(PROCESSES, "one", held_by="tests/test_modes.py"),
     Cell(PROCESSES, "several with a copy of the model each (torchrun)", held_by="tests/test_run_ranks.py"),
-    Cell(PROCESSES, "FSDP", arguments=told(fsdp="full_shard"), refused=r"SFTConfig\.fsdp", instead="none"),
+    Cell(
+        PROCESSES,
+        "FSDP",
+        arguments=told(fsdp="full_shard"),
+        refused=r"SFTConfig\.fsdp",
+        instead="`allow_untested` with FSDP2",
+    ),
     Cell(PROCESSES, "DeepSpeed", arguments=told(deepspeed="z.json"), refused=r"SFTConfig\.deepspeed", instead="none"),
     Cell(
         PROCESSES,

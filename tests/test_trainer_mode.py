@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny
 
 from smda_monitor.errors import PrerequisiteError
-from smda_monitor.instruments.trainer_mode import PACKED, REFUSED, check_trainer_mode
+from smda_monitor.instruments.trainer_mode import PACKED, REFUSED, check_sharding, check_trainer_mode
 
 WRONG: dict[str, Any] = {
     "loss_type": "dft",
@@ -57,6 +58,14 @@ def test_fsdp(value: Any) -> None:
         check_trainer_mode(SimpleNamespace(fsdp=value))
     for off in (None, False, "", []):
         check_trainer_mode(SimpleNamespace(fsdp=off))
+    check_trainer_mode(SimpleNamespace(fsdp=value), allow_untested=True)
+
+
+def test_fsdp_of_the_first_version() -> None:
+    """Its parameters lie in flat ones, which no module is called on."""
+    with pytest.raises(PrerequisiteError, match=r"fsdp_config: .*fsdp_version"):
+        check_sharding(SimpleNamespace(fsdp=True), tiny.tiny_llama())
+    check_sharding(SimpleNamespace(fsdp=None), tiny.tiny_llama())
 
 
 def processes(kind: str, count: int = 2) -> SimpleNamespace:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import PrerequisiteError, describe
 from .heap import zeros_apart
-from .sharded import whole
+from .sharded import put_away, whole
 
 Kind = Literal["linear", "conv1d", "embedding", "magnitude", "replayed"]
 """How a module's rows are captured: from the factors of its matrix (``conv1d``: stored transposed), of its table,
@@ -129,6 +129,7 @@ def trained_parameters(model: nn.Module) -> TrainedParameters:
     Raises `PrerequisiteError` naming the first trained parameter whose gradient by row cannot be captured (`_refusal`),
     or where nothing trains.
     """
+    put_away(model)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
     modules = dict(model.named_modules())
     owners: dict[int, list[tuple[str, str]]] = {}

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .sharded import put_away
+
 
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
@@ -23,6 +25,7 @@ def quiet(model: nn.Module) -> Iterator[None]:
         model.eval()
         yield
     finally:
+        put_away(model)
         for module, mode in modes:
             module.training = mode
         random.setstate(python_state)

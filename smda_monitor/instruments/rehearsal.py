@@ -18,6 +18,7 @@ from ..errors import MeasurementError, describe
 from .optimizer_step import bare_optimizer
 from .parameters import TrainedParameters
 from .quiet import quiet
+from .sharded import placed
 
 HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 """Where a torch optimizer keeps the hooks of its step."""
@@ -49,7 +50,7 @@ def rehearsal(optimizer: Any, model: nn.Module, parameters: TrainedParameters) -
             p.grad = None
         for weight, part in zip(parameters.weights, parameters.split(gradient), strict=True):
             if (real := gradients[places[id(weight)]]) is not None:
-                weight.grad = part.to(real, copy=True)
+                weight.grad = placed(part, real)
         bare.step()
 
     places = {id(p): i for i, p in enumerate(held)}

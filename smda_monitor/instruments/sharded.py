@@ -17,17 +17,44 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor if put_together is None else put_together()
 
 
+def placed(tensor: Tensor, like: Tensor) -> Tensor:
+    """A copy of `tensor`, which every rank has whole or a shard of, of the type of `like`, on its device and sharded as
+    it is."""
+    mesh = getattr(like, "device_mesh", None)
+    if mesh is None or hasattr(tensor, "device_mesh"):
+        return tensor.to(like, copy=True)
+    from torch.distributed.tensor import distribute_tensor
+
+    placements: Any = like.placements  # type: ignore[attr-defined]
+    local = tensor.to(device=like.device, dtype=like.dtype, copy=True)
+    return distribute_tensor(local, mesh, placements, src_data_rank=None)
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Whether any parameter of `model` is."""
     return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
+def put_away(model: nn.Module) -> None:
+    """Lets go what the last forward has put together. The outermost place keeps it until a backward: its modules hold
+    other parameters than the shards until then, and do not know what an optimizer has done to these."""
+    for module in model.modules():
+        if _is_place(module):
+            module.reshard()  # type: ignore[operator]
+
+
+def _is_place(module: nn.Module) -> bool:
+    # By its marks, since torch without torch.distributed has no class to ask for.
+    return hasattr(module, "unshard") and hasattr(module, "reshard")
+
+
 def entrance(model: nn.Module, causal: nn.Module) -> nn.Module:
-    """What a forward of the `causal` model in `model` has to call: the outermost sharded module around it, or it."""
+    """What a forward of the `causal` model in `model` has to call, on the parameters as they are now: the outermost
+    sharded module around it, or it."""
+    put_away(model)
     for module in model.modules():
         if module is causal:
             break
-        # By its marks, since torch without torch.distributed has no class to ask for.
-        if hasattr(module, "unshard") and hasattr(module, "reshard") and any(m is causal for m in module.modules()):
+        if _is_place(module) and any(m is causal for m in module.modules()):
             return module
     return causal

@@ -35,17 +35,27 @@ class TrainingRanks(Rank):
     """One process of `count`; `group` is where they exchange, None for a process alone, and `device` where the tensors
     of others are put that came from a device."""
 
-    def __init__(self, number: int = 0, count: int = 1, group: Any = None, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        number: int = 0,
+        count: int = 1,
+        group: Any = None,
+        device: torch.device | None = None,
+        in_step: bool = False,
+    ) -> None:
         super().__init__(number, count)
         self._group, self._device = group, device
+        self.in_step = in_step
+        """Whether every forward is one of all ranks, because each has a shard of the model alone: then nothing that is
+        measured is shared out."""
 
     @classmethod
-    def joined(cls, device: torch.device) -> TrainingRanks:
+    def joined(cls, device: torch.device, in_step: bool = False) -> TrainingRanks:
         """This process among those of its training, or alone. All of them have to call it."""
         if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
             return cls()
         group = distributed.new_group(backend="gloo", timeout=PATIENCE)
-        return cls(distributed.get_rank(), distributed.get_world_size(), group, device)
+        return cls(distributed.get_rank(), distributed.get_world_size(), group, device, in_step)
 
     def gather(self, value: Value) -> list[Value]:
         """The `value` of every rank, by rank. Raises `PeerError` where one has failed."""
@@ -56,12 +66,18 @@ class TrainingRanks(Rank):
         return value if self.count == 1 else self.gather(value if self.first else None)[0]  # type: ignore[return-value]
 
     def by_share(self, count: int, work: Callable[[Sequence[int]], Value]) -> tuple[list[Value], list[int]]:
-        """What `work` makes of the numbers 0 … `count` − 1, of which each rank does its share: what each rank with a
-        share made, and the numbers, one rank's after the other's. Raises as `gather`."""
+        """What `work` makes of the numbers 0 … `count` − 1, of which each rank does its share, or where they go in step
+        all: what each rank with a share made, and the numbers, one rank's after the other's. Raises as `gather`."""
+        if self.in_step:
+            return [work(range(count))], list(range(count))
         own = self.share(range(count))
         made = self.gather((own, work(own)) if own else None)
         parts = [part for part in made if part is not None]
         return [found for _, found in parts], [number for numbers, _ in parts for number in numbers]
+
+    def of_shares(self, value: Value) -> list[Value]:
+        """What each rank made of its share (`by_share`), in their order. Raises as `gather`."""
+        return [value] if self.in_step else self.gather(value)
 
     @contextmanager
     def agreed(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ from ..maths.watched import WatchedShifts
 from .chat import PromptTokens
 from .parameters import TrainedParameters
 from .probe_reader import ProbeReader
+from .sharded import placed
 from .watched_gradients import watched_gradients
 
 
@@ -85,4 +86,4 @@ def _set_to(parameters: TrainedParameters, theta: Tensor) -> Iterator[None]:
 
 def _write(parameters: TrainedParameters, values: Sequence[Tensor]) -> None:
     for weight, value in zip(parameters.weights, values, strict=True):
-        weight.data.copy_(value)
+        weight.data.copy_(placed(value, weight))

@@ -21,7 +21,8 @@ from ..instruments.overlap import overlapping
 from ..instruments.parameters import trained_parameters
 from ..instruments.policy_files import load_policy, save_policy
 from ..instruments.row_identity import index_rows
-from ..instruments.trainer_mode import check_trainer_mode
+from ..instruments.sharded import is_sharded
+from ..instruments.trainer_mode import check_sharding, check_trainer_mode
 from ..instruments.training_ranks import TrainingRanks
 from ..outputs.console import ConsoleSink
 from ..outputs.files import to_json, write_text
@@ -60,9 +61,10 @@ def start_run(
     """Everything that can be wrong is found, and the first snapshot taken, before the run folder is touched. Of several
     ranks the first alone looks at the folder and writes to it."""
     check_apart(config, state)
-    check_trainer_mode(args)
+    check_trainer_mode(args, config.allow_untested)
+    check_sharding(args, model)
     device = next(model.parameters()).device
-    ranks = TrainingRanks.joined(device)
+    ranks = TrainingRanks.joined(device, in_step=is_sharded(model))
     with ranks.agreed():
         unknown = unknown_step(optimizer)
         method: Method = "split" if unknown is None else "replay"

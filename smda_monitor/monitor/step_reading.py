@@ -48,7 +48,7 @@ class StepReading:
             replays = self._steps[-1].replays
             assert replays is not None
             pushes = own.pushes(replays.directions(self._parameters.flatten(self._parameters.weights)))
-            whole = only(self._ranks.gather(pushes))
+            whole = only(self._ranks.of_shares(pushes))
             return replay_reading(self._targets, self._before, replays.alone, replays.without, after, whole)
         end = End(gradients, self._targets.weights(after.saturation))
         with fast_products():
@@ -57,4 +57,4 @@ class StepReading:
 
     def _whole(self, end: EndReading) -> EndReading:
         """From what the ranks read, each on the columns and own prompts that it measured."""
-        return EndReading.whole(self._ranks.gather(end))
+        return EndReading.whole(self._ranks.of_shares(end))

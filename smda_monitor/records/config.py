@@ -69,9 +69,8 @@ class BehaviourConfig(Section):
     """Probe kinds on which the behaviour is right: ``harmful`` (as refusal is), or ``harmless``, the other two. Alerts,
     scores and flags of gaps are turned accordingly."""
     answers: str | None = "shipped"
-    """Reference answers that do and do not show the behaviour, to read what a row teaches: ``shipped`` (with the
-    shipped refusal openings alone), ``shipped:stereotype``, a JSONL file with prompt, response and kind (``harmful``
-    shows it), or null."""
+    """Reference answers, to read what a row teaches: ``shipped`` (for the shipped openings alone),
+    ``shipped:stereotype``, a JSONL file with prompt, response and kind (``harmful``: it shows), or null."""
 
 
 class DictionaryConfig(Section):
@@ -237,14 +236,15 @@ class MonitorConfig(Section):
     outputs: OutputsConfig = OutputsConfig()
     """Where figures go."""
     overhead: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Budget of time: the part of plain training time that the monitor may add, e.g. 0.10. It then measures itself and
-    chooses: ``account.every`` is the shortest interval, ``probes.per_step`` the largest number of probes, and audits
-    take a third of the budget at most. None: as configured."""
+    """Budget of time: the part of plain training time that the monitor may add, e.g. 0.10. It then chooses: at least
+    ``account.every``, at most ``probes.per_step``, audits for a third of it. None: as configured."""
     memory_gib: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
     """Budget of one probe pass, GiB: probes are measured in chunks under it. And of the steps that wait for their
-    account: where ``account.every`` of them do not fit, accounts cover fewer, and a warning says so. Gradients by
-    probe or by waiting row are kept in bfloat16 where they would take more than an eighth of it in float32."""
+    account: where ``account.every`` of them do not fit, accounts cover fewer, with a warning. Gradients by probe or by
+    waiting row are in bfloat16 where float32 would take more than an eighth of it."""
     seed: int = 0
     """Of the stratified choice of probes and of the bootstrap; training's own random state is never touched."""
+    allow_untested: bool = False
+    """Try modes whose parts are tested, and that could not be run as a whole (FSDP2)."""
     on_error: Literal["raise", "warn"] = "raise"
     """A failed measurement stops training, or is recorded and warned of while training goes on unmonitored."""
