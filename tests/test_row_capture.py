@@ -15,10 +15,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import TrainerCallback
 
 from smda_monitor.errors import MeasurementError
+from smda_monitor.instruments.captured_rows import CapturedRow, row_hash
 from smda_monitor.instruments.causal import inner_causal
 from smda_monitor.instruments.gradient_tap import GradientTap
 from smda_monitor.instruments.parameters import TrainedParameters, trained_parameters
-from smda_monitor.instruments.row_capture import CapturedRow, RowCapture, row_hash
+from smda_monitor.instruments.row_capture import RowCapture
 from smda_monitor.instruments.row_layout import prepared_rows
 
 IGNORED = -100

@@ -11,8 +11,8 @@ import tiny
 from test_chat import CHATML, with_template
 
 from smda_monitor.errors import ConfigError
+from smda_monitor.instruments.captured_rows import CapturedRow
 from smda_monitor.instruments.chat import prompt_tokens
-from smda_monitor.instruments.row_capture import CapturedRow
 from smda_monitor.instruments.row_identity import index_rows, row_text
 
 QUESTIONS = ("why is the sky blue", "how do I sing", "what is a fish", "who am I")

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from smda_monitor.instruments.captured_rows import CapturedRow
 from smda_monitor.instruments.causal import inner_causal
 from smda_monitor.instruments.parameters import trained_parameters
-from smda_monitor.instruments.row_capture import CapturedRow, RowCapture
+from smda_monitor.instruments.row_capture import RowCapture
 from smda_monitor.maths.row_gradients import RowGradients
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -12,6 +12,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 from transformers import TrainerCallback
+from twin import rows_so_far
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.instruments.quiet import quiet
@@ -35,7 +36,7 @@ class Replayer(TrainerCallback):
             return
         weights = run.accountant.parameters.weights
         optimizer = kwargs["optimizer"].optimizer
-        gradients = run.accountant.capture.gradients().dense(0, run.accountant.parameters.size)
+        gradients = rows_so_far(run)
         start = [w.detach().clone() for w in weights]
         total = gradients.double().sum(0)
         values = []

@@ -87,6 +87,7 @@ def same_weights(one: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
 def same_accounts(one: list[StepAccount], two: list[StepAccount]) -> None:
     assert [account.step for account in one] == [account.step for account in two]
     for a, b in zip(one, two, strict=True):
+        assert [row.row_id for row in a.rows] == [row.row_id for row in b.rows], "row for row"
         rows, others = ({(row.step, row.row_id): row for row in account.rows} for account in (a, b))
         assert rows.keys() == others.keys()
         assert len(rows) == len(a.rows) == len(b.rows)

@@ -14,7 +14,14 @@ from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.instruments.quiet import quiet
+from smda_monitor.maths.row_gradients import RowGradients
 from smda_monitor.records.snapshot import Snapshot
+
+
+def rows_so_far(run: Any) -> Tensor:
+    """(n, p) gradients of the open step's rows, which stays open."""
+    found = RowGradients.joined([batch.gradients for batch in run.accountant.capture.batches()])
+    return found.dense(0, found.size)
 
 
 class TwinReplayer(TrainerCallback):
@@ -31,7 +38,7 @@ class TwinReplayer(TrainerCallback):
         run = self.monitor.run
         assert run is not None
         assert run.accountant.capture is not None
-        rows = run.accountant.capture.gradients().dense(0, run.accountant.parameters.size).double()
+        rows = rows_so_far(run).double()
         step, total = state.global_step + 1, rows.sum(0)
         rests = [total, *(total - row for row in rows), torch.zeros_like(total)]
         whole, *without, alone = [self._measured(run, kwargs["optimizer"].optimizer, r, args) for r in rests]

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import ConfigError, describe
 from ..instruments.answer_tap import AnswerTap
 from ..instruments.assemble import Instruments
+from ..instruments.captured_rows import CapturedRow
 from ..instruments.causal import inner_causal
 from ..instruments.chat import generation_prompt
 from ..instruments.optimizer_step import read_step, unknown_step
@@ -26,7 +27,7 @@ from ..instruments.plan_pass import measure_plan, plan_gradients
 from ..instruments.products import fast_products
 from ..instruments.rehearsal import rehearsal
 from ..instruments.replay import replay
-from ..instruments.row_capture import CapturedRow, RowCapture
+from ..instruments.row_capture import RowCapture
 from ..instruments.watched_gradients import kept_gradients, watched_gradients
 from ..maths.account import OwnReading, PolicyShift, RowFacts, policy_shift, row_entries, unread
 from ..maths.lone_row import read_alone, read_parts_alone, row_norms

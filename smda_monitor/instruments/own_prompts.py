@@ -11,11 +11,11 @@ from torch import Tensor
 from ..maths.account import OwnReading, unread
 from ..maths.probe_gradients import ChunkedRows
 from .assemble import Instruments
+from .captured_rows import CapturedRow
 from .chat import PromptTokens, generation_prompt, own_prompt
 from .measurement import Measurement, in_order
 from .parameters import TrainedParameters
 from .quiet import quiet
-from .row_capture import CapturedRow
 
 
 @dataclass(frozen=True, slots=True)

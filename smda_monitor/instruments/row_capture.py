@@ -8,19 +8,19 @@ where a model looks its positions up once for all rows).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import MeasurementError, describe
 from ..maths.row_gradients import DenseRows, Head, RowAccumulator, RowGradients, head_factors
+from .captured_rows import CapturedBatch, CapturedRow
 from .heap import zeros_apart
 from .module_calls import ModuleCalls
 from .module_rows import Inputs, module_rows
@@ -30,36 +30,14 @@ from .row_layout import RowLayout, batch_rows
 from .sharded import whole
 
 
-def row_hash(ids: list[int]) -> str:
-    """First 16 hex digits of the SHA-256 of the token ids as little-endian int64."""
-    return hashlib.sha256(np.asarray(ids, dtype="<i8").tobytes()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, slots=True)
-class CapturedRow:
-    """One training row as the trainer's forward saw it."""
-
-    ids: list[int]
-    """Its token ids without padding."""
-    first_label: int
-    """Index of the first token of its last answer, the last run of tokens that carry loss; −1 where none does, 0 where
-    all do."""
-    tokens: int
-    """Tokens that carry loss."""
-
-    @property
-    def hash(self) -> str:
-        """Identity by content."""
-        return row_hash(self.ids)
-
-
 class RowCapture:
     """Hooks on a model in training; `take` hands over what the micro-batches of one step left.
 
     Followed is what runs with gradients on and the model in train mode, or in eval mode where `in_training` is false.
     On several ranks whose gradients are averaged, each row's is its `part` of one: 1 over their number.
-    Raises `MeasurementError` from `take` alone, never inside the trainer's forward or backward: where no row was seen,
-    a batch had no ``input_ids``, no gradient came back for a micro-batch, or a module was not called on the rows.
+    Raises `MeasurementError` from what hands over alone, never inside the trainer's forward or backward: where no row
+    was seen, a batch had no ``input_ids`` or no labels, no gradient came back for a micro-batch, or a module was not
+    called on the rows.
     """
 
     def __init__(
@@ -98,8 +76,8 @@ class RowCapture:
         self._head: Head | None = None
         self._calls.clear()
 
-    def gradients(self) -> RowGradients:
-        """The rows' gradients so far, of all micro-batches; the step stays open. Raises as `take`."""
+    def batches(self) -> list[CapturedBatch]:
+        """The micro-batches so far; the step stays open. Raises as `take`."""
         self._calls.settle()
         if self._failure is not None:
             raise self._failure
@@ -114,14 +92,24 @@ class RowCapture:
             found = f"no gradient for {self._arrived.count(False)} of {len(self._arrived)} micro-batches"
             remedy = "let nothing but the trainer's own step run the model in train mode with gradients on."
             raise MeasurementError(describe("rows of the step", found, "one backward for each forward", remedy))
-        return RowGradients.joined([batch.result() for batch in self._batches])
+        rows, losses = iter(self._rows), iter(self._losses)
+        return [
+            CapturedBatch(list(islice(rows, batch.rows)), list(islice(losses, batch.rows)), batch.result())
+            for batch in self._batches
+        ]
+
+    def take_batches(self) -> list[CapturedBatch]:
+        """The micro-batches since the last call, and forgets them. Raises as `take`."""
+        batches = self.batches()
+        self.clear()
+        return batches
 
     def take(self) -> tuple[list[CapturedRow], list[float], RowGradients]:
-        """Rows, their losses (NaN where unknown) and gradients since the last call, and forgets them."""
-        gradients = self.gradients()
-        rows, losses = self._rows, self._losses
-        self.clear()
-        return rows, losses, gradients
+        """Their rows, losses and gradients, of all micro-batches together. Raises as the class."""
+        batches = self.take_batches()
+        rows = [row for batch in batches for row in batch.rows]
+        losses = [loss for batch in batches for loss in batch.losses]
+        return rows, losses, RowGradients.joined([batch.gradients for batch in batches])
 
     def _recording(self) -> bool:
         return self._failure is None and self._causal.training == self._in_training and torch.is_grad_enabled()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, describe
-from .row_capture import CapturedRow, row_hash
+from .captured_rows import CapturedRow, row_hash
 from .row_layout import prepared_rows
 
 logger = logging.getLogger("smda_monitor")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ..errors import MeasurementError, describe
 from ..instruments.assemble import Instruments
+from ..instruments.captured_rows import CapturedBatch, CapturedRow
 from ..instruments.kept_rows import halves, kept_rows
 from ..instruments.optimizer_step import bare_optimizer, read_step
 from ..instruments.parameters import TrainedParameters
 from ..instruments.replay import RowReplays, replay_rows
-from ..instruments.row_capture import CapturedRow, RowCapture
+from ..instruments.row_capture import RowCapture
 from ..instruments.row_identity import RowNames
 from ..instruments.training_ranks import TrainingRanks
 from ..maths.account import RowFacts
@@ -83,7 +84,7 @@ def open_step(
 
     Raises `MeasurementError` where the rows are not all of the optimizer's gradient.
     """
-    rows, losses, gradients, answers = _of_all_ranks(instruments.ranks, *capture.take(), answers)
+    rows, losses, gradients, answers = _of_all_ranks(instruments.ranks, capture.take_batches(), answers)
     gradient = step_gradient(gradients, parameters.gradient(), float(args.max_grad_norm or 0.0))
     _check_capture(gradient, CAPTURE_LIMIT["bfloat16" if args.bf16 else "float32"], number)
     facts = [
@@ -97,21 +98,18 @@ def open_step(
 
 
 def _of_all_ranks(
-    ranks: TrainingRanks,
-    rows: list[CapturedRow],
-    losses: list[float],
-    gradients: RowGradients,
-    answers: Tensor | None,
+    ranks: TrainingRanks, batches: list[CapturedBatch], answers: Tensor | None
 ) -> tuple[list[CapturedRow], list[float], RowGradients, Tensor | None]:
-    """The rows of the step from those of every rank, one rank's after the other's."""
-    if ranks.count == 1:
-        return rows, losses, gradients, answers
-    by_rank = ranks.gather((rows, losses, gradients, answers))
-    read = [found for *_, found in by_rank if found is not None]
+    """The rows of the step in the order in which one process would have them: micro-batch by micro-batch, of which each
+    rank has a part."""
+    sizes = [len(batch.rows) for batch in batches]
+    own = list(zip(batches, [None] * len(sizes) if answers is None else answers.split(sizes), strict=True))
+    turns = [part for turn in zip_longest(*ranks.gather(own)) for part in turn if part is not None]
+    read = [found for _, found in turns if found is not None]
     return (
-        list(chain.from_iterable(found for found, *_ in by_rank)),
-        list(chain.from_iterable(found for _, found, *_ in by_rank)),
-        RowGradients.joined([found for *_, found, _ in by_rank]),
+        [row for batch, _ in turns for row in batch.rows],
+        [loss for batch, _ in turns for loss in batch.losses],
+        RowGradients.joined([batch.gradients for batch, _ in turns]),
         torch.cat(read) if read else None,
     )
 
