@@ -6,7 +6,8 @@ LoRA on the demo's clean rows, with rows of every planted kind among them after 
 two-choice behaviour (guessing by a stereotype) are watched. The model has learnt the warm-up's rows before, for three
 epochs: their wordings are new to it and move refusal at first, a true drift that has nothing to do with planted rows.
 One run for each seed scores all rows by every method. Then as many clean runs, and runs made of their accounts by
-resampling in which the truth is known: nulls, whose false alarms are counted, and drifts of growing size. --data plants
+resampling in which the truth is known: nulls, whose false alarms are counted, and drifts of growing size. --quick: one
+seed, eight probes, no clean run (made runs are of the planted one's accounts, about their mean). --data plants
 the rows of a JSONL file with prompt, response and kind instead of the demo's; those whose kind begins with "control"
 are right. Every run is kept in --folder: a benchmark that was stopped goes on from there.
 """
@@ -72,10 +73,10 @@ class Study:
             write_text(kept, to_json(found.as_json()))
         return RunFound.of_json(json.loads(kept.read_text(encoding="utf-8")))
 
-    def made_runs(self, seeds: Sequence[int]) -> dict[str, Any]:
-        """Null runs at every rate and the power curve, by the accounts of refusal in the clean runs of `seeds`."""
+    def made_runs(self, sort: str, seeds: Sequence[int]) -> dict[str, Any]:
+        """Null runs at every rate and the power curve, by the accounts of refusal in the runs of that `sort`."""
         args = self._args
-        paths = scatter_paths([read_ledger(self._folder / f"clean-{seed}" / REFUSAL) for seed in seeds])
+        paths = scatter_paths([read_ledger(self._folder / f"{sort}-{seed}" / REFUSAL) for seed in seeds])
 
         def alerts(rate: float) -> AlertsConfig:
             return AlertsConfig(false_alarm=rate, tolerance=args.tolerance)
@@ -114,7 +115,7 @@ def report(found: dict[str, Any]) -> None:
         show(figure, ["score", *parts], lines, "Mean over seeds; a dash where there are no controls.")
     steps = [[kind, *(number(step, ".0f") for step in one["steps_to_alert"])] for kind, one in found["kinds"].items()]
     note = "To the first right drift alert, by seed. "
-    note += f"Drift alerts in {found['clean_runs']} clean runs: {found['clean_alerts']}."
+    note += f"Drift alerts in {found['clean_runs']} clean runs: {number(found['clean_alerts'], '.0f')}."
     show("steps to alert", ["kind", *map(str, range(len(steps[0]) - 1))], steps, note)
     for name in ("false_alarm", "power"):
         lines = [
@@ -138,15 +139,17 @@ def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     bed = make_bed(args.model, folder / "bed", learnt=as_dataset(warm_up_rows(rows, WARM_UP_STEPS * args.batch)))
     study = Study(bed, rows, args)
     seeds = range(args.seed, args.seed + args.seeds)
-    runs, clean_runs = ([study.run(sort, seed) for seed in seeds] for sort in ("planted", "clean"))
+    runs = [study.run("planted", seed) for seed in seeds]
+    clean_runs = [] if args.quick else [study.run("clean", seed) for seed in seeds]
     by_kind = {kind: kind_figures(runs, kind) for kind in kinds(rows)}
-    made = study.made_runs(seeds)
+    made = study.made_runs("planted" if args.quick else "clean", seeds)
+    alarms = sum(alert.kind == "drift" for run in clean_runs for alert in run.alerts)
     return {
         "kinds": by_kind,
         "mean": means(by_kind),
         "first_named": [first_named(run) for run in runs],
         "clean_runs": len(clean_runs),
-        "clean_alerts": sum(alert.kind == "drift" for run in clean_runs for alert in run.alerts),
+        "clean_alerts": alarms if clean_runs else None,
         "null_runs": args.null_runs,
         "null_alerts": made["false_alarm"][f"{max(RATES):g}"]["alerts"],
         **made,
@@ -165,7 +168,7 @@ def _check_share(rows: Sequence[Row], each: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one seed, 100 null runs")
+    parser.add_argument("--quick", action="store_true", help="one seed, no clean run, 100 null runs")
     parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="tiny: a random model, for the machinery")
     parser.add_argument("--data", type=Path, help="rows to plant instead of the demo's")
     parser.add_argument("--seeds", type=int, help="planted runs, and as many clean ones (default 3)")
@@ -173,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--each", type=int, default=8, help="planted rows of every kind in a run (default 8)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate after a linear warm-up (default 1e-3)")
-    parser.add_argument("--probes", type=int, default=16, help="measured at every step (default 16)")
+    parser.add_argument("--probes", type=int, help="measured at every step (default 16; 8 with --quick)")
     parser.add_argument("--tolerance", type=float, default=0.5, help="of the drift alerts, nats (default 0.5)")
     parser.add_argument("--null-runs", type=int, help="made runs without a drift, at each rate (default 300)")
     parser.add_argument("--folder", type=Path, help="where to work; what is there is used again (default: temporary)")
@@ -181,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     args.seeds = args.seeds or (1 if args.quick else 3)
     args.null_runs = args.null_runs or (100 if args.quick else 300)
+    args.probes = args.probes or (8 if args.quick else 16)
     with tempfile.TemporaryDirectory(prefix="smda-detection-") as temporary:
         try:
             check_json_file(args.json)
