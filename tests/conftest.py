@@ -1,4 +1,5 @@
-"""The suite asks no network: what is not on this machine cannot be had, at once and not after the hub's retries."""
+"""The suite asks no network: what is not on this machine cannot be had, at once and not after the hub's retries. And
+where it runs in several processes each has one thread: more than cores would wait for one another."""
 
 from __future__ import annotations
 
@@ -6,3 +7,5 @@ import os
 
 # The hub's clients read it when they are imported, which test modules do.
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is there
