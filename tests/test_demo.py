@@ -53,6 +53,9 @@ def test_separation_is_auroc_against_all_other_rows() -> None:
 @pytest.fixture
 def tiny_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A configuration of the demo in which everything is tiny; the working directory is the test's."""
+    import wandb
+
+    wandb.teardown()  # once started, it writes where the first of the process's tests wanted it
     adapted = tiny.tiny_lora(tiny.tiny_llama())
     adapted.save_pretrained(tmp_path / "adapter")
     adapted.unload().save_pretrained(tmp_path / "model")
