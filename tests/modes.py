@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,6 +58,16 @@ class Cell:
         return tiny.tiny_trainer(folder, callbacks, rows=rows, model=model, given=given, **settings)
 
 
+class Offloading(Cell):
+    """What the backward needs goes through hooks, as TRL's own do with it where there is an accelerator."""
+
+    def trainer(self, folder: Path, callbacks: list[Any], steps: int) -> Any:
+        trainer = super().trainer(folder, callbacks, steps)
+        assert hasattr(trainer, "maybe_activation_offload_context")
+        trainer.maybe_activation_offload_context = torch.autograd.graph.save_on_cpu()
+        return trainer
+
+
 def text_rows() -> Any:
     from datasets import Dataset
 
@@ -93,6 +104,27 @@ def streamed() -> Any:
 
 def in_bfloat16() -> Any:
     return tiny.tiny_lora(tiny.tiny_llama().to(torch.bfloat16), 0.1)
+
+
+def bfloat16_throughout() -> Any:
+    return MODES["full, tied"]().to(torch.bfloat16)
+
+
+def quantised(**how: Any) -> Callable[[], Any]:
+    """LoRA on the tiny Llama as bitsandbytes stores it."""
+
+    def model() -> Any:
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+        with TemporaryDirectory() as folder:
+            tiny.tiny_llama().save_pretrained(folder)
+            auto: Any = AutoModelForCausalLM
+            base = auto.from_pretrained(folder, quantization_config=BitsAndBytesConfig(**how), device_map="cpu")
+        lora = LoraConfig(r=2, task_type="CAUSAL_LM", init_lora_weights=False, target_modules=ALL)
+        return get_peft_model(base, lora)
+
+    return model
 
 
 def adapted_by(kind: str, **options: Any) -> Callable[[], Any]:
@@ -173,6 +205,7 @@ DATA, MEMORY, TRAINED, LOSS, AROUND, KINDS, TOKENIZERS, PROCESSES, TRAINERS = (
     "data", "precision and memory", "what trains", "loss", "around the training", "architectures", "tokenizers",
     "processes", "trainers",
 )  # fmt: skip
+DROPPED = {"target_modules": ALL[:2], "total_step": 10, "lora_dropout": 0.1}
 PACKED = {"packing": True, "max_length": 64}
 CELLS = (
     Cell(DATA, "prompt and completion"),
@@ -199,9 +232,11 @@ CELLS = (
     Cell(MEMORY, "fp32"),
     Cell(MEMORY, "`bf16` autocast", {"bf16": True}, error=2e-2),
     Cell(MEMORY, "weights in bfloat16", model=in_bfloat16, error=2e-2),
+    Cell(MEMORY, "all that trains in bfloat16", {"learning_rate": 1e-3}, model=bfloat16_throughout, error=2e-2),
     Cell(MEMORY, "checkpointing (reentrant or not)", {"gradient_checkpointing_kwargs": {"use_reentrant": True}}),
-    Cell(MEMORY, "`activation_offloading`", untested="needs an accelerator"),
-    Cell(MEMORY, "quantised bases", untested="need bitsandbytes"),
+    Offloading(MEMORY, "`activation_offloading` (such hooks, on a CPU)"),
+    Cell(MEMORY, "bases in 8 bit", model=quantised(load_in_8bit=True), error=2e-2),
+    Cell(MEMORY, "bases in 4 bit", model=quantised(load_in_4bit=True, bnb_4bit_quant_type="nf4"), error=2e-2),
     Cell(MEMORY, "`fp16`", {"fp16": True}, refused=r"SFTConfig\.fp16", instead="`bf16`"),
     Cell(MEMORY, "`torch_compile`", {"torch_compile": True}, refused=r"SFTConfig\.torch_compile", instead="off"),
     Cell(
@@ -212,6 +247,7 @@ CELLS = (
         instead="off",
     ),
     *(Cell(TRAINED, name, model=MODES[name]) for name in ("LoRA", "rsLoRA", "DoRA")),
+    Cell(TRAINED, "AdaLoRA", model=MODES["AdaLoRA"]),
     Cell(TRAINED, "LoRA with biases", model=MODES["every bias"]),
     Cell(TRAINED, "`modules_to_save`", model=MODES["tied embeddings and head"]),
     Cell(TRAINED, "OFT", model=adapted_by("OFTConfig", target_modules=ALL[:2], oft_block_size=4)),
@@ -227,7 +263,7 @@ CELLS = (
     *(
         Cell(TRAINED, name, model=adapted_by(kind, **options), refused=refused, instead="LoRA")
         for name, kind, options, refused in (
-            ("AdaLoRA", "AdaLoraConfig", {"target_modules": ALL[:2], "total_step": 10}, r"lora_A\.default"),
+            ("AdaLoRA with dropout", "AdaLoraConfig", DROPPED, r"lora_dropout=0\.1"),
             ("IA3", "IA3Config", {"target_modules": ALL[:2], "feedforward_modules": []}, "ia3_l"),
             ("VeRA", "VeraConfig", {"target_modules": ALL[:1]}, "vera_lambda"),
             ("LoHa", "LoHaConfig", {"target_modules": ALL[:2], "r": 2}, "hada"),
@@ -282,11 +318,12 @@ CELLS = (
     Cell(PROCESSES, "several with a copy of the model each (torchrun)", held_by="tests/test_run_ranks.py"),
     Cell(
         PROCESSES,
-        "FSDP",
+        "FSDP2",
         arguments=told(fsdp="full_shard"),
         refused=r"SFTConfig\.fsdp",
-        instead="`allow_untested` with FSDP2",
+        untested="refused without `allow_untested: true`",
     ),
+    Cell(PROCESSES, "FSDP1", refused="fsdp_config", instead="FSDP2", held_by="tests/test_trainer_mode.py"),
     Cell(PROCESSES, "DeepSpeed", arguments=told(deepspeed="z.json"), refused=r"SFTConfig\.deepspeed", instead="none"),
     Cell(
         PROCESSES,
@@ -312,7 +349,9 @@ def table(cells: Iterable[Cell] = CELLS) -> str:
     for group in dict.fromkeys(cell.group for cell in cells):
         mine = [cell for cell in cells if cell.group == group]
         accounted = "; ".join(cell.name for cell in mine if not cell.refused and not cell.untested)
-        refused = "; ".join(f"{cell.name} (instead: {cell.instead})" for cell in mine if cell.refused)
+        refused = "; ".join(
+            f"{cell.name} (instead: {cell.instead})" for cell in mine if cell.refused and not cell.untested
+        )
         untested = "; ".join(f"{cell.name} ({cell.untested})" for cell in mine if cell.untested)
         lines.append(f"| {group} | {accounted} | {refused} | {untested} |")
     return "\n".join(lines)

@@ -56,7 +56,7 @@ def step(model: Any, rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     step says that it does, and what it does."""
     parameters = trained_parameters(model)
     optimizer = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=1e-3, weight_decay=0.1)
-    capture = RowCapture(inner_causal(model), parameters, part=1 / distributed.get_world_size())
+    capture = RowCapture(model, parameters, part=1 / distributed.get_world_size())
     outside = OutsideMoves(parameters)
     model.train()
     for number in range(2):

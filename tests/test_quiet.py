@@ -102,3 +102,18 @@ def test_parameters_and_their_gradients_stay() -> None:
         assert grad is not None
         assert p.grad is not None
         assert torch.equal(grad, p.grad)
+
+
+def test_weights_in_4_bit_keep_their_form() -> None:
+    """A CPU that can packs them for good, in eval mode, to what training reads wrongly."""
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    model = bitsandbytes.nn.Linear4bit(64, 64, bias=False).to("cpu")
+    kept, form, x = model.weight.data.clone(), model.weight.data.shape, torch.randn(3, 64)
+    packs = model.support_avx512bf16_for_cpu
+    with quiet(model), torch.no_grad():
+        model(x)
+    assert torch.equal(model.weight.data, kept)
+    assert model.support_avx512bf16_for_cpu == packs
+    with torch.no_grad():
+        model.eval()(x)
+    assert (model.weight.data.shape != form) == packs, "what quiet keeps off"

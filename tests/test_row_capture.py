@@ -70,7 +70,7 @@ class Watch(TrainerCallback):
         model = kwargs["model"]
         self.hooks.append(hook_count(model))
         self.parameters = trained_parameters(model)
-        self.capture = RowCapture(inner_causal(model), self.parameters)
+        self.capture = RowCapture(model, self.parameters)
         self.hooks.append(hook_count(model))
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -228,7 +228,7 @@ def bench(dropout: float = 0.0, targets: tuple[str, ...] = QV) -> tuple[Any, Tra
     model: Any = tiny.tiny_lora(tiny.tiny_llama(), dropout, targets=targets)
     model.train()
     parameters = trained_parameters(model)
-    return model, parameters, RowCapture(inner_causal(model), parameters)
+    return model, parameters, RowCapture(model, parameters)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

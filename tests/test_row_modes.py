@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from smda_monitor.instruments.captured_rows import CapturedRow
-from smda_monitor.instruments.causal import inner_causal
 from smda_monitor.instruments.parameters import trained_parameters
 from smda_monitor.instruments.row_capture import RowCapture
 from smda_monitor.maths.row_gradients import RowGradients
@@ -95,6 +94,20 @@ def phi() -> Any:
     return PhiForCausalLM(config).eval()
 
 
+def adalora(**options: Any) -> Any:
+    """Its values are random too, two of them taken away."""
+    from peft import AdaLoraConfig, get_peft_model
+
+    told: dict[str, Any] = {"target_modules": ALL, "total_step": 10, "init_r": 4, **options}
+    model: Any = get_peft_model(tiny.tiny_llama(), AdaLoraConfig(task_type="CAUSAL_LM", **told))
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_E" in name:
+            torch.nn.init.normal_(parameter)
+            parameter.data[:2] = 0
+    return model
+
+
 def train_all(model: Any) -> Any:
     model.requires_grad_(True)
     return model
@@ -104,6 +117,7 @@ MODES: dict[str, Callable[[], Any]] = {
     "LoRA": lambda: adapted(tiny.tiny_llama),
     "rsLoRA": lambda: adapted(tiny.tiny_llama, use_rslora=True),
     "DoRA": lambda: adapted(tiny.tiny_llama, use_dora=True),
+    "AdaLoRA": adalora,
     "LoRA with its own bias": lambda: adapted(with_biases, lora_bias=True),
     "embeddings and head": lambda: adapted(untied, modules_to_save=["embed_tokens", "lm_head"]),
     "tied embeddings and head": lambda: adapted(
@@ -150,7 +164,7 @@ class Watch(TrainerCallback):
         if self.per_token is not None:
             told = tuple(replace(tensor, per_token=self.per_token) for tensor in self.parameters.tensors)
             self.parameters = replace(self.parameters, tensors=told)
-        self.capture = RowCapture(inner_causal(kwargs["model"]), self.parameters)
+        self.capture = RowCapture(kwargs["model"], self.parameters)
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         weights = self.parameters.weights
@@ -228,12 +242,14 @@ def test_rows_are_those_of_each_row_alone(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [name for name in CHECKPOINTING if name != "kept"])
-@pytest.mark.parametrize("mode", ["full, tied", "full, GPT-2", "full, Gemma 2", "DoRA", "every bias"])
+@pytest.mark.parametrize("mode", ["full, tied", "full, GPT-2", "full, Gemma 2", "DoRA", "AdaLoRA", "every bias"])
 def test_under_checkpointing(tmp_path: Path, mode: str, checkpointing: str) -> None:
     check(tmp_path, MODES[mode](), **CHECKPOINTING[checkpointing])
 
 
-@pytest.mark.parametrize("mode", ["full, tied", "full, GPT-2", "full, Gemma 2", "full, Phi", "DoRA", "every bias"])
+@pytest.mark.parametrize(
+    "mode", ["full, tied", "full, GPT-2", "full, Gemma 2", "full, Phi", "DoRA", "AdaLoRA", "every bias"]
+)
 def test_free_of_padding(tmp_path: Path, mode: str) -> None:
     # Attention sums over more tokens, masked or not, than each row alone.
     check(tmp_path, MODES[mode](), tolerance=1e-4, padding_free=True, max_length=None)

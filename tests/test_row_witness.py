@@ -10,7 +10,6 @@ import tiny
 import torch
 from test_row_modes import MODES
 
-from smda_monitor.instruments.causal import inner_causal
 from smda_monitor.instruments.parameters import trained_parameters
 from smda_monitor.instruments.row_capture import RowCapture
 
@@ -23,7 +22,7 @@ gradient = pytest.importorskip("dattri_llm.gradient", reason="pip install dattri
 def test_dattri_captures_the_same(build: Callable[[], Any]) -> None:
     model = build().train()
     parameters = trained_parameters(model)
-    capture = RowCapture(inner_causal(model), parameters)
+    capture = RowCapture(model, parameters)
     config = gradient.HookManagerConfig(linear_io=gradient.REGISTER_ALL)
     ids = torch.randint(4, tiny.VOCABULARY, (3, 8), generator=torch.Generator().manual_seed(0))
     with gradient.HookManager(model, config).collect(deregister_on_exit=True) as theirs:

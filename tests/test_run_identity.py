@@ -13,7 +13,6 @@ from told_clock import ToldClock
 from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
-from smda_monitor.instruments.causal import inner_causal
 from smda_monitor.instruments.parameters import trained_parameters
 from smda_monitor.instruments.row_capture import RowCapture
 
@@ -31,7 +30,7 @@ class Captures(TrainerCallback):
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self.errors: list[float] = []
         self.parameters = trained_parameters(kwargs["model"])
-        self.capture = RowCapture(inner_causal(kwargs["model"]), self.parameters)
+        self.capture = RowCapture(kwargs["model"], self.parameters)
 
     def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         clipped = self.parameters.flatten([w.grad for w in self.parameters.weights if w.grad is not None]).double()

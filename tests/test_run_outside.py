@@ -86,6 +86,37 @@ def test_without_another_hand_nothing_is_said(tmp_path: Path, caplog: pytest.Log
     assert not optimizer._optimizer_step_post_hooks, "the hook is gone"
 
 
+class Allocates(TrainerCallback):
+    """AdaLoRA's own, as PEFT says to call it."""
+
+    def __init__(self) -> None:
+        self.moved: list[bool] = []
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        model = kwargs["model"]
+        values = [p for name, p in model.named_parameters() if "lora_E" in name]
+        before = [value.detach().clone() for value in values]
+        model.base_model.update_and_allocate(state.global_step)
+        self.moved.append(not all(map(torch.equal, before, values)))
+
+
+def test_ranks_that_adalora_takes_away_are_no_row_s(tmp_path: Path) -> None:
+    from peft import AdaLoraConfig, get_peft_model
+
+    told: Any = {"target_modules": ["q_proj", "v_proj"], "init_r": 4, "target_r": 2, "total_step": 7, "tfinal": 2}
+    model: Any = get_peft_model(tiny.tiny_llama(), AdaLoraConfig(task_type="CAUSAL_LM", deltaT=2, **told))
+    for name, parameter in model.named_parameters():
+        if "lora_E" in name:
+            torch.nn.init.ones_(parameter)
+    allocates, monitor = Allocates(), SMDACallback(tiny.tiny_config(tmp_path / "m"))
+    tiny.tiny_trainer(tmp_path, [allocates, monitor], model=model, max_steps=6).train()
+    assert monitor.run is not None
+    accounts = monitor.run.accounts
+    assert set(allocates.moved) == {True, False}
+    assert [account.outside for account in accounts] == allocates.moved
+    assert max(account.capture_error for account in accounts) < 1e-5
+
+
 def test_a_row_that_was_replayed_before_the_move_is_not_held_against_it(tmp_path: Path) -> None:
     config = {**tiny.tiny_config(tmp_path / "m"), "audit": {"rows": [f"row-{i:06d}" for i in range(24)], "share": 0}}
     monitor = SMDACallback(config)

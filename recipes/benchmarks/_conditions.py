@@ -20,7 +20,6 @@ from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.instruments.assemble import open_bench
-from smda_monitor.instruments.causal import inner_causal
 from smda_monitor.instruments.config_file import load_config
 from smda_monitor.instruments.heap import hold_heap, release_heap
 from smda_monitor.instruments.parameters import trained_parameters
@@ -127,7 +126,7 @@ class Captures(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Hooks on."""
         model: nn.Module = kwargs["model"]
-        self._capture = RowCapture(inner_causal(model), trained_parameters(model))
+        self._capture = RowCapture(model, trained_parameters(model))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The step's rows are let go."""

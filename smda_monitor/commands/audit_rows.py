@@ -18,7 +18,6 @@ from ..errors import ConfigError, describe
 from ..instruments.answer_tap import AnswerTap
 from ..instruments.assemble import Instruments
 from ..instruments.captured_rows import CapturedRow
-from ..instruments.causal import inner_causal
 from ..instruments.chat import generation_prompt
 from ..instruments.optimizer_step import read_step, unknown_step
 from ..instruments.own_prompts import prompts_of, read_own_prompts
@@ -188,7 +187,7 @@ class DataAudit:
         last forward's rows."""
         training, ruler, reader = self._training, self.instruments.policy.answers, self.instruments.reader
         # Hooks are on for these passes alone: in eval mode nothing else tells them from a probe pass.
-        capture = RowCapture(inner_causal(training.model), self.parameters, training.in_training)
+        capture = RowCapture(training.model, self.parameters, training.in_training)
         tap = None
         if ruler is not None:
             tap = AnswerTap(training.model, reader.hook, training.in_training, self._opening)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..maths.answers import answer_mean
-from .causal import inner_causal
+from .causal import forward_seen, inner_causal
 from .chat import end_of_prompt
 from .hookpoint import find_block
 from .row_layout import RowLayout, batch_rows
@@ -26,9 +26,9 @@ class AnswerTap:
     """
 
     def __init__(self, model: nn.Module, hook: str, in_training: bool = True, opening: Sequence[int] = ()) -> None:
-        causal = inner_causal(model)
+        entered = forward_seen(model)
         block, parsed = find_block(model, hook)
-        self._causal = causal
+        self._causal = inner_causal(model)
         self._in_training = in_training
         self._opening = opening
         self._answer: tuple[RowLayout, Tensor] | None = None
@@ -39,8 +39,8 @@ class AnswerTap:
             else block.register_forward_hook(self._after_block)
         )
         self._handles: list[RemovableHandle] = [
-            causal.register_forward_pre_hook(self._open, with_kwargs=True),
-            causal.register_forward_hook(self._close),
+            entered.register_forward_pre_hook(self._open, with_kwargs=True),
+            entered.register_forward_hook(self._close),
             at_block,
         ]
 

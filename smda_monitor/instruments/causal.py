@@ -34,6 +34,12 @@ def inner_causal(model: nn.Module) -> nn.Module:
     return inner
 
 
+def forward_seen(model: nn.Module) -> nn.Module:
+    """The module whose hooks see the trainer's forward: the causal model, but for AdaLoRA, which wraps it and takes its
+    forward past its hooks."""
+    return next((m for m in model.modules() if type(m).__name__ == "AdaLoraModel"), inner_causal(model))
+
+
 @dataclass(frozen=True, slots=True)
 class TreeBatch:
     """b prompts, padded on the left, each followed by the m inner nodes of the opening tree."""

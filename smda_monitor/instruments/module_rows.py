@@ -3,6 +3,7 @@
     Linear, Conv1D    Σ_t δ_t a_tᵀ of the weight, Σ_t δ_t of the bias
     Embedding         δ_t added to the line of token t
     DoRA's magnitude  Σ_t δ_t ∘ (V x_t)/‖V‖ (`dora_rows`)
+    AdaLoRA's layer   `svd_rows`
     any other         the vector-Jacobian product of the module, run again on each row alone
 
 The last is exact for every module that treats rows apart, as norms do.
@@ -22,6 +23,7 @@ from ..maths.row_gradients import DenseRows, EmbeddingFactors, LinearFactors, Ro
 from .dora_rows import direction, magnitude_rows, norm_rows
 from .parameters import TrainedModule
 from .sharded import whole
+from .svd_rows import svd_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,9 @@ def module_rows(owner: TrainedModule, inputs: Inputs, gradient: Tensor, rows: in
             V = direction(module, **inputs.named)
             of_magnitude = magnitude_rows(V, _by_token(inputs.tensors[0]), _by_token(gradient))
             return [(owner.own["weight"], DenseRows(of_magnitude))]
+        if owner.kind == "svd":
+            by_part = svd_rows(module, tuple(owner.own), _by_token(inputs.tensors[0]), _by_token(gradient))
+            return [(owner.own[name], found) for name, found in by_part.items()]
         if owner.kind == "replayed":
             by_name = _replayed_rows(module, tuple(owner.own), inputs.tensors, gradient)
             return [(owner.own[name], DenseRows(values.flatten(1))) for name, values in by_name.items()]

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ..errors import PrerequisiteError, describe
 from .heap import zeros_apart
 from .sharded import put_away, whole
+from .svd_rows import is_svd, svd_refusal, used_by
 
-Kind = Literal["linear", "conv1d", "embedding", "magnitude", "replayed"]
+Kind = Literal["linear", "conv1d", "embedding", "magnitude", "svd", "replayed"]
 """How a module's rows are captured: from the factors of its matrix (``conv1d``: stored transposed), of its table,
-by DoRA's own formula, or by running it again on each row."""
+by DoRA's or AdaLoRA's own formula, or by running it again on each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class TrainedModule:
     name: str
     """Dotted name."""
     module: nn.Module
-    """The module, which has no children."""
+    """The module, which has no children, or is AdaLoRA's layer."""
     kind: Kind
     """How its rows are captured."""
     own: dict[str, int]
@@ -135,7 +136,7 @@ def trained_parameters(model: nn.Module) -> TrainedParameters:
     owners: dict[int, list[tuple[str, str]]] = {}
     for name, module in modules.items():
         for own, parameter in module.named_parameters(recurse=False):
-            owners.setdefault(id(parameter), []).append((name, own))
+            owners.setdefault(id(parameter), []).append(used_by(modules, name, own))
     tensors: list[TrainedTensor] = []
     holding: dict[str, dict[str, int]] = {}
     start = 0
@@ -175,12 +176,16 @@ def _kind(module: nn.Module) -> Kind:
         return "conv1d"
     if isinstance(module, nn.Embedding):
         return "embedding"
+    if is_svd(module):
+        return "svd"
     return "magnitude" if type(module).__name__ == "DoraLinearLayer" else "replayed"
 
 
 def _refusal(modules: dict[str, nn.Module], owner: str, own: str, head: object) -> str | None:
     """Why the parameter `own` of the module `owner` cannot be captured; None where it can."""
     module = modules[owner]
+    if is_svd(module):
+        return svd_refusal(module)
     above = [owner.rsplit(".", i)[0] for i in range(1, owner.count(".") + 1)]
     if type(module).forward is nn.Module.forward or any(type(modules[a]).__name__ == "ParamWrapper" for a in above):
         return "it is used outside a module of its own (LoRA on embeddings or on bare parameters, IA3, VeRA)"

@@ -22,7 +22,8 @@ logger = logging.getLogger("smda_monitor")
 THINKING = re.compile(r"<\W*(think|thought|reason|analysis)", re.IGNORECASE)
 """How a model begins an answer that thinks first."""
 ROUNDING, HALF_ROUNDING = 0.02, 0.5
-"""Largest difference of two ways to score an opening that is a rounding error, nats: float32, and half precision."""
+"""Largest difference of two ways to score an opening that is a rounding error, nats: float32, and half precision or
+fewer bits."""
 
 
 @torch.no_grad()
@@ -65,7 +66,8 @@ def check_reading(model: nn.Module, behaviour: Behaviour, prompts: Sequence[Prom
     with quiet(model):
         alone = torch.stack([torch.stack([_alone(causal, p, sequences[o]) for o in openings]) for p in ends])
     gap = float((found - alone).abs().max())
-    limit = ROUNDING if next(causal.parameters()).dtype == torch.float32 else HALF_ROUNDING
+    exact = all(weight.element_size() >= 4 for weight in causal.parameters())
+    limit = ROUNDING if exact else HALF_ROUNDING
     # NaN is left to the measurement, which names the prompt.
     if gap > limit:
         what = f"readings that differ by {gap:.2g} nats from those of an opening alone"

@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import MeasurementError, describe
 from ..maths.row_gradients import DenseRows, Head, RowAccumulator, RowGradients, head_factors
 from .captured_rows import CapturedBatch, CapturedRow
+from .causal import forward_seen, inner_causal
 from .heap import zeros_apart
 from .module_calls import ModuleCalls
 from .module_rows import Inputs, module_rows
@@ -41,15 +42,16 @@ class RowCapture:
     """
 
     def __init__(
-        self, causal: nn.Module, parameters: TrainedParameters, in_training: bool = True, part: float = 1.0
+        self, model: nn.Module, parameters: TrainedParameters, in_training: bool = True, part: float = 1.0
     ) -> None:
+        causal, entered = inner_causal(model), forward_seen(model)
         self._causal = causal
         self._parameters, self._part = parameters, part
         self._in_training = in_training
         self._calls = ModuleCalls(parameters.modules, self._recording, self._on_rows, self._fail)
         self._handles: list[RemovableHandle] = [
-            causal.register_forward_pre_hook(self._on_forward, with_kwargs=True),
-            causal.register_forward_hook(self._on_output, with_kwargs=True),
+            entered.register_forward_pre_hook(self._on_forward, with_kwargs=True),
+            entered.register_forward_hook(self._on_output, with_kwargs=True),
         ]
         backbone = getattr(causal, "base_model", None)
         if parameters.head is not None and isinstance(backbone, nn.Module) and backbone is not causal:

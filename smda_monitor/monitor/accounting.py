@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..instruments.answer_tap import AnswerTap
 from ..instruments.assemble import Instruments
-from ..instruments.causal import inner_causal
 from ..instruments.chat import generation_prompt
 from ..instruments.heap import hold_heap, large_apart, release_heap
 from ..instruments.optimizer_step import step_was_skipped
@@ -87,7 +86,7 @@ class Accountant:
     def open(self) -> None:
         """Puts the hooks on."""
         model = self.instruments.reader.model
-        self.capture = RowCapture(inner_causal(model), self.parameters, part=1 / self.instruments.ranks.count)
+        self.capture = RowCapture(model, self.parameters, part=1 / self.instruments.ranks.count)
         if self.instruments.policy.answers is not None:
             opening = generation_prompt(self.instruments.bench.tokenizer)
             self._answers = AnswerTap(model, self.instruments.reader.hook, opening=opening)

@@ -27,7 +27,8 @@ from ..maths.split import StepGradient, TakenStep, step_gradient
 from ..records.account import Method
 
 CAPTURE_LIMIT = {"float32": 1e-3, "bfloat16": 5e-2}
-"""Largest ‖Σ g_i·c − gradient‖/‖gradient‖ that is a rounding error, by the type of the trainer's forward."""
+"""Largest ‖Σ g_i·c − gradient‖/‖gradient‖ that is a rounding error, by the coarser type of the trainer's
+forward and the gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ def open_step(
     """
     rows, losses, gradients, answers = _of_all_ranks(instruments.ranks, capture.take_batches(), answers)
     gradient = step_gradient(gradients, parameters.gradient(), float(args.max_grad_norm or 0.0))
-    _check_capture(gradient, CAPTURE_LIMIT["bfloat16" if args.bf16 else "float32"], number)
+    coarse = args.bf16 or any(weight.element_size() < 4 for weight in parameters.weights)
+    _check_capture(gradient, CAPTURE_LIMIT["bfloat16" if coarse else "float32"], number)
     facts = [
         RowFacts(names.name(row), row.hash, row.tokens, loss, norm)
         for row, loss, norm in zip(rows, losses, gradient.norms.tolist(), strict=True)
@@ -103,7 +105,7 @@ def _of_all_ranks(
     """The rows of the step in the order in which one process would have them: micro-batch by micro-batch, of which each
     rank has a part."""
     sizes = [len(batch.rows) for batch in batches]
-    own = list(zip(batches, [None] * len(sizes) if answers is None else answers.split(sizes), strict=True))
+    own = list(zip(batches, [None] * len(sizes) if answers is None else torch.split(answers, sizes), strict=True))
     turns = [part for turn in zip_longest(*ranks.gather(own)) for part in turn if part is not None]
     read = [found for _, found in turns if found is not None]
     return (
