@@ -131,7 +131,8 @@ class SMDACallback(TrainerCallback):
                 logger.warning("Training stops, as alerts.stop says: %s", alert.title)
 
     def _guard(self, action: Callable[[MonitoredRun], object]) -> None:
-        """Runs `action`; a failure raises, or under ``on_error: warn`` is recorded and ends the monitoring alone."""
+        """Runs `action`; a failure raises, or under ``on_error: warn`` is recorded and ends the monitoring alone. What
+        could not be accounted for from the first step on always raises."""
         if self.run is None or self.error is not None:
             return
         try:
@@ -140,6 +141,6 @@ class SMDACallback(TrainerCallback):
         except Exception as error:
             self.error = f"{type(error).__name__}: {error}"
             setup.abandon_run(self.run, "failed", self.error)
-            if self.config.on_error == "raise":
+            if self.config.on_error == "raise" or isinstance(error, PrerequisiteError):
                 raise
             logger.error("Monitoring has stopped, training goes on unmonitored. %s", self.error)

@@ -8,6 +8,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # a fork must not happen beside threads
 
 import json
+import random
 import sys
 from functools import partial
 from pathlib import Path
@@ -34,8 +35,8 @@ def loses(self: Ledger, entry: Any) -> None:
         account(self, entry)
 
 
-found = [one_kill(run, whole, 0, 0)]
+found = [one_kill(run, whole, "training", random.Random(0))]
 Ledger.account = loses  # type: ignore[method-assign]
-found.append(one_kill(run, whole, 0, 0))
+found.append(one_kill(run, whole, "training", random.Random(0)))
 for left in found:
     print(json.dumps({"missing": left.missing, "changed": left.changed}))

@@ -16,6 +16,9 @@ import torch
 from test_row_modes import ALL, MODES
 
 Rows = Callable[[], Any]
+LEAD = "<think></think>"
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+"""Before a chat template."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,15 @@ class Cell:
     arguments: Callable[[Path], Any] | None = None
     """The trainer's arguments, where they alone are looked at: the trainer cannot be made here."""
     held_by: str = ""
-    """The test that runs it, where that is not `test_modes.py`."""
+    """The test that runs it, where that is no parametrized one of `test_modes.py`."""
     untested: str = ""
     """What it needs that is not here, in the table."""
     late: bool = False
     """Whether it is seen in the first forward alone, before the first step is taken."""
+    monitor: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the monitor's behaviour."""
+    ends: int = 0
+    """The step at which it ends by itself; 0 where it goes through."""
     error: float = 1e-4
     """Bound of the capture's error."""
 
@@ -88,6 +95,29 @@ def conversations(turns: int = 1) -> Rows:
         return Dataset.from_list([{"messages": [m for k in range(turns) for m in turn(i, k)]} for i in range(24)])
 
     return rows
+
+
+def thinking() -> Any:
+    """Every second answer begins as a model's that thinks does."""
+
+    def changed(row: Any, i: int) -> Any:
+        (answer,) = row["completion"]
+        return {"completion": [{**answer, "content": (LEAD, "")[i % 2] + answer["content"]}]}
+
+    return tiny.tiny_rows().map(changed, with_indices=True)
+
+
+def tokenizer(before: str, bos: str | None = None) -> Callable[[], Mapping[str, Any]]:
+    """The tiny one with something `before` its template."""
+
+    def given() -> Mapping[str, Any]:
+        found = tiny.tiny_tokenizer()
+        if bos is not None:
+            found.add_special_tokens({"bos_token": bos})
+        found.chat_template = before + tiny.CHAT
+        return {"processing_class": found}
+
+    return given
 
 
 def duplicates() -> Any:
@@ -173,7 +203,8 @@ def evaluating() -> Mapping[str, Any]:
 def early_stopping() -> Mapping[str, Any]:
     from transformers import EarlyStoppingCallback
 
-    return {"eval_dataset": tiny.tiny_rows(4), "callbacks": [EarlyStoppingCallback(early_stopping_patience=2)]}
+    stopping = EarlyStoppingCallback(early_stopping_patience=1, early_stopping_threshold=1e9)
+    return {"eval_dataset": tiny.tiny_rows(4), "callbacks": [stopping]}
 
 
 def own_loss() -> Mapping[str, Any]:
@@ -205,7 +236,6 @@ DATA, MEMORY, TRAINED, LOSS, AROUND, KINDS, TOKENIZERS, PROCESSES, TRAINERS = (
     "data", "precision and memory", "what trains", "loss", "around the training", "architectures", "tokenizers",
     "processes", "trainers",
 )  # fmt: skip
-DROPPED = {"target_modules": ALL[:2], "total_step": 10, "lora_dropout": 0.1}
 PACKED = {"packing": True, "max_length": 64}
 CELLS = (
     Cell(DATA, "prompt and completion"),
@@ -228,7 +258,7 @@ CELLS = (
     Cell(DATA, "workers that prefetch", {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 2}),
     Cell(DATA, "rows grouped by length", {"train_sampling_strategy": "group_by_length"}),
     Cell(DATA, "duplicate rows", rows=duplicates),
-    Cell(DATA, "your own row ids", held_by="tests/test_row_identity.py"),
+    Cell(DATA, "your own row ids", held_by="test_row_identity.py::test_the_users_ids_are_found_by_content"),
     Cell(MEMORY, "fp32"),
     Cell(MEMORY, "`bf16` autocast", {"bf16": True}, error=2e-2),
     Cell(MEMORY, "weights in bfloat16", model=in_bfloat16, error=2e-2),
@@ -263,12 +293,18 @@ CELLS = (
     *(
         Cell(TRAINED, name, model=adapted_by(kind, **options), refused=refused, instead="LoRA")
         for name, kind, options, refused in (
-            ("AdaLoRA with dropout", "AdaLoraConfig", DROPPED, r"lora_dropout=0\.1"),
             ("IA3", "IA3Config", {"target_modules": ALL[:2], "feedforward_modules": []}, "ia3_l"),
             ("VeRA", "VeraConfig", {"target_modules": ALL[:1]}, "vera_lambda"),
             ("LoHa", "LoHaConfig", {"target_modules": ALL[:2], "r": 2}, "hada"),
             ("prompts that train", "PromptTuningConfig", {"num_virtual_tokens": 2}, "prompt"),
         )
+    ),
+    Cell(
+        TRAINED,
+        "AdaLoRA with dropout",
+        model=adapted_by("AdaLoraConfig", target_modules=ALL[:2], total_step=10, lora_dropout=0.1),
+        refused=r"lora_dropout=0\.1",
+        instead="`lora_dropout=0`",
     ),
     Cell(LOSS, "TRL's `nll`"),
     Cell(LOSS, "label smoothing", {"label_smoothing_factor": 0.1}, refused="label_smoothing_factor", instead="none"),
@@ -285,16 +321,17 @@ CELLS = (
     Cell(
         AROUND,
         "early stopping",
-        {**EVALUATED, "load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 2, "eval_steps": 2},
+        {**EVALUATED, "load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 1, "eval_steps": 1},
         given=early_stopping,
+        ends=2,
     ),
     Cell(AROUND, "accumulation with a short last batch", {"gradient_accumulation_steps": 2}, rows=short),
     Cell(AROUND, "clipping and decay", {"max_grad_norm": 0.1, "weight_decay": 0.1}),
     Cell(AROUND, "any torch optimizer", {"optim": "adafactor"}),
-    Cell(AROUND, "several `train()` calls", held_by="tests/test_modes.py"),
-    Cell(AROUND, "resuming", held_by="tests/test_run_resume.py"),
-    Cell(AROUND, "a second monitor", held_by="tests/test_run_together.py"),
-    Cell(AROUND, "callbacks that change weights (noticed)", held_by="tests/test_run_outside.py"),
+    Cell(AROUND, "several `train()` calls", held_by="test_modes.py::test_train_is_called_twice"),
+    Cell(AROUND, "resuming", held_by="test_run_resume.py::test_a_resumed_run_equals_the_unbroken_one"),
+    Cell(AROUND, "a second monitor", held_by="test_run_together.py::test_each_monitor_of_two_is_as_it_is_alone"),
+    Cell(AROUND, "callbacks that change weights (noticed)", held_by="test_run_outside.py::test_the_account_says_so"),
     Cell(KINDS, "Llama"),
     Cell(KINDS, "Mistral", model=architecture("mistral", **GROUPED)),
     Cell(KINDS, "Qwen 2", model=architecture("qwen2", **GROUPED)),
@@ -304,18 +341,22 @@ CELLS = (
     Cell(KINDS, "Phi-3", model=architecture("phi3", **GROUPED)),
     Cell(KINDS, "GPT-2", model=lambda: MODES["every bias, GPT-2"]()),
     Cell(KINDS, "GPT-NeoX", model=architecture("gpt_neox")),
-    Cell(TOKENIZERS, "with and without a mark at the start (BOS)", held_by="tests/test_configs.py"),
-    Cell(TOKENIZERS, "without a system role", held_by="tests/test_configs.py"),
-    Cell(TOKENIZERS, "answers that think first (`behaviour.lead`)", held_by="tests/test_chat.py"),
+    Cell(TOKENIZERS, "with and without a mark at the start (BOS)", given=tokenizer("{{ bos_token }}", bos="<|bos|>")),
+    Cell(TOKENIZERS, "without a system role", given=tokenizer(NO_SYSTEM)),
+    Cell(TOKENIZERS, "answers that think first (`behaviour.lead`)", rows=thinking, monitor={"lead": LEAD}),
     Cell(
         TOKENIZERS,
         "without a chat template",
         refused="chat template",
         instead="the instruct model's",
-        held_by="tests/test_run_errors.py",
+        held_by="test_run_errors.py::test_a_tokenizer_that_cannot_be_used_is_named",
     ),
-    Cell(PROCESSES, "one", held_by="tests/test_modes.py"),
-    Cell(PROCESSES, "several with a copy of the model each (torchrun)", held_by="tests/test_run_ranks.py"),
+    Cell(PROCESSES, "one"),
+    Cell(
+        PROCESSES,
+        "several with a copy of the model each (torchrun)",
+        held_by="test_run_ranks.py::test_two_ranks_find_what_one_process_finds",
+    ),
     Cell(
         PROCESSES,
         "FSDP2",
@@ -323,7 +364,13 @@ CELLS = (
         refused=r"SFTConfig\.fsdp",
         untested="refused without `allow_untested: true`",
     ),
-    Cell(PROCESSES, "FSDP1", refused="fsdp_config", instead="FSDP2", held_by="tests/test_trainer_mode.py"),
+    Cell(
+        PROCESSES,
+        "FSDP1",
+        refused="fsdp_config",
+        instead="FSDP2",
+        held_by="test_trainer_mode.py::test_fsdp_of_the_first_version",
+    ),
     Cell(PROCESSES, "DeepSpeed", arguments=told(deepspeed="z.json"), refused=r"SFTConfig\.deepspeed", instead="none"),
     Cell(
         PROCESSES,
@@ -333,7 +380,7 @@ CELLS = (
         instead="none",
     ),
     Cell(PROCESSES, "several GPUs of one process", arguments=told(n_gpu=2), refused="GPUs each", instead="torchrun"),
-    Cell(TRAINERS, "`SFTTrainer`", held_by="tests/test_modes.py"),
+    Cell(TRAINERS, "`SFTTrainer`"),
     *(
         Cell(TRAINERS, kind.removesuffix("Config"), arguments=other(kind), refused=kind, instead="`SFTTrainer`")
         for kind in ("DPOConfig", "GRPOConfig", "RewardConfig", "KTOConfig")

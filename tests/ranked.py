@@ -7,6 +7,7 @@ settings of each by its name, as JSON. Each has a folder of its name in FOLDER.
     drifting  with probes enough for drift alerts, and rows that all refuse
     die       the step at whose end every process is gone
     break     [rank, step]: that rank loses the rows of that step
+    plain     without the monitor: weights alone are left
 
 All else is SFTConfig's. Every rank leaves its weights and what it decided in rank-<rank>.pt.
 """
@@ -48,7 +49,7 @@ def train(folder: Path, settings: dict[str, Any]) -> None:
     settings = dict(settings)
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     mode, rows, resumed = settings.pop("model", None), settings.pop("rows", 4), settings.pop("resume", None)
-    broken, die = settings.pop("break", [0, 0]), settings.pop("die", 0)
+    broken, die, plain = settings.pop("break", [0, 0]), settings.pop("die", 0), settings.pop("plain", False)
     config = {**tiny.tiny_config(folder / f"files-{rank}"), **settings.pop("monitor", {})}
     config["outputs"] = {**config["outputs"], "folder": str(folder / "run")}
     data = tiny.tiny_rows()
@@ -64,11 +65,16 @@ def train(folder: Path, settings: dict[str, Any]) -> None:
         from test_row_modes import MODES
 
         model = MODES[mode]()
-    trainer = tiny.tiny_trainer(folder, [accident, callback], rows=data, model=model, **known)
+    callbacks = [] if plain else [accident, callback]
+    trainer = tiny.tiny_trainer(folder, callbacks, rows=data, model=model, **known)
     trainer.train(resume_from_checkpoint=resumed and str(folder / "trainer" / resumed))
+    weights = {name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    if not callbacks:
+        torch.save({"weights": weights}, folder / f"rank-{rank}.pt")
+        return
     assert callback.run is not None
     found = {
-        "weights": {name: p.detach() for name, p in trainer.model.named_parameters() if p.requires_grad},
+        "weights": weights,
         "step": trainer.state.global_step,
         "accounts": [(a.step, a.since, a.probe_ids) for a in callback.run.accounts],
         "audited": [(entry.step, entry.row_id) for entry in callback.run.auditor.entries],

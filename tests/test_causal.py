@@ -342,8 +342,20 @@ def test_the_check_leaves_nan_to_the_measurement() -> None:
     check_reading(broken, BEHAVIOUR, prompts(), 0)
 
 
-@pytest.mark.parametrize(("word", "is_said"), [("<think>", True), ("<|thinking|>", True), ("Think", False)])
-def test_a_model_that_thinks_first_is_told_of(word: str, is_said: bool, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("tail", "word", "is_said"),
+    [
+        ("assistant:", "<think>", True),
+        ("assistant:", "<|thinking|>", True),
+        ("assistant:", "[THINK]", True),
+        ("assistant: <think>\n", "Well", True),
+        ("assistant: <think>\n\n</think>\n\n", "Well", False),
+        ("what do you <think> of it? assistant:", "Think", False),
+    ],
+)
+def test_a_model_that_thinks_first_is_told_of(
+    tail: str, word: str, is_said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     """What is likeliest behind a prompt is what `word` is to the tokenizer."""
     model, prompt = tiny.tiny_llama(), prompts()[0]
     likeliest = int(model(input_ids=torch.tensor([prompt.ids])).logits[0, -1].argmax())
@@ -351,8 +363,9 @@ def test_a_model_that_thinks_first_is_told_of(word: str, is_said: bool, caplog: 
 
     def decode(ids: list[int]) -> str:
         seen.append(ids)
-        return word
+        return tail if len(seen) == 1 else word
 
     check_lead(model, SimpleNamespace(decode=decode), prompt)
-    assert seen == [[likeliest]]
+    assert seen[0] == list(prompt.ids[-12:])
+    assert seen[1:] in ([], [[likeliest]])
     assert ("behaviour.lead" in caplog.text) == is_said

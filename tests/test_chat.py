@@ -165,4 +165,5 @@ def test_a_row_is_read_behind_the_lead_too(position: str, answer: tuple[int, ...
     tokenizer = with_template(CHATML)
     like, expected = (prompt_tokens(tokenizer, text, position, LEAD) for text in ("a probe of another length", "mine"))
     row = [*expected.asked, *answer, 60, 61, END]
-    assert own_prompt(row, len(expected.asked), like, generation_prompt(tokenizer)) == expected
+    for masked in (0, len(answer)):  # the lead in the answer, or in the prompt
+        assert own_prompt(row, len(expected.asked) + masked, like, generation_prompt(tokenizer)) == expected

@@ -13,8 +13,8 @@ from _hostile import Specimen, tried
 SCRIPT = Path(__file__).parent.parent / "recipes" / "benchmarks" / "faults.py"
 
 
-def test_kills_and_hostile_files_in_small(tmp_path: Path) -> None:
-    words = ["--part", "kills", "inputs", "--kills", "4", "--inputs", "60", "--workers", "1"]
+def test_all_in_small(tmp_path: Path) -> None:
+    words = ["--kills", "7", "--inputs", "60", "--workers", "1"]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *words, "--json", str(tmp_path / "found.json")],
         capture_output=True,
@@ -24,9 +24,11 @@ def test_kills_and_hostile_files_in_small(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["errors"] == []
-    assert (found["kills"], found["inputs"]) == (4, 60)
-    assert sum(found["kills_by_phase"].values()) == 4
-    assert found["kills_by_phase"].get("none", 0) < 4, "some were killed before they had ended"
+    assert (found["kills"], found["inputs"]) == (7, 60)
+    ways = {way: count for way, count in found["kills_by_way"].items() if way != "none"}
+    assert ways == dict.fromkeys(("setup", "training", "probes", "ledger", "checkpoint", "report", "resumed"), 1)
+    assert len(found["faults"]) > 10
+    assert not any(found["faults"].values())
     figures = ("rows_lost_beyond_open_step", "duplicates", "training_changed", "untyped_errors")
     assert {name: found[name] for name in figures} == dict.fromkeys(figures, 0)
 

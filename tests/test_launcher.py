@@ -34,6 +34,19 @@ def test_nothing_is_said_otherwise(environment: dict[str, str], processes: int) 
     assert apart(environment, processes) is None
 
 
+@pytest.mark.parametrize(("count", "is_said"), [(2, True), (1, False)])
+def test_accelerate_starts_one_of_several_on_a_cpu(count: int, is_said: bool) -> None:
+    """By what it sets itself."""
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    args = launch_command_parser().parse_args(["--cpu", "--num_processes", str(count), "train.py"])
+    args.mixed_precision, args.num_machines, args.dynamo_backend = "no", 1, "no"
+    _, environment = prepare_simple_launcher_cmd_env(args)
+    said = apart(environment, 1)
+    assert ("has started this one alone" in str(said)) == is_said
+
+
 def test_a_run_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     trainer = tiny.tiny_trainer(tmp_path, [SMDACallback(tiny.tiny_config(tmp_path / "m"))], max_steps=1)
     monkeypatch.setenv("SLURM_NTASKS", "2")

@@ -189,6 +189,18 @@ def test_what_cannot_be_captured_is_named(build: Any, named: str) -> None:
         trained_parameters(build())
 
 
+def test_what_adalora_adds_to_is_refused() -> None:
+    from peft import AdaLoraConfig, get_peft_model
+
+    told: Any = {"target_modules": ["q_proj"], "total_step": 9, "task_type": "CAUSAL_LM"}
+    model = get_peft_model(tiny.tiny_llama(), AdaLoraConfig(**told))
+    assert {t.captured for t in trained_parameters(model).tensors} == {("svd",)}
+    weight = next(p for name, p in model.named_parameters() if name.endswith("q_proj.base_layer.weight"))
+    weight.requires_grad_(True)
+    with pytest.raises(PrerequisiteError, match=r"q_proj\.base_layer\.weight \(AdaLoRA adds to its output in place"):
+        trained_parameters(model)
+
+
 def test_a_model_that_does_not_train_is_refused() -> None:
     model = adapted()
     model.requires_grad_(False)

@@ -17,6 +17,7 @@ from smda_monitor.errors import MeasurementError
 from smda_monitor.instruments.behaviour import Behaviour
 from smda_monitor.instruments.chat import PromptTokens
 from smda_monitor.instruments.dictionary_files import read_dictionary
+from smda_monitor.instruments.gradient_tap import GradientTap
 from smda_monitor.instruments.measurement import Measurement
 from smda_monitor.instruments.parameters import TrainedParameters, trained_parameters
 from smda_monitor.instruments.probe_reader import ProbeReader
@@ -214,6 +215,22 @@ def test_a_pass_that_memory_ran_out_in_goes_on_in_parts(bench: Bench, caplog: py
         handle.remove()
     assert all(float((a - b).norm() / b.norm()) < 1e-5 for a, b in zip(found, expected, strict=True))
     assert len(caplog.records) == 2 * 5, "halved twice in each of five passes"
+
+
+def test_what_was_added_is_not_added_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that runs out at the second feature ends the pass: the first one's part is in already."""
+    rows, calls = GradientTap.rows, []
+
+    def for_one(self: GradientTap, *scalars: Any) -> Any:
+        calls.append(scalars)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return rows(self, *scalars)
+
+    monkeypatch.setattr(GradientTap, "rows", for_one)
+    with pytest.raises(MeasurementError, match=r"a pass over \d+ prompts: .*memory_gib"):
+        bench.reader.feature_gradients(prompts(), lambda X, chunk: X.sum(0), bench.parameters)
+    assert len(calls) == 2
 
 
 def test_chunks_are_no_larger_than_the_budget_allows(bench: Bench) -> None:

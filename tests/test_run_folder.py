@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from synthetic_run import make_header
 
 from smda_monitor.errors import ConfigError
 from smda_monitor.outputs.ledger import Ledger
-from smda_monitor.outputs.run_folder import prepare_run_folder
+from smda_monitor.outputs.run_folder import check_run_folder, prepare_run_folder
 
 
 def start_run(folder: Path) -> None:
@@ -87,3 +89,23 @@ def test_resume_keeps_the_run(tmp_path: Path, exists: str) -> None:
     assert prepare_run_folder(tmp_path / "demo", exists, resume=True) is None  # type: ignore[arg-type]
     assert (tmp_path / "demo" / "manifest.json").is_file()
     assert not (tmp_path / "demo.1").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="no such users here")
+def test_a_folder_that_may_not_be_written_in_is_named() -> None:
+    # Whoever may do anything is somebody else for a moment; pytest's own folders are closed to others.
+    with tempfile.TemporaryDirectory() as place:
+        here, me = Path(place), os.geteuid()
+        here.chmod(0o555)
+        if me == 0:
+            os.seteuid(65534)
+        try:
+            for folder in (here, here / "new" / "run"):
+                with pytest.raises(
+                    ConfigError, match=rf"{folder}: found {here}, read-only; expected a folder to write in"
+                ):
+                    check_run_folder(folder, "error")
+        finally:
+            os.seteuid(me)
+            here.chmod(0o755)
+        check_run_folder(here / "new" / "run", "error")

@@ -26,6 +26,7 @@ SAME: dict[str, dict[str, Any]] = {
         "gradient_accumulation_steps": 2,
         "monitor": {"account": {"every": 2, "watched_every": 1}, "overhead": None},
     },
+    "packed": {"packing": True, "max_length": 64, "max_steps": 3},
     "replayed": {"optim": "adafactor", "max_steps": 2},
     "drifting": {
         "drifting": True,
@@ -43,6 +44,8 @@ BY_SECONDS: dict[str, dict[str, Any]] = {
     "audits": {"monitor": {"audit": {"share": 0.3}}, "max_steps": 8},
 }
 """What is measured, or replayed, rests on how long things take."""
+INVISIBLE = ("LoRA", "full", "packed")
+"""What is trained without the monitor too."""
 FAILING: dict[str, Any] = {"monitor": {"on_error": "warn"}, "break": [1, 2]}
 SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2, "adam_epsilon": 1e-3}
 
@@ -73,7 +76,8 @@ def alone(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all trainings on two ranks that end by themselves."""
     folder = tmp_path_factory.mktemp("ranks")
-    done = on_two_ranks(folder, **SAME, **BY_SECONDS, failing=FAILING)
+    plain = {f"plain {name}": {**SAME[name], "plain": True} for name in INVISIBLE}
+    done = on_two_ranks(folder, **SAME, **BY_SECONDS, **plain, failing=FAILING)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -116,6 +120,13 @@ def test_two_ranks_find_what_one_process_finds(tmp_path: Path, two: Path, name: 
     assert one["alerts"] == ranks[0]["alerts"] == ranks[1]["alerts"]
     assert ranks[0]["audited"] == ranks[1]["audited"]
     assert one["step"] == ranks[0]["step"] == ranks[1]["step"]
+
+
+@pytest.mark.parametrize("name", INVISIBLE)
+def test_weights_are_those_without_the_monitor(two: Path, name: str) -> None:
+    for watched, plain in zip(left(two / name), left(two / f"plain {name}"), strict=True):
+        assert watched["weights"].keys() == plain["weights"].keys()
+        assert all(torch.equal(weight, plain["weights"][key]) for key, weight in watched["weights"].items())
 
 
 @pytest.mark.parametrize("name", BY_SECONDS)

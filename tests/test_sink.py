@@ -96,3 +96,41 @@ def test_ledger_error_propagates(tmp_path: Path, event: str) -> None:
 def test_interrupt_is_not_swallowed(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         feed(SinkGroup(Recorder(), [Recorder("account", KeyboardInterrupt())]), tmp_path)
+
+
+def test_a_slow_sink_is_given_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once it has taken more than half a minute, and more than a tenth of the run."""
+    time = [0.0]
+
+    class Slow(Recorder):
+        def account(self, a: StepAccount) -> None:
+            super().account(a)
+            time[0] += 20.0
+
+    ledger, slow, quick = Recorder(), Slow(), Recorder()
+    group = SinkGroup(ledger, [slow, quick], lambda: time[0])
+    header = make_header(tmp_path)
+    group.start(header)
+    for step in range(1, 8):
+        time[0] += 250.0 if step == 1 else 10.0
+        group.account(make_account(step, header.policy))
+    group.finish({})
+    assert slow.calls == ["start", "account", "account"], "40 s of 300 are more than a tenth"
+    assert quick.calls == ledger.calls == ["start", *["account"] * 7, "finish"]
+    assert [(f.sink, f.event) for f in group.failures] == [("Slow", "account")]
+    assert "it has taken 40 s of 300" in caplog.text
+
+
+def test_the_end_may_take_its_time(tmp_path: Path) -> None:
+    time = [0.0]
+
+    class Uploads(Recorder):
+        def finish(self, summary: dict[str, Any]) -> None:
+            super().finish(summary)
+            time[0] += 100.0
+
+    uploads = Uploads()
+    group = SinkGroup(Recorder(), [uploads], lambda: time[0])
+    group.finish({})
+    assert uploads.calls == ["finish"]
+    assert group.failures == []

@@ -199,7 +199,6 @@ def tiny_trainer(
         model if model is not None else tiny_lora(tiny_llama(), dropout),
         args=SFTConfig(**{**known, **settings}),
         train_dataset=rows if rows is not None else tiny_rows(),
-        processing_class=tiny_tokenizer(),
         callbacks=callbacks,
-        **given,
+        **{"processing_class": tiny_tokenizer(), **given},
     )

@@ -2,120 +2,66 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
+import _faults_around as around
 import torch
+from _promises import AT, At, Broken, Fault, instead, need, steps_of
 from _small_run import STEPS, SmallRun, Weights, same
-from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.errors import MeasurementError
-from smda_monitor.outputs import parts
 from smda_monitor.outputs.ledger_reader import read_ledger
 from smda_monitor.outputs.review import ReviewSink
 
-AT = 3
-"""The step at which things go wrong."""
-Fault = Callable[[SmallRun, Sequence[Weights]], None]
-"""Runs into it, given the weights that plain training has; raises `Broken` where a promise is."""
+
+def _in_probe_passes(work: Callable[[Any, Any, Any], Any]) -> Callable[[Any], None]:
+    """`work` as a hook of a layer while the model is in eval mode."""
+
+    def put(model: Any) -> None:
+        layer = next(module for name, module in model.named_modules() if name.endswith("layers.1"))
+        layer.register_forward_hook(lambda module, *rest: None if module.training else work(module, *rest))
+
+    return put
 
 
-class Broken(Exception):
-    """A promise that was not kept."""
+def memory_that_runs_out(run: SmallRun, plain: Sequence[Weights]) -> None:
+    sizes: list[int] = []
+
+    def lacking(module: Any, args: Any, output: Any) -> None:
+        sizes.append(len(args[0]))
+        if len(args[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monitor = SMDACallback(run.config())
+    need(same(run.train([At(_in_probe_passes(lacking)), monitor]), plain), "weights")
+    need(min(sizes) <= 2 < max(sizes), "it ran out, and went on in parts")
+    need(steps_of(run) == list(range(1, STEPS + 1)), "a whole ledger")
 
 
-class _At(TrainerCallback):
-    """Does something at the start, or the end, of step `AT`."""
-
-    def __init__(self, work: Callable[[Any], object], at_end: bool = False) -> None:
-        self._work, self._at_end = work, at_end
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Before it."""
-        if not self._at_end and state.global_step == AT - 1:
-            self._work(kwargs["model"])
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After it."""
-        if self._at_end and state.global_step == AT:
-            self._work(kwargs["model"])
-
-
-def _need(held: bool, promise: str) -> None:
-    if not held:
-        raise Broken(promise)
-
-
-def _steps(run: SmallRun) -> list[int]:
-    return [account.step for account in read_ledger(run.home).accounts]
-
-
-@contextmanager
-def _instead(owner: Any, name: str, work: Any) -> Iterator[None]:
-    inner = getattr(owner, name)
-    setattr(owner, name, work)
-    try:
-        yield
-    finally:
-        setattr(owner, name, inner)
-
-
-def a_sink_fails(run: SmallRun, plain: Sequence[Weights]) -> None:
-    def fails(self: Any, account: Any) -> None:
-        if account.step == AT:
-            raise ConnectionError("the service was killed")
-
-    with _instead(ReviewSink, "account", fails):
-        _need(same(run.monitored(), plain), "weights")
-    _need(_steps(run) == list(range(1, STEPS + 1)), "a whole ledger")
-    told = json.loads((run.home / "summary.json").read_text("utf-8"))
-    _need(len(told["sink_failures"]) == 1, "one line said")
-
-
-def a_slow_sink(run: SmallRun, plain: Sequence[Weights]) -> None:
-    with _instead(ReviewSink, "account", lambda self, account: time.sleep(0.2)):
-        _need(same(run.monitored(), plain), "weights")
-    _need(_steps(run) == list(range(1, STEPS + 1)), "a whole ledger")
-
-
-def _on_a_full_disk(run: SmallRun, **sections: Any) -> list[Weights]:
-    write = parts.write_part
-
-    def full(home: Any, stem: str, first: int, *rest: Any) -> Any:
-        if first >= AT:
-            raise OSError(28, "No space left on device")
-        return write(home, stem, first, *rest)
-
-    with _instead(parts, "write_part", full):
-        return run.monitored(**sections)
-
-
-def a_full_disk(run: SmallRun, plain: Sequence[Weights]) -> None:
-    _need(same(_on_a_full_disk(run, on_error="warn"), plain), "weights")
-    _need(_steps(run) == list(range(1, AT)), "what was written before")
-
-
-def a_full_disk_that_stops_it(run: SmallRun, plain: Sequence[Weights]) -> None:
-    try:
-        _on_a_full_disk(run, on_error="raise")
-    except OSError:
-        _need(_steps(run) == list(range(1, AT)), "what was written before")
-    else:
-        raise Broken("on_error: raise")
-
-
-def a_folder_that_goes(run: SmallRun, plain: Sequence[Weights]) -> None:
+def an_activation_without_a_value(run: SmallRun, plain: Sequence[Weights]) -> None:
     monitor = SMDACallback(run.config(on_error="warn"))
-    gone = _At(lambda _: shutil.rmtree(run.home))
-    _need(same(run.train([gone, monitor]), plain), "weights")
-    _need(monitor.error is not None, "it is said")
+    infinite = _in_probe_passes(lambda module, args, output: output * float("inf"))
+    need(same(run.train([At(infinite), monitor]), plain), "weights")
+    need("MeasurementError" in str(monitor.error), "it is said")
+    need(steps_of(run) == list(range(1, AT)), "what was written before")
+
+
+def a_gradient_without_a_value(run: SmallRun, plain: Sequence[Weights]) -> None:
+    def broken(model: Any) -> None:
+        weight = next(w for w in model.parameters() if w.requires_grad)
+        weight.register_hook(lambda gradient: gradient * float("nan"))
+
+    without = SmallRun(run.bed, run.folder / "plain").train([At(broken)])
+    monitor = SMDACallback(run.config(on_error="warn"))
+    need(same(run.train([At(broken), monitor]), without), "weights")
+    need("MeasurementError" in str(monitor.error), "it is said")
+    need(steps_of(run) == list(range(1, AT)), "what was written before")
 
 
 def _nan(model: Any) -> None:
@@ -124,18 +70,18 @@ def _nan(model: Any) -> None:
 
 
 def weights_without_a_value(run: SmallRun, plain: Sequence[Weights]) -> None:
-    without = SmallRun(run.bed, run.folder / "plain").train([_At(_nan)])
+    without = SmallRun(run.bed, run.folder / "plain").train([At(_nan)])
     monitor = SMDACallback(run.config(on_error="warn"))
-    _need(same(run.train([_At(_nan), monitor]), without), "weights")
-    _need("MeasurementError" in str(monitor.error), "it is said")
-    _need(_steps(run) == list(range(1, AT)), "what was written before")
+    need(same(run.train([At(_nan), monitor]), without), "weights")
+    need("MeasurementError" in str(monitor.error), "it is said")
+    need(steps_of(run) == list(range(1, AT)), "what was written before")
 
 
 def weights_without_a_value_that_stop_it(run: SmallRun, plain: Sequence[Weights]) -> None:
     try:
-        run.train([_At(_nan), SMDACallback(run.config())])
+        run.train([At(_nan), SMDACallback(run.config())])
     except MeasurementError:
-        _need(_steps(run) == list(range(1, AT)), "what was written before")
+        need(steps_of(run) == list(range(1, AT)), "what was written before")
     else:
         raise Broken("on_error: raise")
 
@@ -148,10 +94,10 @@ def an_alert_function_that_fails(run: SmallRun, plain: Sequence[Weights]) -> Non
         with torch.no_grad():
             next(w for w in model.parameters() if w.requires_grad).add_(0.01)
 
-    moved = SmallRun(run.bed, run.folder / "plain").train([_At(moves)])
+    moved = SmallRun(run.bed, run.folder / "plain").train([At(moves)])
     monitor = SMDACallback(run.config(), on_alert=fails)
-    _need(same(run.train([_At(moves), monitor]), moved), "weights")
-    _need(len(read_ledger(run.home).alerts) > 0, "there was an alert")
+    need(same(run.train([At(moves), monitor]), moved), "weights")
+    need(len(read_ledger(run.home).alerts) > 0, "there was an alert")
 
 
 def ctrl_c_twice(run: SmallRun, plain: Sequence[Weights]) -> None:
@@ -159,8 +105,9 @@ def ctrl_c_twice(run: SmallRun, plain: Sequence[Weights]) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)  # it arrives meanwhile
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     monitor = SMDACallback(run.config())
-    trainer = run.trainer([monitor, _At(pressed, at_end=True)])
+    trainer = run.trainer([monitor, At(pressed, at_end=True)])
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in trainer.model.modules()]
     try:
         trainer.train()
@@ -168,29 +115,11 @@ def ctrl_c_twice(run: SmallRun, plain: Sequence[Weights]) -> None:
         pass
     else:
         raise Broken("the first one")
-    with _instead(ReviewSink, "finish", lambda self, summary: pressed()), suppress(KeyboardInterrupt):
+    with instead(ReviewSink, "finish", lambda self, summary: pressed()), suppress(KeyboardInterrupt):
         monitor.close()
     after = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in trainer.model.modules()]
-    _need(after == hooks, "the hooks are gone")
-    _need(_steps(run) == list(range(1, AT + 1)), "what was written before")
-
-
-def wandb_s_service_is_killed(run: SmallRun, plain: Sequence[Weights]) -> None:
-    import psutil
-    import wandb
-
-    def kill(_: Any) -> None:
-        children = psutil.Process().children(recursive=True)
-        _need(bool(children), "there is a service to kill")
-        for child in children:
-            child.kill()
-
-    run.folder.mkdir(parents=True)
-    wandb.init(project="smda-faults", mode="offline", dir=str(run.folder))
-    config = run.config()
-    monitor = SMDACallback({**config, "outputs": {**config["outputs"], "wandb": True}})
-    _need(same(run.train([_At(kill), monitor]), plain), "weights")
-    _need(_steps(run) == list(range(1, STEPS + 1)), "a whole ledger")
+    need(after == hooks, "the hooks are gone")
+    need(steps_of(run) == list(range(1, AT + 1)), "what was written before")
 
 
 def a_checkpoint_without_the_monitor(run: SmallRun, plain: Sequence[Weights]) -> None:
@@ -198,19 +127,24 @@ def a_checkpoint_without_the_monitor(run: SmallRun, plain: Sequence[Weights]) ->
         raise InterruptedError
 
     with suppress(InterruptedError):
-        run.train([_At(stops, at_end=True)])
+        run.train([At(stops, at_end=True)])
     fitted = {"path": "fit", "bootstrap": 0}  # the saved policy is of the model before the first step
-    _need(same(run.monitored(resume=True, policy=fitted), plain), "weights")
-    _need(_steps(run) == list(range(AT, STEPS + 1)), "accounts from there on")
+    need(same(run.monitored(resume=True, policy=fitted), plain), "weights")
+    need(steps_of(run) == list(range(AT, STEPS + 1)), "accounts from there on")
 
 
 FAULTS: dict[str, Fault] = {
-    "a sink fails": a_sink_fails,
-    "a slow sink": a_slow_sink,
-    "W&B's service is killed": wandb_s_service_is_killed,
-    "a full disk, on_error: warn": a_full_disk,
-    "a full disk, on_error: raise": a_full_disk_that_stops_it,
-    "a folder that goes": a_folder_that_goes,
+    "a sink fails": around.a_sink_fails,
+    "a slow sink": around.a_slow_sink,
+    "W&B's service is killed": around.wandb_s_service_is_killed,
+    "W&B's quota is used up": around.wandb_s_quota_is_used_up,
+    "a full disk, on_error: warn": around.a_full_disk,
+    "a full disk, on_error: raise": around.a_full_disk_that_stops_it,
+    "a folder that goes": around.a_folder_that_goes,
+    "a folder that goes, without checkpoints": around.a_folder_that_goes_without_a_word_of_the_trainer,
+    "memory runs out in a pass over probes": memory_that_runs_out,
+    "Inf in an activation of the probes": an_activation_without_a_value,
+    "NaN in a gradient": a_gradient_without_a_value,
     "NaN in the weights, on_error: warn": weights_without_a_value,
     "NaN in the weights, on_error: raise": weights_without_a_value_that_stop_it,
     "an alert function that fails": an_alert_function_that_fails,

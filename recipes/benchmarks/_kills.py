@@ -1,17 +1,15 @@
 """Monitored runs that are killed at random moments, looked at, and gone on with.
 
-A run is a process forked from one that has loaded everything. It tells at the start of each phase (a forward and
-backward of training, a pass over the probes, a write to the ledger, the report) that it is there, and is sent SIGKILL a
-random part of that phase's usual time later. What it has left is then read; the run is resumed from its last whole
-checkpoint, or started again where there is none; and its ledger and weights are held against those of the unbroken run.
+A run is a process forked from one that has loaded everything. It tells at the start of each phase (`PHASES`) that it is
+there, and is sent SIGKILL a random part of that phase's usual time later; some are killed once more while they are
+resumed. What is left is then read; the run is resumed from its last whole checkpoint, or started again where there is
+none; and its ledger and weights are held against those of the unbroken run.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +32,14 @@ from smda_monitor.records.account import StepAccount
 
 PATIENCE = 120.0
 """Seconds after which a run is not working any more."""
+RESUMED = "resumed"
+"""Killed in training, and again, in any phase, as it went on."""
+WAYS = (*PHASES, RESUMED)
+"""To be killed, which take turns."""
+NONE = "none"
+"""Not killed: the run had ended before its turn."""
+TRIES = 5
+"""Draws for one kill: a run that has ended before its turn was not killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +58,8 @@ class Kill:
 class Left:
     """What was found of one killed run."""
 
-    phase: str
-    """In which it was killed; ``none`` where it had ended before."""
+    way: str
+    """How it was killed, of `WAYS`, or `NONE`."""
     lost: int
     """Rows of accounts that were written, and are not in the ledger."""
     duplicates: int
@@ -101,7 +107,8 @@ def unbroken(run: SmallRun) -> Unbroken:
 
 
 def killed_runs(bed: Bed, folder: Path, count: int, seed: int, workers: int) -> list[Left]:
-    """`count` killed runs, `workers` at a time, every second with accounts of two steps."""
+    """`count` killed runs, `workers` at a time, in turn with accounts of one and of two steps, and those beside them
+    that had ended before."""
     jobs = [list(range(i, count, workers)) for i in range(workers)]
     pipes = []
     for numbers in filter(None, jobs):
@@ -129,21 +136,33 @@ def _received(pipe: Connection) -> list[Left]:
 def _work(bed: Bed, folder: Path, numbers: Sequence[int], seed: int, pipe: Connection) -> None:
     runs = {every: SmallRun(bed, folder / f"unbroken-{every}", every) for every in (1, 2)}
     whole = {every: in_child(partial(unbroken, run)) for every, run in runs.items()}
-    pipe.send([one_kill(SmallRun(bed, folder / "killed", 1 + i % 2), whole[1 + i % 2], i, seed) for i in numbers])
+    found: list[Left] = []
+    for number in numbers:
+        way, every = WAYS[number % len(WAYS)], 1 + number // len(WAYS) % 2
+        for attempt in range(TRIES):
+            draw = random.Random(f"{seed}-{number}-{attempt}")
+            found.append(one_kill(SmallRun(bed, folder / "killed", every), whole[every], way, draw))
+            if found[-1].way != NONE:
+                break
+    pipe.send(found)
 
 
-def one_kill(run: SmallRun, whole: Unbroken, number: int, seed: int) -> Left:
+def one_kill(run: SmallRun, whole: Unbroken, way: str, draw: random.Random) -> Left:
     """Starts `run`, kills it, looks at what is left and goes on with it."""
     shutil.rmtree(run.folder, ignore_errors=True)
-    draw = random.Random(f"{seed}-{number}")
-    phase = PHASES[number // 2 % len(PHASES)]
-    kill = Kill(phase, draw.randint(1, whole.entries[phase]), draw.random())
-    reached, account = _kill(run, kill, whole.seconds)
-    left = Left(phase if reached else "none", 0, 0, 0, False, "")
+    kills = [_drawn(way, whole, draw)]
+    if way == RESUMED:
+        kills = [_drawn("training", whole, draw), Kill(draw.choice(PHASES), 1, draw.random())]
+    reached, account = True, 0
+    for kill in kills:
+        reached = _kill(run, kill, whole.seconds, written := FORK.Value("i", 0, lock=False)) and reached
+        # What is resumed goes on from the checkpoint.
+        account = max(written.value, min(account, run.last_step()))
+    left = Left(way if reached else NONE, 0, 0, 0, False, "")
     try:
         known = in_child(partial(_accounts, run)) if (run.home / "manifest.json").is_file() else []
-        written = [a for a in whole.accounts if a.step <= account]
-        left = replace(left, lost=(_rows(written) - _rows(known)).total())
+        written_rows = _rows([a for a in whole.accounts if a.step <= account])
+        left = replace(left, lost=(written_rows - _rows(known)).total())
         accounts, weights = in_child(partial(_gone_on, run))
     except Untyped as error:
         return replace(left, changed=True, untyped=str(error))
@@ -156,6 +175,11 @@ def one_kill(run: SmallRun, whole: Unbroken, number: int, seed: int) -> Left:
     )
 
 
+def _drawn(phase: str, whole: Unbroken, draw: random.Random) -> Kill:
+    entries = whole.entries.get(phase, 1)
+    return Kill(phase, draw.randint(1, entries), draw.random())
+
+
 def _accounts(run: SmallRun) -> list[StepAccount]:
     return read_ledger(run.home).accounts
 
@@ -164,7 +188,7 @@ def _gone_on(run: SmallRun) -> tuple[list[StepAccount], list[Weights]]:
     """The run's accounts and weights once it is through. Where the last checkpoint is of the last step training is over
     (resumed, the trainer takes one step more, with or without the monitor): what is missing is the report."""
     last = run.last_checkpoint()
-    if last is not None and last.name == f"checkpoint-{STEPS}":
+    if last is not None and run.last_step() == STEPS:
         write_report(run.home)
         weights = run.saved_weights(last)
     else:
@@ -180,10 +204,9 @@ def _timeless(accounts: Sequence[StepAccount]) -> list[str]:
     return [repr(replace(account, seconds=0.0)) for account in accounts]
 
 
-def _kill(run: SmallRun, kill: Kill, seconds: dict[str, float]) -> tuple[bool, int]:
-    """Whether the run was killed in that phase, and the step of the last account that it had written."""
+def _kill(run: SmallRun, kill: Kill, seconds: dict[str, float], written: Any) -> bool:
+    """Whether the run was killed in that phase; `written` gets the step of the last account in its ledger."""
     mine, theirs = FORK.Pipe(duplex=False)
-    written = FORK.Value("i", 0, lock=False)
     child = FORK.Process(target=_until_killed, args=(run, kill, theirs, written))
     child.start()
     theirs.close()
@@ -195,9 +218,9 @@ def _kill(run: SmallRun, kill: Kill, seconds: dict[str, float]) -> tuple[bool, i
             reached = child.is_alive()
     except EOFError:
         pass  # it ended before
-    os.kill(child.pid, signal.SIGKILL)
+    child.kill()
     child.join()
-    return reached, int(written.value)
+    return reached
 
 
 def _until_killed(run: SmallRun, kill: Kill, pipe: Connection, written: Any) -> None:
@@ -212,4 +235,4 @@ def _until_killed(run: SmallRun, kill: Kill, pipe: Connection, written: Any) -> 
         written.value = step
 
     with followed(tell, account) as phases:
-        run.train([phases, SMDACallback(run.config())])
+        run.train([phases, SMDACallback(run.config())], resume=True)

@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
+from smda_monitor.monitor import setup
 from smda_monitor.monitor.accounting import Accountant
 from smda_monitor.outputs.ledger import Ledger
 from smda_monitor.outputs.report.sink import ReportSink
 
-PHASES = ("training", "probes", "ledger", "report")
-"""A forward and backward of training, a pass over the probes, a write to the ledger, the report."""
+PHASES = ("setup", "training", "probes", "ledger", "checkpoint", "report")
+"""The start, a forward and backward of training, a pass over the probes, a write to the ledger, the trainer's own
+checkpoint, the report."""
 
 
 class _Phases(TrainerCallback):
@@ -49,8 +51,10 @@ def followed(tell: Callable[[str, bool], None], written: Callable[[int], None]) 
 
         setattr(owner, name, told)
 
+    follow(setup, "start_run", "setup")
     follow(Accountant, "_probe", "probes")
     follow(Ledger, "account", "ledger", lambda _, account: written(account.step))
+    follow(Trainer, "_save_checkpoint", "checkpoint")
     follow(ReportSink, "finish", "report")
     try:
         yield _Phases(tell)

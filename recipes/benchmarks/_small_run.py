@@ -46,8 +46,8 @@ class SmallRun:
         base = monitor_config(self.bed.config, Settings(every=self.every, per_step=PROBES), self.home)
         return {**base, **sections}
 
-    def trainer(self, callbacks: Sequence[Any]) -> Any:
-        """LoRA for `STEPS` steps, with a checkpoint every `SAVE_EVERY`."""
+    def trainer(self, callbacks: Sequence[Any], **arguments: Any) -> Any:
+        """LoRA for `STEPS` steps, with a checkpoint every `SAVE_EVERY`, and other `arguments` as they are given."""
         return self.bed.trainer(
             self.bed.model("lora"),
             self.bed.demo_rows().select(range(4 * STEPS * BATCH)),
@@ -56,14 +56,13 @@ class SmallRun:
             max_steps=STEPS,
             per_device_train_batch_size=BATCH,
             learning_rate=1e-3,
-            save_strategy="steps",
-            save_steps=SAVE_EVERY,
+            **{"save_strategy": "steps", "save_steps": SAVE_EVERY, **arguments},
         )
 
-    def train(self, callbacks: Sequence[Any] = (), resume: bool = False) -> list[Weights]:
+    def train(self, callbacks: Sequence[Any] = (), resume: bool = False, **arguments: Any) -> list[Weights]:
         """The trained weights at the end, as arrays, which go from process to process; with `resume` from the last
         whole checkpoint, if there is one."""
-        trainer = self.trainer(callbacks)
+        trainer = self.trainer(callbacks, **arguments)
         last = self.last_checkpoint() if resume else None
         trainer.train(resume_from_checkpoint=str(last) if last else None)
         return [w.detach().numpy().copy() for w in trainer.model.parameters() if w.requires_grad]
@@ -84,9 +83,15 @@ class SmallRun:
         names = [name for name, w in self.bed.model("lora").named_parameters() if w.requires_grad]
         return [saved[name.replace(".default", "")] for name in names]
 
+    def last_step(self) -> int:
+        """Of the last whole checkpoint; 0 without one."""
+        last = self.last_checkpoint()
+        return 0 if last is None else int(last.name.rpartition("-")[2])
+
     def last_checkpoint(self) -> Path | None:
-        """The trainer writes the state last, so one with it is whole."""
-        whole = [path.parent for path in self.checkpoints.glob("checkpoint-*/trainer_state.json")]
+        """The trainer writes the state last, so one with a whole one is whole."""
+        states = self.checkpoints.glob("checkpoint-*/trainer_state.json")
+        whole = [path.parent for path in states if path.read_text("utf-8").rstrip().endswith("}")]
         return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 

@@ -2,12 +2,13 @@
 
     python recipes/benchmarks/faults.py [--part kills faults inputs] [--kills N] [--inputs N] [--json FILE]
 
-Small trainings of a tiny random model. Kills: monitored runs are sent SIGKILL at random moments of training, of a pass
-over the probes, of a write to the ledger, of the report; what is left is read, the run is gone on with, and its ledger
-and weights are held against those of the unbroken run. Faults: one thing goes wrong in a run each (a sink, the disk,
-the folder, a NaN, an alert function, Ctrl-C, a checkpoint made without the monitor). Inputs: damaged probe files,
-answers, configurations, policies, dictionaries, rows and ledgers are read. Needs the extra `test` (hypothesis), and a
-system that can fork (Linux, macOS).
+Small trainings of a tiny random model. Kills: monitored runs are sent SIGKILL at random moments of the start, of
+training, of a pass over the probes, of a write to the ledger, of a checkpoint, of the report, some again as they go on;
+what is left is read, the run is gone on with, and its ledger and weights are held against those of the unbroken run.
+Faults: one thing goes wrong in a run each (a sink, W&B, the disk, the folder, memory, a NaN, an alert function, Ctrl-C,
+a checkpoint made without the monitor). Inputs: damaged probe files,
+answers, configurations, policies, dictionaries, rows and ledgers are read. Exits with 1 where anything broke. Needs
+the extra `test` (hypothesis), and a system that can fork (Linux, macOS).
 """
 
 from __future__ import annotations
@@ -30,31 +31,34 @@ from typing import Any
 
 import torch
 from _bed import Bed, make_bed, open_bed
-from _faults import FAULTS, Broken
+from _faults import FAULTS
 from _forked import Untyped, in_child
 from _hostile import specimens, tried
-from _kills import Left, killed_runs
-from _phases import PHASES
+from _kills import NONE, WAYS, Left, killed_runs
+from _promises import Broken
 from _show import show
 from _small_run import SmallRun
 
 from smda_monitor.errors import SMDAError
 from smda_monitor.outputs.json_file import check_json_file, write_json_file
 
+BROKEN = ("rows_lost_beyond_open_step", "duplicates", "training_changed", "untyped_errors")
+"""Figures that must be 0."""
 PARTS = ("kills", "faults", "inputs")
 
 
 def kills(bed: Bed, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     left = killed_runs(bed, folder / "kills", args.kills, args.seed, args.workers)
-    by_phase = Counter(one.phase for one in left)
-    rows = [[phase, *_kill_cells([one for one in left if one.phase == phase])] for phase in (*PHASES, "none")]
+    by_way = Counter(one.way for one in left)
+    rows = [[way, *_kill_cells([one for one in left if one.way == way])] for way in (*WAYS, NONE)]
     columns = ["killed in", "runs", "rows lost", "rows missing", "duplicates", "changed", "errors"]
-    show("Killed runs", columns, rows, "none: the run had ended before its turn. Missing, duplicates: once resumed.")
+    note = f"{NONE}: the run had ended before its turn, no kill. Missing, duplicates, changed: once resumed."
+    show("Killed runs", columns, rows, note)
     for error in sorted({one.untyped for one in left if one.untyped}):
         print(f"  {error}")
     return {
-        "kills": len(left),
-        "kills_by_phase": dict(by_phase),
+        "kills": sum(one.way != NONE for one in left),
+        "kills_by_way": dict(by_way),
         "rows_lost_beyond_open_step": sum(one.lost + one.missing for one in left),
         "duplicates": sum(one.duplicates for one in left),
         "changed": sum(one.changed for one in left),
@@ -129,11 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 found["faults"] = faults(bed, folder / "faults")
             if "inputs" in args.part:
                 found["inputs"] = inputs(bed, folder / "inputs", args)
-            write_json_file(args.json, _figures(found))
+            figures = _figures(found)
+            write_json_file(args.json, figures)
     except SMDAError as error:
         print(f"faults: {error}", file=sys.stderr)
         return 2
-    return 0
+    return int(any(figures.get(name, 0) for name in BROKEN))
 
 
 def _figures(found: dict[str, dict[str, Any]]) -> dict[str, Any]:

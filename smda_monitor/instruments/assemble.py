@@ -159,8 +159,9 @@ def open_bench(config: MonitorConfig, model: nn.Module, tokenizer: Any) -> Bench
 
 def assemble(bench: Bench, policy: SymbolicPolicy | None = None, ranks: TrainingRanks = ALONE) -> Instruments:
     """The bench with `policy`, or with the policy its configuration names: loaded and checked, or fitted now; on
-    several `ranks` by the first of them, and theirs is the same."""
-    if policy is None and (ranks.first or ranks.in_step):
+    several `ranks` theirs is the first one's."""
+    given = ranks.of_first(policy is not None)
+    if not given and (ranks.first or ranks.in_step):
         policy = _configured_policy(bench)
     policy = ranks.of_first(policy)
     assert policy is not None, "the first rank has one"

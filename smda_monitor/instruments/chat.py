@@ -100,6 +100,8 @@ def own_prompt(
     if first_label < 0 or cut >= len(ids):
         return None
     prompt, lead = tuple(ids[:cut]), probe.ids[len(probe.asked) :]
+    if lead and prompt[-len(lead) :] == lead:  # the row's own template has put it there
+        prompt = prompt[: -len(lead)]
     whole = (*prompt, *lead)
     if probe.read == len(probe.ids) - 1:
         return PromptTokens(whole, len(whole) - 1, len(lead))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -49,6 +50,21 @@ def in_chunks(chunks: Iterable[list[int]], work: Callable[[list[int]], Found]) -
             waiting.appendleft(here)
 
 
+@contextmanager
+def undivided(size: int) -> Iterator[None]:
+    """Inside, work on a chunk of `size` leaves something behind: what memory runs out in cannot be done again on parts
+    of it. Raises `MeasurementError` then."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        found = f"memory for a part of it ({error})"
+        raise MeasurementError(
+            describe(f"a pass over {size} prompts", found, "for all", "lower memory_gib.")
+        ) from error
+
+
 def _halved(size: int, lacking: str) -> int:
     if size == 1:
         remedy = "leave more of it free: a smaller batch, gradient checkpointing, or a monitor on fewer features."
@@ -63,4 +79,5 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, by any device's word for it."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in WORDS)
+    plain = isinstance(error, RuntimeError) and not isinstance(error, MeasurementError)
+    return plain and any(words in str(error).lower() for words in WORDS)

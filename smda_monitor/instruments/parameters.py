@@ -202,6 +202,8 @@ def _refusal(modules: dict[str, nn.Module], owner: str, own: str, head: object) 
         and len(getattr(modules[above[0]], "lora_magnitude_vector", ()))
     ):
         return "DoRA uses it beside its own module"
+    if above and is_svd(modules[above[0]]):
+        return "AdaLoRA adds to its output in place"
     # Experts and routers are called on tokens of all rows together.
     mixes = module.get_parameter(own).dim() > 2 or "router" in type(module).__name__.lower()
     if _kind(module) == "replayed" and type(module) not in vars(nn).values() and mixes:

@@ -7,7 +7,7 @@ order of the prompts. With directions in parameter space the same pass also give
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ from ..records.snapshot import DictionaryHealth, Snapshot
 from .behaviour import Behaviour
 from .causal import TreeBatch, inner_causal, node_stage, prompt_stage, readings_of, tree_batch
 from .chat import PromptTokens
-from .chunked import in_chunks
+from .chunked import in_chunks, undivided
 from .dictionary import Dictionary
 from .gradient_tap import GradientTap
 from .hookpoint import ResidualTap
@@ -156,16 +156,18 @@ class ProbeReader:
         found: list[Tensor] = []
 
         def add(chunk: list[int]) -> None:
-            with torch.enable_grad(), self._fast(), GradientTap(parameters) as tap:
+            with torch.enable_grad(), self._fast(), GradientTap(parameters) as tap, ExitStack() as adding:
                 scalars = of(self._to_hookpoint([prompts[i] for i in chunk]), chunk)
                 if not found:
                     found.append(torch.zeros(len(scalars), parameters.size, device=scalars.device))
                 # Where all that trains lies above the hookpoint there is no graph, and nothing moves.
                 for k, scalar in enumerate(scalars if scalars.requires_grad else ()):
-                    # Memory runs out at the first, if at all: then nothing has been added.
                     (rows,) = tap.rows(scalar)
+                    if k == 0:
+                        adding.enter_context(undivided(len(chunk)))
                     for part in portions(parameters.size, SLAB):
                         found[0][k, part.start : part.stop] += rows.dense(part.start, part.stop).sum(0)
+                    del rows  # the next one's backward has its memory
 
         for _ in in_chunks(self._chunks(prompts, parameters), add):
             pass

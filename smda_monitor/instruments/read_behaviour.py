@@ -19,8 +19,10 @@ from .quiet import quiet
 from .sharded import entrance
 
 logger = logging.getLogger("smda_monitor")
-THINKING = re.compile(r"<\W*(think|thought|reason|analysis)", re.IGNORECASE)
-"""How a model begins an answer that thinks first."""
+THINKING = re.compile(r"[<\[][^\w/]*(think|thought|reason|analysis|channel)\w*\W*$", re.IGNORECASE)
+"""How an answer that thinks first begins."""
+TAIL = 12
+"""Tokens at a prompt's end in which a template's own beginning of a thought lies."""
 ROUNDING, HALF_ROUNDING = 0.02, 0.5
 """Largest difference of two ways to score an opening that is a rounding error, nats: float32, and half precision or
 fewer bits."""
@@ -76,12 +78,14 @@ def check_reading(model: nn.Module, behaviour: Behaviour, prompts: Sequence[Prom
 
 @torch.no_grad()
 def check_lead(model: nn.Module, tokenizer: Any, prompt: PromptTokens) -> None:
-    """Says so where the model thinks first: what an answer opens with is not read behind `prompt` then."""
+    """Says so where the model thinks first, or its template begins a thought: what an answer opens with is not read
+    behind `prompt` then."""
     causal = entrance(model, inner_causal(model))
     with quiet(model):
         ids = torch.tensor([prompt.ids], device=next(causal.parameters()).device)
         likeliest = int(causal(input_ids=ids, use_cache=False).logits[0, -1].argmax())
-    if THINKING.match(word := tokenizer.decode([likeliest]).strip()):
+    begun = [tokenizer.decode(tokens).strip() for tokens in (list(prompt.ids[-TAIL:]), [likeliest])]
+    if word := next((found[0] for text in begun if (found := THINKING.search(text))), ""):
         message = (
             "The model opens its answers with %r: no opening is read there. Set behaviour.lead to what stands before"
         )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import MeasurementError, describe
+from ..errors import MeasurementError, PrerequisiteError, describe
 from ..maths.row_gradients import DenseRows, Head, RowAccumulator, RowGradients, head_factors
 from .captured_rows import CapturedBatch, CapturedRow
 from .causal import forward_seen, inner_causal
@@ -37,8 +37,8 @@ class RowCapture:
     Followed is what runs with gradients on and the model in train mode, or in eval mode where `in_training` is false.
     On several ranks whose gradients are averaged, each row's is its `part` of one: 1 over their number.
     Raises `MeasurementError` from what hands over alone, never inside the trainer's forward or backward: where no row
-    was seen, a batch had no ``input_ids`` or no labels, no gradient came back for a micro-batch, or a module was not
-    called on the rows.
+    was seen, a batch had no ``input_ids``, no gradient came back for a micro-batch, or a module was not called on the
+    rows; `PrerequisiteError` where a batch had no labels.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class RowCapture:
         self._batches: list[RowAccumulator] = []
         self._layouts: list[RowLayout] = []
         self._arrived: list[bool] = []
-        self._failure: MeasurementError | None = None
+        self._failure: MeasurementError | PrerequisiteError | None = None
         self._hidden: Tensor | None = None
         self._head: Head | None = None
         self._calls.clear()
@@ -135,7 +135,7 @@ class RowCapture:
             # Which of the tokens are the answer is not known then, and the loss may be anything.
             remedy = "leave the loss to SFTTrainer: no compute_loss_func, and no compute_loss of a subclass's own."
             found = "a forward without labels (compute_loss_func?)"
-            self._failure = MeasurementError(describe("training batch", found, "SFTTrainer's own loss", remedy))
+            self._failure = PrerequisiteError(describe("training batch", found, "SFTTrainer's own loss", remedy))
             return
         rows, tokens = batch.ids.shape
         for ids, real, carried in zip(batch.ids, batch.real, batch.carries, strict=True):

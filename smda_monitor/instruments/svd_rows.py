@@ -26,10 +26,14 @@ def is_svd(module: nn.Module) -> bool:
     return type(module).__name__ == "SVDLinear"
 
 
+MATRICES = ("lora_A", "lora_B", "lora_E")
+"""Its parts, by adapter."""
+
+
 def used_by(modules: Mapping[str, nn.Module], owner: str, own: str) -> tuple[str, str]:
     """The module that is called with the parameter `own` of `owner`, and the parameter's dotted name in it."""
     above, _, last = owner.rpartition(".")
-    return (above, f"{last}.{own}") if above in modules and is_svd(modules[above]) else (owner, own)
+    return (above, f"{last}.{own}") if last in MATRICES and is_svd(modules[above]) else (owner, own)
 
 
 def svd_refusal(module: Any) -> str | None:
@@ -45,7 +49,7 @@ def svd_rows(module: Any, names: tuple[str, ...], inputs: Tensor, gradient: Tens
     x, delta = inputs.float(), gradient.float()
     for name in names:
         matrix, adapter = name.split(".", 1)
-        A, B, E = (getattr(module, of)[adapter].detach().float() for of in ("lora_A", "lora_B", "lora_E"))
+        A, B, E = (getattr(module, of)[adapter].detach().float() for of in MATRICES)
         scale = module.scaling[adapter] / (module.ranknum[adapter].detach().float() + 1e-5)
         if matrix == "lora_B":
             found[name] = LinearFactors(scale * (x @ (E * A).T), delta)

@@ -67,7 +67,7 @@ class Ledger:
         self._merge = merge
         self.last_step = 0
         """The last step that has an account; 0 where there is none."""
-        self._resumed = resume
+        self._resumed, self._started = resume, False
         self.home.mkdir(parents=True, exist_ok=True)
         if resume:
             parts.tidy(self.home)
@@ -98,6 +98,7 @@ class Ledger:
         write_text(self.folder / "probes.jsonl", "".join(to_json(asdict(probe)) + "\n" for probe in run.probes))
         write_atomic(self.home / "coefficients.parquet", lambda temporary: _write_coefficients(temporary, run.policy))
         write_text(path, to_json(manifest, indent=2))
+        self._started = True
 
     def snapshot(self, s: Snapshot) -> None:
         """Writes ``snapshots/step-<step>.safetensors``."""
@@ -110,8 +111,11 @@ class Ledger:
         parts.write_part(self.home, "audits", step, step, audits_to_table(audits))
 
     def account(self, a: StepAccount) -> None:
-        """Appends the account. Raises `ConfigError` where its step is already in the ledger."""
+        """Appends the account. Raises `ConfigError` where its step is already in the ledger, or the run is gone."""
         self._check_next(a.step, "an account")
+        if self._started and not (self.folder / "manifest.json").exists():
+            remedy = "leave the run folder where it is while the run goes on."
+            raise ConfigError(describe(f"ledger {self.folder}", "no manifest.json", "the run's own folder", remedy))
         parts.write_part(self.home, "rows", a.step, a.step, rows_to_table(a.rows))
         parts.write_part(self.home, "past", a.step, a.step, past_to_table(a.step, a.past))
         parts.write_part(self.home, "accounts", a.step, a.step, accounts_to_table([a]))

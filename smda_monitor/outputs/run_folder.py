@@ -19,6 +19,10 @@ def check_run_folder(folder: str | Path, exists: Literal["error", "move_aside"],
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise ConfigError(describe(f"outputs.folder {path}", "a file", "a folder", "name another outputs.folder"))
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        remedy = "name another outputs.folder, or change the rights of this one."
+        raise ConfigError(describe(f"outputs.folder {path}", f"{there}, read-only", "a folder to write in", remedy))
     content = [p for p in path.iterdir() if not is_temporary(p)] if path.exists() else []
     if content and not _is_run(path):
         names = ", ".join(sorted(p.name for p in content)[:5])

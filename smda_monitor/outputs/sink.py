@@ -1,11 +1,13 @@
 """Where figures go: what a sink is, and the group that feeds several of them.
 
-The local ledger is the truth: its errors stop the run. Any other sink may fail without taking anything with it.
+The local ledger is the truth: its errors stop the run. Any other sink may fail, or be slow, without taking anything
+with it.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,8 @@ from ..records.probes import ProbeSet
 from ..records.snapshot import Snapshot
 
 logger = logging.getLogger("smda_monitor")
+PATIENCE, SHARE = 30.0, 0.1
+"""A sink is given up once it has taken more than so many seconds and more than this share of the run's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +124,16 @@ class SinkFailure:
 
 
 class SinkGroup:
-    """Feeds the ledger first, then every other sink. The ledger's exceptions propagate; another sink's first exception
-    is logged once (standard error), kept in `failures` and under ``sink_failures`` in the summary, and the sink is fed
-    no more."""
+    """Feeds the ledger first, then every other sink. The ledger's exceptions propagate; another sink's first exception,
+    or that it is too slow (`PATIENCE`), is logged once (standard error), kept in `failures` and under ``sink_failures``
+    in the summary, and the sink is fed no more."""
 
-    def __init__(self, ledger: Sink, others: Sequence[Sink] = ()) -> None:
+    def __init__(self, ledger: Sink, others: Sequence[Sink] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self.ledger = ledger
         self.others = list(others)
         self.failures: list[SinkFailure] = []
+        self._clock, self._began = clock, clock()
+        self._spent: dict[int, float] = {}
 
     def start(self, run: RunHeader) -> None:
         """To the ledger, then to the others."""
@@ -165,7 +171,10 @@ class SinkGroup:
     def _feed(self, event: str, give: Callable[[Sink], None]) -> None:
         for sink in list(self.others):
             try:
+                began = self._clock()
                 give(sink)
+                if event != "finish":
+                    self._check_pace(sink, began)
             except Exception as error:
                 name = type(sink).__name__
                 self.others.remove(sink)
@@ -177,3 +186,10 @@ class SinkGroup:
                     type(error).__name__,
                     error,
                 )
+
+    def _check_pace(self, sink: Sink, began: float) -> None:
+        """Raises `TimeoutError` where `sink`, fed since `began`, has cost training too much."""
+        now = self._clock()
+        spent = self._spent[id(sink)] = self._spent.get(id(sink), 0.0) + now - began
+        if spent > max(PATIENCE, SHARE * (now - self._began)):
+            raise TimeoutError(f"it has taken {spent:.0f} s of {now - self._began:.0f}")
