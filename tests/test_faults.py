@@ -21,9 +21,10 @@ def test_all_in_small(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "found.json").is_file(), done.stderr[-2000:]
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["errors"] == []
+    assert done.returncode == 0
     assert (found["kills"], found["inputs"]) == (7, 60)
     ways = {way: count for way, count in found["kills_by_way"].items() if way != "none"}
     assert ways == dict.fromkeys(("setup", "training", "probes", "ledger", "checkpoint", "report", "resumed"), 1)

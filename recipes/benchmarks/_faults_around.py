@@ -16,6 +16,12 @@ from smda_monitor.outputs import parts, sink
 from smda_monitor.outputs.review import ReviewSink
 
 
+def _lost(run: SmallRun) -> list[str]:
+    """The sinks that were given up."""
+    summary = json.loads((run.home / "summary.json").read_text("utf-8"))
+    return [failure["sink"] for failure in summary["sink_failures"]]
+
+
 def a_sink_fails(run: SmallRun, plain: Sequence[Weights]) -> None:
     def fails(self: Any, account: Any) -> None:
         if account.step == AT:
@@ -24,8 +30,7 @@ def a_sink_fails(run: SmallRun, plain: Sequence[Weights]) -> None:
     with instead(ReviewSink, "account", fails):
         need(same(run.monitored(), plain), "weights")
     need(steps_of(run) == list(range(1, STEPS + 1)), "a whole ledger")
-    told = json.loads((run.home / "summary.json").read_text("utf-8"))
-    need(len(told["sink_failures"]) == 1, "one line said")
+    need(_lost(run) == ["ReviewSink"], "one line said")
 
 
 def a_slow_sink(run: SmallRun, plain: Sequence[Weights]) -> None:
@@ -37,10 +42,9 @@ def a_slow_sink(run: SmallRun, plain: Sequence[Weights]) -> None:
 
     with instead(ReviewSink, "account", slow), instead(sink, "PATIENCE", 0.8):
         need(same(run.monitored(), plain), "weights")
-    need(fed == [1, 2], "it is given up")
+    need(len(fed) < STEPS, "it is given up")
     need(steps_of(run) == list(range(1, STEPS + 1)), "a whole ledger")
-    told = json.loads((run.home / "summary.json").read_text("utf-8"))
-    need(len(told["sink_failures"]) == 1, "one line said")
+    need(_lost(run).count("ReviewSink") == 1, "one line said")
 
 
 def _on_a_full_disk(run: SmallRun, **sections: Any) -> list[Weights]:
@@ -104,8 +108,7 @@ def wandb_s_quota_is_used_up(run: SmallRun, plain: Sequence[Weights]) -> None:
 
     with instead(Run, "log", refuses):
         _with_wandb(run, plain)
-    told = json.loads((run.home / "summary.json").read_text("utf-8"))
-    need(len(told["sink_failures"]) == 1, "one line said")
+    need(_lost(run) == ["WandbSink"], "one line said")
 
 
 def wandb_s_service_is_killed(run: SmallRun, plain: Sequence[Weights]) -> None:
