@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,8 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _what_is_imported_is_no_garbage() -> Iterator[None]:
+def _what_is_imported_is_no_garbage() -> None:
     """Every training of accelerate's ends with a collection, which would go through all of torch and transformers."""
     gc.collect()
     gc.freeze()
-    yield
