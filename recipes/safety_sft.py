@@ -15,6 +15,7 @@ BEGAN = time.perf_counter()
 
 import argparse  # noqa: E402
 import json  # noqa: E402
+import logging  # noqa: E402
 import math  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
@@ -127,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("WANDB_DIR", "runs")
     os.environ.setdefault("WANDB_PROJECT", "smda-monitor")
     os.environ.setdefault("WANDB_SILENT", "true")
+    # Installed for the tests alone; which kernels it lacks is nothing of this run's.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     Path("runs").mkdir(exist_ok=True)
     try:
         folder = train(args)
