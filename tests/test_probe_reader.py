@@ -17,7 +17,6 @@ from smda_monitor.errors import MeasurementError
 from smda_monitor.instruments.behaviour import Behaviour
 from smda_monitor.instruments.chat import PromptTokens
 from smda_monitor.instruments.dictionary_files import read_dictionary
-from smda_monitor.instruments.gradient_tap import GradientTap
 from smda_monitor.instruments.measurement import Measurement
 from smda_monitor.instruments.parameters import TrainedParameters, trained_parameters
 from smda_monitor.instruments.probe_reader import ProbeReader
@@ -217,20 +216,33 @@ def test_a_pass_that_memory_ran_out_in_goes_on_in_parts(bench: Bench, caplog: py
     assert len(caplog.records) == 2 * 5, "halved twice in each of five passes"
 
 
-def test_what_was_added_is_not_added_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that runs out at the second feature ends the pass: the first one's part is in already."""
-    rows, calls = GradientTap.rows, []
+class Lacking(torch.autograd.Function):
+    """Passes a value on; its backward finds no memory."""
 
-    def for_one(self: GradientTap, *scalars: Any) -> Any:
-        calls.append(scalars)
-        if len(calls) == 2:
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        if bool(gradient.any()):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return rows(self, *scalars)
+        return gradient
 
-    monkeypatch.setattr(GradientTap, "rows", for_one)
-    with pytest.raises(MeasurementError, match=r"a pass over \d+ prompts: .*memory_gib"):
-        bench.reader.feature_gradients(prompts(), lambda X, chunk: X.sum(0), bench.parameters)
-    assert len(calls) == 2
+
+@pytest.mark.parametrize(("lacking", "is_halved"), [(0, True), (1, False)], ids=["at the first", "at the second"])
+def test_what_was_added_is_not_added_again(
+    bench: Bench, caplog: pytest.LogCaptureFixture, lacking: int, is_halved: bool
+) -> None:
+    """Memory that runs out at a later feature ends the pass: the first one's part is in already."""
+
+    def of(X: Tensor, chunk: Any) -> Tensor:
+        return torch.stack([Lacking.apply(x) if k == lacking else x for k, x in enumerate(X.sum(0)[:2])])
+
+    message = "a pass over one prompt" if is_halved else r"a pass over \d+ prompts: .*lower memory_gib"
+    with pytest.raises(MeasurementError, match=message):
+        bench.reader.feature_gradients(prompts(), of, bench.parameters)
+    assert ("goes on with" in caplog.text) == is_halved
 
 
 def test_chunks_are_no_larger_than_the_budget_allows(bench: Bench) -> None:

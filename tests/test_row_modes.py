@@ -94,12 +94,12 @@ def phi() -> Any:
     return PhiForCausalLM(config).eval()
 
 
-def adalora(base: Callable[[], Any] = tiny.tiny_llama, **options: Any) -> Any:
+def adalora() -> Any:
     """Its values are random too, two of them taken away."""
     from peft import AdaLoraConfig, get_peft_model
 
-    told: dict[str, Any] = {"target_modules": ALL, "total_step": 10, "init_r": 4, **options}
-    model: Any = get_peft_model(base(), AdaLoraConfig(task_type="CAUSAL_LM", **told))
+    told: dict[str, Any] = {"target_modules": ALL, "total_step": 10, "init_r": 4}
+    model: Any = get_peft_model(tiny.tiny_llama(), AdaLoraConfig(task_type="CAUSAL_LM", **told))
     torch.manual_seed(0)
     for name, parameter in model.named_parameters():
         if "lora_E" in name:

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .optimizer_step import bare_optimizer
 from .parameters import TrainedParameters
+from .sharded import own_part
 
 logger = logging.getLogger("smda_monitor")
 
@@ -63,11 +64,5 @@ class OutsideMoves:
 
     def _sums(self) -> Tensor:
         # As bits, so that NaN equals itself.
-        sums = torch.stack([_own(weight).sum(dtype=torch.float32) for weight in self._parameters.weights])
+        sums = torch.stack([own_part(weight.detach()).sum(dtype=torch.float32) for weight in self._parameters.weights])
         return sums.cpu().view(torch.int32)
-
-
-def _own(weight: Tensor) -> Tensor:
-    """What of a parameter lies on this rank: each watches its own shard."""
-    local: Any = getattr(weight, "to_local", None)
-    return weight.detach() if local is None else local().detach()

@@ -17,6 +17,12 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor if put_together is None else put_together()
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """What of `tensor` lies on this rank: its shard, or all of it where it is not sharded."""
+    local: Any = getattr(tensor, "to_local", None)
+    return tensor if local is None else local()
+
+
 def placed(tensor: Tensor, like: Tensor) -> Tensor:
     """A copy of `tensor`, which every rank has whole or a shard of, of the type of `like`, on its device and sharded as
     it is."""

@@ -13,6 +13,9 @@ from .files import is_temporary, read_json
 CHECKPOINT_FILE = "smda_monitor.json"
 """What the monitor leaves in a trainer's checkpoint: the ids of the runs that watched it."""
 
+RIGHTS = "name another outputs.folder, or change the rights of this one."
+"""What to do where nothing can be written."""
+
 
 def check_run_folder(folder: str | Path, exists: Literal["error", "move_aside"], resume: bool = False) -> None:
     """Raises what `prepare_run_folder` would, and touches nothing."""
@@ -21,8 +24,7 @@ def check_run_folder(folder: str | Path, exists: Literal["error", "move_aside"],
         raise ConfigError(describe(f"outputs.folder {path}", "a file", "a folder", "name another outputs.folder"))
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        remedy = "name another outputs.folder, or change the rights of this one."
-        raise ConfigError(describe(f"outputs.folder {path}", f"{there}, read-only", "a folder to write in", remedy))
+        raise ConfigError(describe(f"outputs.folder {path}", f"{there}, read-only", "a folder to write in", RIGHTS))
     content = [p for p in path.iterdir() if not is_temporary(p)] if path.exists() else []
     if content and not _is_run(path):
         names = ", ".join(sorted(p.name for p in content)[:5])
@@ -59,8 +61,7 @@ def prepare_run_folder(folder: str | Path, exists: Literal["error", "move_aside"
         moved = _move_aside(path) if not resume and path.exists() and _is_run(path) else None
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        remedy = "name another outputs.folder, or change the rights of this one."
-        raise ConfigError(describe(f"outputs.folder {path}", error, "a folder to write in", remedy)) from error
+        raise ConfigError(describe(f"outputs.folder {path}", error, "a folder to write in", RIGHTS)) from error
     return moved
 
 
