@@ -26,7 +26,8 @@ BLOCK = 32768
 
 def records(path: Path) -> Iterator[Any]:
     """The protobuf records of a ``.wandb`` file: a 7-byte header, then blocks of 32 KiB that hold records behind heads
-    of 7 bytes (checksum, length, kind: 1 whole, 2 first, 3 middle, 4 last), as LevelDB's log does."""
+    of 7 bytes (checksum, length, kind: 1 whole, 2 first, 3 middle, 4 last), as LevelDB's log does. Where the file is
+    still being written it may end within a record: that one is not there yet."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at, pending = path.read_bytes(), 7, b""
@@ -35,6 +36,8 @@ def records(path: Path) -> Iterator[Any]:
             at += BLOCK - at % BLOCK
             continue
         _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        if at + 7 + length > len(data):
+            return
         pending += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):
