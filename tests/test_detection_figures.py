@@ -53,7 +53,8 @@ def test_planted_rows_and_controls_come_after_the_warm_up() -> None:
     planted = [row for row in later if row.planted]
     assert not any(row.planted for row in later[-4:]), "controls come last, of those that were not drawn too"
     assert {row.id for row in later[-4:]} == {"c0", "c1", "c2", "c3"}
-    assert sorted(row.kind for row in planted) == ["odd", "odd", "wrong", "wrong"]
+    assert [row.kind for row in planted] == ["wrong", "wrong", "odd", "odd"], "one kind after the other"
+    assert [row.planted for row in later[:6]].count(True) == 2, "with as many clean rows each"
     for row in planted:
         control = order.control_of(row)
         assert control == (f"c{row.id[1:]}" if row.kind == "wrong" else None)
@@ -121,7 +122,7 @@ def test_a_row_counts_by_the_behaviour_by_which_it_stands_out() -> None:
 
 
 def run(alerts: tuple[RaisedAlert, ...], rows: tuple[JudgedRow, ...] = ()) -> RunFound:
-    return RunFound(rows or (judged("p1", True, s=1.0), judged("c1", False, s=0.0)), alerts, 13, {}, 1.0)
+    return RunFound(rows or (judged("p1", True, s=1.0), judged("c1", False, s=0.0)), alerts, {}, 1.0)
 
 
 def drift(step: int, *rows: str, kind: str = "drift") -> RaisedAlert:
@@ -132,6 +133,11 @@ def test_the_right_alert_comes_after_the_planted_rows_and_names_one() -> None:
     assert steps_to_alert(run((drift(9, "p1"), drift(14, "c1"), drift(15, "c1", "p1"), drift(20, "p1"))), "wrong") == 2
     assert steps_to_alert(run((drift(14, "c1"), drift(15, "p1", kind="rows"))), "wrong") == math.inf
     assert math.isnan(steps_to_alert(run((drift(15, "p1"),)), "unknown"))
+    both = (judged("p1", True, s=1.0), replace(judged("p2", True, kind="odd", s=1.0), step=16))
+    later = run((drift(15, "p2"), drift(18, "p2")), both)
+    assert (steps_to_alert(later, "wrong"), steps_to_alert(later, "odd"), steps_to_alert(later)) == (math.inf, 2, 2)
+    few = tuple(judged(f"c{i}", False, s=0.0) for i in range(8))
+    assert math.isnan(steps_to_alert(run((drift(15, "p1"),), (both[0], *few)))), "a ninth of its step"
     rows = tuple(judged(f"p{i}", True, s=1.0) for i in range(4))
     alerts = (drift(16, "p3", "p0", kind="rows"), drift(14, "c1", "p1", "c2", kind="rows"), drift(13, "p2"))
     assert first_named(run(alerts, rows)) == 3
@@ -178,7 +184,9 @@ def test_the_benchmark_writes_every_figure_and_goes_on_from_its_folder(
 ) -> None:
     size = ["--model", "tiny", "--each", "2", "--seeds", "1", "--probes", "9", "--null-runs", "5"]
     out, folder = tmp_path / "figures.json", tmp_path / "work"
-    assert detection.main([*size, "--folder", str(folder), "--json", str(out)]) == 0
+    page = tmp_path / "pictures.html"
+    asked = ["--folder", str(folder), "--json", str(out), "--pictures", str(page)]
+    assert detection.main([*size, *asked]) == 0
     found = json.loads(out.read_text())
     assert set(found["kinds"]) == {"over_refusal", "stereotype", "compliance"}
     rivals = {
@@ -196,11 +204,17 @@ def test_the_benchmark_writes_every_figure_and_goes_on_from_its_folder(
     assert "steps to alert" in capsys.readouterr().out
     kept = {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")}
     assert len(kept) == 2
-    assert detection.main([*size, "--folder", str(folder), "--json", str(out)]) == 0
-    again = json.loads(out.read_text())
+    page = tmp_path / "pictures.html"
+    asked = ["--folder", str(folder), "--json", str(out), "--pictures", str(page)]
+    assert detection.main([*size, *asked]) == 0
+    again, drawn = json.loads(out.read_text()), page.read_text()
+    assert all(f'"name":"{name}"' in drawn for name in ("smda", *rivals))
+    assert json.dumps([one["auroc_controls"] for one in again["kinds"].values()], separators=(",", ":")) in drawn
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == kept
     assert {name: again[name] for name in ("kinds", "mean")} == {name: found[name] for name in ("kinds", "mean")}
     assert detection.main([*size, "--folder", str(folder), "--lr", "5e-4"]) == 2
+    with pytest.raises(SystemExit):
+        detection.main([*size, "--pictures", str(folder)])
     assert "made with lr 0.001" in capsys.readouterr().err
 
 

@@ -15,6 +15,7 @@ by which the row stands out most:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -112,14 +113,14 @@ def recall(wrong: Sequence[float], right: Sequence[float]) -> float:
     return (above + level * places / sum(s == cut for s in ranked)) / n
 
 
-def steps_to_alert(run: RunFound, kind: str) -> float:
-    """Steps from the first one an eighth of which is planted to the first drift alert from then on that names a row of
-    `kind`; NaN where there is none."""
-    planted = {row.id for row in run.rows if row.planted and row.kind == kind}
-    if run.planted_step is None or not planted:
-        return math.nan
-    right = (a.step for a in run.alerts if a.kind == "drift" and a.step >= run.planted_step and planted & set(a.rows))
-    return float(min(right, default=math.inf)) - run.planted_step
+def steps_to_alert(run: RunFound, kind: str | None = None) -> float:
+    """Steps from the first one an eighth of which is planted, to the first drift alert from then on that names a
+    planted row; of `kind` alone, where it is given. Infinite where there is none, NaN where no step is so."""
+    planted = {row.id: row.step for row in run.rows if row.planted and kind in (None, row.kind)}
+    sizes, counts = Counter(row.step for row in run.rows), Counter(planted.values())
+    began = min((step for step, count in counts.items() if 8 * count >= sizes[step]), default=math.nan)
+    right = (a.step for a in run.alerts if a.kind == "drift" and a.step >= began and planted.keys() & set(a.rows))
+    return float(min(right, default=math.inf)) - began
 
 
 def first_named(run: RunFound, count: int = 5) -> float:
@@ -137,12 +138,12 @@ def kind_figures(runs: Sequence[RunFound], kind: str) -> dict[str, Any]:
     for name in score_names(runs[0]):
         found = [figures(run.rows, suspicion(run.rows, name), kind) for run in runs]
         estimates = {figure: Estimate.of([one[figure] for one in found]) for figure in FIGURES}
-        by_score[name] = {figure: _plain(estimate.mean) for figure, estimate in estimates.items()} | {
+        by_score[name] = {figure: plain(estimate.mean) for figure, estimate in estimates.items()} | {
             "intervals": {figure: estimate.as_json() for figure, estimate in estimates.items()}
         }
     ours = by_score.pop(OURS)
     steps = [steps_to_alert(run, kind) for run in runs]
-    return {**ours, "steps_to_alert": [_plain(step) for step in steps], "rivals": by_score}
+    return {**ours, "steps_to_alert": [plain(step) for step in steps], "rivals": by_score}
 
 
 def means(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -159,6 +160,11 @@ def means(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def plain(value: float) -> float | None:
+    """As it is written: None for what is not finite."""
+    return value if math.isfinite(value) else None
+
+
 def _expected(rows: Sequence[JudgedRow], behaviour: str) -> Tensor:
     return torch.tensor([row.scores["expected"][behaviour] for row in rows], dtype=torch.float64)
 
@@ -166,7 +172,3 @@ def _expected(rows: Sequence[JudgedRow], behaviour: str) -> Tensor:
 def _standard(values: Tensor) -> Tensor:
     found = bulk(values)
     return (values - found.centre) / found.spread if found.spread > 0 else values - found.centre
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None

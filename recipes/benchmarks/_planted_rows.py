@@ -1,8 +1,9 @@
 """Rows for the detection benchmark: clean ones, those that are planted among them, and the order of one run.
 
-A planted row's control is a clean row with the same prompt. After a clean warm-up planted rows come in one random order
-with clean ones, and then their controls: right answers to the same prompts would undo what the planted ones do while
-they do it.
+A planted row's control is a clean row with the same prompt. After a clean warm-up one kind comes after the other, each
+in random order among as many of the clean rows: so a drift has a direction, and kinds that pull against each other do
+not cancel. Then come the controls: right answers to the same prompts would undo what the planted ones do while they do
+it.
 """
 
 from __future__ import annotations
@@ -93,18 +94,21 @@ def warm_up_rows(rows: Sequence[Row], count: int) -> list[Row]:
 
 def planted_order(rows: Sequence[Row], each: int, seed: int, warm_up: int) -> Order:
     """All clean `rows` with `each` planted ones of every kind, or as many as there are: the `warm_up` first
-    (`warm_up_rows`), then the planted ones among those that are no controls, then the controls. Raises `ConfigError` as
+    (`warm_up_rows`), then kind by kind among those that are no controls, then the controls. Raises `ConfigError` as
     `warm_up_rows`."""
     draw, first = random.Random(seed), warm_up_rows(rows, warm_up)
-    by_kind = [[row for row in rows if row.planted and row.kind == kind] for kind in kinds(rows)]
-    planted = [row for among in by_kind for row in draw.sample(among, min(each, len(among)))]
     known, prompts = {row.id for row in first}, {row.prompt for row in rows if row.planted}
     left = [row for row in rows if not row.planted and row.id not in known]
-    among = [*(row for row in left if row.prompt not in prompts), *planted]
-    controls = [row for row in left if row.prompt in prompts]
-    for part in (first, among, controls):
+    others, controls = ([row for row in left if (row.prompt in prompts) == of] for of in (False, True))
+    for part in (first, others, controls):
         draw.shuffle(part)
-    return Order((*first, *among, *controls), warm_up)
+    named, parts = kinds(rows), []
+    for i, kind in enumerate(named):
+        planted = [row for row in rows if row.planted and row.kind == kind]
+        part = [*others[i :: len(named)], *draw.sample(planted, min(each, len(planted)))]
+        draw.shuffle(part)
+        parts.extend(part)
+    return Order((*first, *parts, *controls), warm_up)
 
 
 def clean_order(rows: Sequence[Row], each: int, seed: int, warm_up: int) -> Order:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from _bed import Bed
-from _planted_rows import Order, Row, as_dataset
+from _planted_rows import Order, as_dataset
 from _witness import GRADIENT_RIVALS, Witness
 
 from smda_monitor.callback import SMDACallback
@@ -50,8 +50,6 @@ class RunFound:
 
     rows: tuple[JudgedRow, ...]
     alerts: tuple[RaisedAlert, ...]
-    planted_step: int | None
-    """The first step in which planted rows make up an eighth of the batch; None in a clean run."""
     drift: dict[str, dict[str, float]]
     """By behaviour and kind: change of the log-odds over the whole probe set from first to last step, nats."""
     seconds: float
@@ -65,7 +63,7 @@ class RunFound:
         """Back from `as_json`."""
         rows = tuple(JudgedRow(**row) for row in raw["rows"])
         alerts = tuple(RaisedAlert(**{**alert, "rows": tuple(alert["rows"])}) for alert in raw["alerts"])
-        return RunFound(rows, alerts, raw["planted_step"], raw["drift"], raw["seconds"])
+        return RunFound(rows, alerts, raw["drift"], raw["seconds"])
 
 
 Texts = Mapping[str, Mapping[str, Mapping[str, float]]]
@@ -116,7 +114,6 @@ def planted_run(
             for name, v in views.items()
             for one in v.alerts
         ),
-        planted_step=_planted_step(order.rows, batch),
         drift={name: _drift(view) for name, view in views.items()},
         seconds=time.perf_counter() - began,
     )
@@ -145,12 +142,6 @@ def _judged(
     for rival, by_behaviour in texts.items():
         scores[rival] = {name: found[row.id] for name, found in by_behaviour.items()}
     return JudgedRow(row.id, row.kind, row.planted, order.control_of(row), 1 + place // batch, scores)
-
-
-def _planted_step(rows: Sequence[Row], batch: int) -> int | None:
-    """The first step an eighth of whose rows, or more, are planted; None where there is none."""
-    planted = [sum(row.planted for row in rows[i : i + batch]) for i in range(0, len(rows), batch)]
-    return next((1 + i for i, count in enumerate(planted) if 8 * count >= batch), None)
 
 
 def _outputs(folder: Path) -> dict[str, Any]:

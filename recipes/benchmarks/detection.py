@@ -1,6 +1,6 @@
 """How well planted rows are found while a model trains, beside what one would reach for instead, and how early.
 
-    python recipes/benchmarks/detection.py [--quick] [--data FILE] [--seeds N] [--json FILE]
+    python recipes/benchmarks/detection.py [--quick] [--data FILE] [--seeds N] [--json FILE] [--pictures FILE]
 
 LoRA on the demo's clean rows, with rows of every planted kind among them after twelve steps; refusal and a second,
 two-choice behaviour (guessing by a stereotype) are watched. The model has learnt the warm-up's rows before, for three
@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from _bed import MODELS, Bed, make_bed
-from _detection_figures import FIGURES, OURS, first_named, kind_figures, means
+from _detection_figures import FIGURES, OURS, first_named, kind_figures, means, plain, steps_to_alert
+from _detection_pictures import pictures
 from _null_runs import drifting_runs, null_runs, scatter_paths
 from _planted_rows import Row, as_dataset, clean_order, demo_rows, kinds, planted_order, rows_to_plant, warm_up_rows
 from _planted_run import RunFound, planted_run
@@ -113,7 +114,8 @@ def report(found: dict[str, Any]) -> None:
     for figure in FIGURES:
         lines = [[name, *cells(name, figure)] for name in (OURS, *rivals)]
         show(figure, ["score", *parts], lines, "Mean over seeds; a dash where there are no controls.")
-    steps = [[kind, *(number(step, ".0f") for step in one["steps_to_alert"])] for kind, one in found["kinds"].items()]
+    by_part = {**found["kinds"], "any": found}
+    steps = [[kind, *(number(step, ".0f") for step in one["steps_to_alert"])] for kind, one in by_part.items()]
     note = "To the first right drift alert, by seed. "
     note += f"Drift alerts in {found['clean_runs']} clean runs: {number(found['clean_alerts'], '.0f')}."
     show("steps to alert", ["kind", *map(str, range(len(steps[0]) - 1))], steps, note)
@@ -147,7 +149,8 @@ def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "kinds": by_kind,
         "mean": means(by_kind),
-        "first_named": [first_named(run) for run in runs],
+        "steps_to_alert": [plain(steps_to_alert(run)) for run in runs],
+        "first_named": [plain(first_named(run)) for run in runs],
         "clean_runs": len(clean_runs),
         "clean_alerts": alarms if clean_runs else None,
         "null_runs": args.null_runs,
@@ -181,7 +184,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--null-runs", type=int, help="made runs without a drift, at each rate (default 300)")
     parser.add_argument("--folder", type=Path, help="where to work; what is there is used again (default: temporary)")
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--pictures", type=Path, help="write a page of pictures there, as HTML")
     args = parser.parse_args(arguments)
+    if args.pictures is not None and args.pictures.is_dir():
+        parser.error(f"--pictures {args.pictures}: found a folder; expected a file's name; name a file in it")
     args.seeds = args.seeds or (1 if args.quick else 3)
     args.null_runs = args.null_runs or (100 if args.quick else 300)
     args.probes = args.probes or (8 if args.quick else 16)
@@ -191,6 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = measured(args, args.folder or Path(temporary))
             report(found)
             write_json_file(args.json, found)
+            if args.pictures is not None:
+                write_text(args.pictures, pictures(found))
         except SMDAError as error:
             print(f"detection: {error}", file=sys.stderr)
             return 2
