@@ -204,8 +204,6 @@ def test_the_benchmark_writes_every_figure_and_goes_on_from_its_folder(
     assert "steps to alert" in capsys.readouterr().out
     kept = {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")}
     assert len(kept) == 2
-    page = tmp_path / "pictures.html"
-    asked = ["--folder", str(folder), "--json", str(out), "--pictures", str(page)]
     assert detection.main([*size, *asked]) == 0
     again, drawn = json.loads(out.read_text()), page.read_text()
     assert all(f'"name":"{name}"' in drawn for name in ("smda", *rivals))

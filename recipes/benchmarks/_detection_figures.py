@@ -59,7 +59,7 @@ class Estimate:
 
     def as_json(self) -> list[float | None]:
         """[mean, low, high]; None for NaN."""
-        return [None if math.isnan(value) else value for value in (self.mean, self.low, self.high)]
+        return [plain(value) for value in (self.mean, self.low, self.high)]
 
 
 def score_names(run: RunFound) -> list[str]:
