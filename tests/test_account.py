@@ -95,16 +95,7 @@ def test_balances_by_hand() -> None:
     assert two.unexplained == pytest.approx(0.5 - (2 - 1))
     assert two.unexplained_fraction == pytest.approx(0.5 / 7)
     assert (one.handed, one.absolute_handed) == pytest.approx((0.15, 0.45))
-    assert one.named_fraction == pytest.approx((1.5 + 0.45) / (1.5 + 0.45 + 0.05 + 0.1))
     assert (two.handed, two.absolute_handed) == pytest.approx((0.5, 2.5))
-    assert two.named_fraction == pytest.approx((6 + 2.5) / (6 + 2.5 + 0.5 + 1)), "handed too much counts as unnamed"
-
-
-def test_named_fraction_at_its_ends() -> None:
-    assert TargetBalance("S_X", 0.0, 0.0, 0.0, 0.0, 0.0).named_fraction == 1
-    assert TargetBalance("S_X", 1.0, 0.0, 1.0, 0.0, 0.0).named_fraction == 0
-    assert TargetBalance("S_X", 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0).named_fraction == 1
-    assert TargetBalance("S_X", 1.0, 1.0, 0.0, 0.0, 1.0).named_fraction == 1
 
 
 def test_figures_by_probe_by_hand() -> None:
@@ -144,7 +135,6 @@ def test_every_balance_balances(n: int, seed: int, leftover: float) -> None:
         assert found.shares == pytest.approx(sum(parts.shares.targets[:, k].tolist()))
         assert found.history == float(parts.history.targets[0, k]), "what was handed on is still in it"
         assert found.handed == pytest.approx(sum(parts.past[:, k].tolist()))
-        assert 0 <= found.named_fraction <= 1
 
 
 def test_fraction_of_nothing() -> None:

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from smda_monitor.callback import SMDACallback
 from smda_monitor.errors import PrerequisiteError, SMDAError
 from smda_monitor.instruments.trainer_mode import check_trainer_mode
+from smda_monitor.maths.split import SLAB, directions
 from smda_monitor.outputs.ledger_reader import read_ledger
 
 STEPS, BREAKS = 5, 4
@@ -36,6 +37,34 @@ class Breaks(TrainerCallback):
             assert self.monitor.run is not None
             assert self.monitor.run.accountant.capture is not None
             self.monitor.run.accountant.capture.clear()
+
+
+class Parts(TrainerCallback):
+    """Behind the monitor: how far the parts of every step miss what the optimizer did to weights in float32, beyond the
+    two roundings (decay, step) in which these are kept."""
+
+    def __init__(self, monitor: SMDACallback) -> None:
+        self.monitor = monitor
+        self.errors: list[float] = []
+        self.before = torch.zeros(0)
+
+    def weights(self) -> torch.Tensor:
+        assert self.monitor.run is not None
+        parameters = self.monitor.run.accountant.parameters
+        return parameters.flatten([w.detach() for w in parameters.weights])
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.before = self.weights()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        assert self.monitor.run is not None
+        assert self.monitor.run.accountant.coming is not None
+        taken, update = self.monitor.run.accountant.coming.taken, self.weights().double() - self.before
+        if taken is not None and self.before.dtype == torch.float32:
+            found = [directions(taken.gradient, part, start, stop) for _, start, stop, part in taken.step.slabs(SLAB)]
+            parts = torch.cat([one.shares.sum(0) + one.history + one.decay for one in found])
+            rounding = torch.finfo(torch.float32).eps * self.before.norm()
+            self.errors.append(float(((parts - update).norm() - rounding).clamp(min=0) / update.norm()))
 
 
 class DrawsOneNumber(TrainerCallback):
@@ -69,12 +98,14 @@ def test_training_is_as_without_the_monitor(tmp_path: Path, cell: Cell) -> None:
     config = tiny.tiny_config(tmp_path / "files")
     config["behaviour"] |= cell.monitor
     every_step, last = SMDACallback(config), cell.ends or STEPS
-    assert equal(plain, trained(cell, tmp_path / "every", every_step))
+    parts = Parts(every_step)
+    assert equal(plain, trained(cell, tmp_path / "every", every_step, parts))
     assert every_step.run is not None
     accounts = every_step.run.accounts
     assert [account.step for account in accounts] == list(range(1, last + 1))
     assert max(account.capture_error for account in accounts) < cell.error
     assert all(account.rows and account.balance("S_Y").absolute_shares > 0 for account in accounts)
+    assert max(parts.errors, default=0.0) < 1e-4, "rows, momentum and decay are the whole update"
 
     apart = {"outputs": {**config["outputs"], "folder": str(tmp_path / "third")}, "account": {"every": 3}}
     of_three = SMDACallback({**config, **apart, "on_error": "warn"})

@@ -49,6 +49,7 @@ def test_push_is_that_of_an_independent_replay(tmp_path: Path, name: str, caplog
     (line,) = [record.message for record in caplog.records if "by replay" in record.message]
     assert name in line
     assert "torch.optim.AdamW" in line
+    assert "account.every" not in line
     assert [a.method for a in run.accounts] == ["replay"] * 4
     for account in run.accounts:
         assert len(account.rows) == 4

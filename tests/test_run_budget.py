@@ -48,13 +48,13 @@ def test_the_interval_follows_from_what_was_measured(tmp_path: Path, caplog: pyt
     """By hand: 12 probes of 0.04 s, at every eighth account twice, 0.54 s in all; two own prompts of 0.04 s a step; a
     plain step of 1 s, but for the first and one in the middle: 0.54/J + 0.08 ≤ 0.30 → J = 3."""
     clock = ToldClock(prompt=0.04, slow=(1, 11))
-    with caplog.at_level(logging.INFO, "smda_monitor"):
+    with caplog.at_level(logging.WARNING, "smda_monitor"):
         run, view = _train(tmp_path, clock, 18, {"overhead": 0.30})
     assert run.pace.every == 3
     assert set(_intervals(view)[2:-1]) == {3}
     assert [a.since for a in view.accounts[1:]] == [a.step for a in view.accounts[:-1]], "no gap, no step twice"
     told = [r.message for r in caplog.records if "about" in r.message]
-    assert told[-1] == "overhead: 30 % asked, about 26 % expected with account.every 3 and 12 probes"
+    assert told[-1] == "overhead: 30 % asked, about 26 % expected with account.every 3 and 12 probes, audits up to 0 %"
     assert len(told) == len(set(told)) <= 3, "said when it changes, not at every account"
     found = _overhead(view)
     assert (found["asked"], found["every"], found["probes"]) == (0.30, 3, PROBES)

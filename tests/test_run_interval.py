@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
+from smda_monitor.maths.totals import missed_fraction, named_fraction, unexplained_of_probes
 from smda_monitor.outputs.ledger_reader import read_accounts
 from smda_monitor.records.account import StepAccount, is_leading
 
@@ -161,14 +163,9 @@ def test_rows_of_the_last_step_are_read_on_their_own_prompts_as_if_alone(runs: d
 def test_figures_by_probe_are_those_of_the_targets(runs: dict[str, Any]) -> None:
     """Rows and momentum say the same of the mean over a kind as of its probes."""
     for account in runs["intervals"][0]:
-        for reading in ("mass", "contrast", "explained"):
-            measured = np.array(account.probes[f"{reading}.measured"])
-            history, decay = (np.array(account.probes[f"{reading}.{part}"]) for part in ("history", "decay"))
-            shares = sum(np.array(row.probe_share[reading]) for row in account.rows)
-            if reading != "explained":
-                left = np.abs(measured - shares - history - decay).sum()
-                assert left < 0.05 * np.abs(measured).sum()
-            assert len(measured) == 12
+        assert all(0 < unexplained_of_probes(account, reading) < 0.05 for reading in ("mass", "contrast"))
+        assert unexplained_of_probes(account, "explained") > 0
+        assert len(account.probes["mass.measured"]) == 12
 
 
 def test_the_monitor_is_invisible_with_intervals_too(runs: dict[str, Any]) -> None:
@@ -245,10 +242,7 @@ def test_time_spent_at_checkpoints_is_the_monitors_too(tmp_path: Path) -> None:
 
 
 def named(accounts: list[StepAccount], target: str) -> float:
-    """Named absolute entries of a whole run by all absolute entries."""
-    balances = [a.balance(target) for a in accounts]
-    part = sum(b.absolute_shares + b.absolute_handed for b in balances)
-    return part / (part + sum(abs(b.history - b.handed) + abs(b.decay) for b in balances))
+    return named_fraction(a.balance(target) for a in accounts)
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +271,30 @@ def test_momentum_is_handed_on_to_the_rows_it_comes_from(histories: dict[str, li
     for account in histories["none"] + histories["no memory"]:
         assert account.past == ()
         assert all(b.handed == b.absolute_handed == 0 for b in account.balances)
+
+
+@pytest.mark.parametrize("run", ["all", "two", "none"])
+def test_the_accounts_add_up_to_the_last_snapshot_minus_the_first(
+    histories: dict[str, list[StepAccount]], run: str
+) -> None:
+    accounts = histories[run]
+    for target in ("S_Y", "mass.harmful", "mass.lookalike", "mass.benign", "contrast.harmful"):
+        balances = [a.balance(target) for a in accounts]
+        kind = target.partition(".")[2]
+        ends = accounts[-1].refusal.get(target, 0.0) - accounts[0].refusal.get(target, 0.0)
+        assert not kind or sum(b.measured for b in balances[1:]) == pytest.approx(ends, abs=1e-5)
+        assert missed_fraction(balances) < 0.02, target
+        assert missed_fraction([replace(balances[0], shares=9.0), *balances[1:]]) > 0.02, "it can fail"
+
+
+def test_memory_that_holds_fewer_steps_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "smda_monitor"):
+        accounts, _ = train(tmp_path, {"history_steps": 24, "history_gib": 2e-5}, max_steps=12)
+    (told,) = [record.message for record in caplog.records if "history_gib" in record.message]
+    kept = len({p.step for p in accounts[-1].past})
+    assert 0 < kept < 11
+    assert f"found the rows of the last {kept} steps, which fit into 2e-05 GiB; expected those of {kept + 1}" in told
+    assert named(accounts, "mass.harmful") < 1
 
 
 def test_all_of_history_is_handed_on_while_every_earlier_row_is_known(histories: dict[str, list[StepAccount]]) -> None:

@@ -99,6 +99,22 @@ def test_push_is_the_difference_of_two_taken_steps(max_norm: float) -> None:
     assert bool((one.gradient.without != one.gradient.clip_factor).any()) == (max_norm == 0.5)
 
 
+def test_shares_add_up_where_rounding_stands_between_rows_and_gradient() -> None:
+    """As in bf16, where two rows nearly cancel: what is left over goes to the rows by size, and only there."""
+    rows, step = example()
+    rows[1] = -rows[0] * (1 - 1e-4)
+    rows[:, :4] = 0
+    rounded = (rows.sum(0) + 1e-3 * rows.abs().sum(0) * random(P, seed=9)).float().double()
+    one = take_step(7, step, rows, rounded, 0.0)
+    found, moved = joined(one), step.update(rounded)
+    assert one.gradient.capture_error > 1e-3, "else there is nothing to close"
+    assert torch.allclose(found.shares.sum(0) + found.history + found.decay, moved, rtol=1e-9, atol=1e-15)
+    open_shares = step.share_scale(rounded) * one.gradient.clip_factor * rows
+    assert relative(open_shares.sum(0) + found.history + found.decay, moved) > 1e-4
+    assert bool(((found.shares - open_shares).abs() <= 3e-2 * open_shares.abs() + 1e-15).all()), "no row by much"
+    assert not bool(found.shares[:, :4].any()), "no row's where no row has a gradient"
+
+
 def test_a_row_that_was_not_captured_is_seen_in_the_capture_error() -> None:
     rows, step = torch.zeros(2, P, dtype=torch.float64), example()[1]
     rows[0, 0], rows[1, 1] = 3.0, 4.0

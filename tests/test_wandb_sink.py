@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from synthetic_run import make_account, make_alerts, make_audit, make_header, ma
 
 from smda_monitor.outputs.ledger import Ledger
 from smda_monitor.outputs.sink import SinkGroup
-from smda_monitor.outputs.wandb_sink import WandbSink, artifact_files, scalars
+from smda_monitor.outputs.wandb_sink import PART, WandbSink, artifact_files, scalars
 
 SECRET = "a sentence of training text that must stay at home"
 BLOCK = 32768
@@ -90,7 +91,7 @@ def monitored_run(
         sinks.snapshot(make_snapshot(header.probes, 0))
         for account in accounts:
             run.log({"train/loss": 1.0 / account.step, "train/global_step": account.step})  # as the trainer does
-            sinks.audits([make_audit(account.step, place=i) for i in range(1 + account.step)])
+            sinks.audits([make_audit(account.step, place=i) for i in range(min(9, 1 + account.step))])
             sinks.account(account)
         for alert in (*make_alerts(), *make_alerts()):
             sinks.alert(alert)
@@ -173,6 +174,19 @@ def test_table_is_incremental_and_holds_every_row_once(home: Path) -> None:
     assert sorted(ids) == [f"demo-{i:03d}" for i in range(50)]
 
 
+def test_in_a_long_run_the_table_follows_more_seldom(home: Path) -> None:
+    """Every 2 accounts, and from 2·PART on after one PARTth of all so far: each time lists all times before."""
+    steps = 5 * PART
+    monitored_run(home, "none", steps=steps, flush_every=2)
+    sizes, logged = [], 0
+    while logged + max(2, math.ceil(logged / PART)) <= steps:
+        sizes.append(max(2, math.ceil(logged / PART)))
+        logged += sizes[-1]
+    tables = list(home.glob("wandb/offline-run-*/files/media/table/smda/rows*.table.json"))
+    assert len(tables) == len(sizes) + (logged < steps) < steps / 2 - 10
+    assert sum(len(json.loads(path.read_text())["data"]) for path in tables) == 10 * steps, "every row once"
+
+
 def test_artifact_holds_the_ledger_and_no_text(home: Path) -> None:
     found = monitored_run(home, "local", steps=2)
     (artifact,) = [a for a in of_kind(found, "artifact") if a.type == "smda-ledger"]
@@ -209,7 +223,7 @@ def test_without_wandb_installed_nothing_happens(tmp_path: Path) -> None:
         sys.modules["wandb"] = None  # what "import wandb" meets where it is not installed
         from pathlib import Path
         from synthetic_run import make_account, make_alerts, make_header
-        from smda_monitor.outputs.wandb_sink import WandbSink
+        from smda_monitor.outputs.wandb_sink import PART, WandbSink
         header = make_header(Path("nowhere"))
         sink = WandbSink("upload", flush_every=1)
         sink.start(header)

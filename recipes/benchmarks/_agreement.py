@@ -27,7 +27,7 @@ class StepFigures:
     rounding: Tensor
     """(r,) the same state measured otherwise, minus itself: r differences that rounding makes."""
     unexplained: float
-    """The account's unexplained fraction of this target."""
+    """What the account leaves unexplained of this target, a fraction."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,9 @@ from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.instruments.optimizer_step import bare_optimizer
+from smda_monitor.maths.totals import unexplained_of_probes
 from smda_monitor.monitor.run import MonitoredRun
+from smda_monitor.records.account import StepAccount
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +75,24 @@ class Replayer(TrainerCallback):
             own = {kind: [getattr(row, kind)[name] for row in account.rows] for kind in ("push", "share")}
             estimates = {kind: torch.tensor(values, dtype=torch.float64) for kind, values in own.items()}
             estimates |= {rival: found[:, k] for rival, found in others.items()}
-            unexplained = account.balance(name).unexplained_fraction
-            figures = StepFigures(left_out.truth[:, k], estimates, left_out.rounding[:, k], unexplained)
+            figures = StepFigures(
+                left_out.truth[:, k], estimates, left_out.rounding[:, k], unexplained(run, account, name)
+            )
             self.collected.add(name, figures)
 
     def _run(self) -> MonitoredRun:
         assert self.monitor.run is not None
         return self.monitor.run
+
+
+def unexplained(run: MonitoredRun, account: StepAccount, target: str) -> float:
+    """The account's unexplained fraction of `target`: of a pathway, of its own balance; of what probes are read for,
+    over these probes one by one (`unexplained_of_probes`)."""
+    reading, _, group = target.partition(".")
+    if not group:
+        return account.balance(target).unexplained_fraction
+    groups = {probe.id: (probe.kind, f"{probe.kind}.{probe.category}") for probe in run.instruments.bench.probes}
+    return unexplained_of_probes(account, reading, [j for j, i in enumerate(account.probe_ids) if group in groups[i]])
 
 
 def rivals(run: MonitoredRun, step: StepLeftOut, clip: float) -> dict[str, Tensor]:

@@ -32,10 +32,12 @@ from _growth import Growth, seconds_growth
 from _peak import in_own_process, peak_bytes
 from _settings import Settings
 from _show import number, show
+from _wandb_growth import wandb_growth
 
 from smda_monitor.errors import SMDAError
 from smda_monitor.outputs.files import read_json
 from smda_monitor.outputs.json_file import check_json_file, write_json_file
+from smda_monitor.records.config import AccountConfig
 
 PARTS = ("times", "memory", "growth")
 """What can be measured by itself."""
@@ -50,6 +52,9 @@ GROWTH_TOKENS = 64
 """Tokens of a row where growth is measured: the trainer's own work is not what is looked at."""
 QUICK_SIZES = {"probes": (8, 32), "rows": (2, 8), "features": (4, 32)}
 QUICK_STEPS = (4, 8)
+WANDB_STEPS = (500, 1000, 2000, 4000)
+"""Accounts of a run whose W&B history is weighed: an account again and again, so that there can be many."""
+QUICK_WANDB = (50, 100)
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,8 @@ def peaks(bed: Bed, ways: Mapping[str, Condition], load: Load, args: argparse.Na
 
 
 def growth(bed: Bed, args: argparse.Namespace) -> dict[str, Growth]:
-    """All factors; with steps the ledger's bytes (``steps``) and, unless quick, the peak memory (``steps_memory``)."""
+    """All factors; with steps the ledger's bytes (``steps``), W&B's (``steps_wandb``) and, unless quick, the peak
+    memory (``steps_memory``)."""
     sizes, steps = (QUICK_SIZES, QUICK_STEPS) if args.quick else (SIZES, STEPS)
     tokens = min(args.tokens, GROWTH_TOKENS)
     model = bed.model("lora")
@@ -121,6 +127,8 @@ def growth(bed: Bed, args: argparse.Namespace) -> dict[str, Growth]:
         sized = [run["ledger_bytes"] for run in runs]
         found["steps_memory"] = Growth(steps, tuple(run["peak"] for run in runs), "B")
     found["steps"] = Growth(steps, tuple(sized), "B")
+    ledger = bed.folder / (f"growth-steps-{steps[0]}" if args.quick else f"own-process-interval_1-{steps[0]}")
+    found["steps_wandb"] = wandb_growth(ledger, bed.folder, QUICK_WANDB if args.quick else WANDB_STEPS)
     return found
 
 
@@ -204,7 +212,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--probes", type=int, default=32)
     parser.add_argument("--steps", type=int, help="timed steps of a run, at least (default 4; quick: 2)")
     parser.add_argument("--rounds", type=int, help="turns of every way of training (default 2; quick: 1)")
-    parser.add_argument("--history-steps", type=int, default=8, help="earlier steps that history is handed on to")
+    parser.add_argument(
+        "--history-steps",
+        type=int,
+        default=AccountConfig().history_steps,
+        help="earlier steps that history is handed on to (default: the monitor's own)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--folder", type=Path, help="where to work; a test bed there is used again (default: temporary)"

@@ -4,6 +4,11 @@ With the gradient g = c·G that the optimizer saw, rows g_i captured before clip
 
     G = g/c        without row i: c_i'·(G − g_i),   c_i' = min(1, max_norm/(‖G − g_i‖ + 1e-6))
 
+and each row's part of g is closed, so that shares add up to the step taken where rounding (in bf16 some percent of an
+element in which rows nearly cancel) stands between g and c·Σ g_i:
+
+    part_i = c·g_i + (g − c·Σ g_j)∘|g_i| / Σ |g_j|
+
 The loss's denominator stays. G is taken from the optimizer's own gradient rather than from Σ g_i, so that what the
 capture misses (rounding, in bf16 some percent) is in the step with the row and in the step without it alike.
 
@@ -110,13 +115,21 @@ class Directions:
     """What an earlier row's part of the momentum buffer is multiplied by to give its part of `history`."""
 
 
+def closed_rows(
+    rows: Float64[Tensor, "n q"], clipped: Float64[Tensor, " q"], clip_factor: float
+) -> Float64[Tensor, "n q"]:
+    """part_i of every row: adds up to the gradient `clipped` that the optimizer saw, wherever any row has one."""
+    parts, sizes = clip_factor * rows, rows.abs()
+    return parts + (clipped - parts.sum(0)) * sizes / sizes.sum(0).clamp(min=torch.finfo(torch.float64).tiny)
+
+
 def directions(gradient: StepGradient, part: StepMap, start: int, stop: int) -> Directions:
     """The directions of a step over the elements from `start` to before `stop`, whose map is `part`."""
     rows, clipped = gradient.rows.dense(start, stop).double(), gradient.clipped[start:stop].double()
     update, total = part.update(clipped), clipped / gradient.clip_factor
     push = [push_direction(part, update, total, row, c) for row, c in zip(rows, gradient.without.tolist(), strict=True)]
     return Directions(
-        gradient.clip_factor * part.share_scale(clipped) * rows,
+        part.share_scale(clipped) * closed_rows(rows, clipped, gradient.clip_factor),
         torch.stack(push),
         part.history(clipped),
         part.decay(clipped),

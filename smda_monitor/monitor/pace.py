@@ -204,8 +204,9 @@ class Pace:
         chosen = self._agreed(settle((self.every, self.probes), wanted, limits.longest))
         if chosen != (self.every, self.probes):
             self.every, self.probes = chosen
-            message = "overhead: %s asked, about %s expected with account.every %d and %d probes"
-            logger.info(message, percent(self.overhead), percent(wanted.expected), *chosen)
+            # A warning, since Python shows no milder message by itself, and what was chosen is to be seen.
+            message = "overhead: %s asked, about %s expected with account.every %d and %d probes, audits up to %s"
+            logger.warning(message, percent(self.overhead), percent(wanted.expected), *chosen, percent(self._audits))
         if not wanted.kept and not self._told and self._costs["account"]:
             self._told = True
             self._tell(wanted, costs)

@@ -80,7 +80,8 @@ def start_run(
         if ranks.first and (said := apart(os.environ, ranks.count)):
             logger.warning("%s", said)
         if unknown is not None:
-            logger.warning("Accounts are made by replay, one measured step for every row of a step: %s.", unknown)
+            every = "" if config.account.every == 1 else f" (account.every: {config.account.every} is for others)"
+            logger.warning("Accounts are made by replay, every step measured without each row%s: %s.", every, unknown)
         first = ranks.of_first(_first_snapshot(folder, resume) if ranks.first else None)
         clock = clock or device_clock(device)
         run = MonitoredRun(instruments, names, tokenizer, args, state.global_step, first, method, clock)
@@ -107,7 +108,7 @@ def _open_run(run: MonitoredRun, args: Any, state: Any, resume: bool) -> None:
     if ranks.first:
         aside = prepare_run_folder(folder, bench.config.outputs.exists, resume)
         if aside is not None:
-            logger.info("The earlier run was moved to %s", aside)
+            logger.warning("The earlier run was moved to %s", aside)
         ledger = Ledger(folder, resume=resume)
         ledger.drop_after(state.global_step)
         if not resume:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..maths.totals import missed_fraction, named_fraction
 from ..records.account import StepAccount, is_leading
 from ..records.alert import Alert
 from ..records.audit import AuditEntry
@@ -169,14 +170,14 @@ class ConsoleSink:
 
         table = Table(title="Balance of the accounts, summed over the run", title_justify="left")
         table.add_column("target", no_wrap=True)
-        for name in ("measured", "shares", "history", "decay", "unexplained", "of measured"):
+        for name in ("measured", "shares", "history", "decay", "unexplained", "of measured", "named"):
             table.add_column(name, justify="right", no_wrap=True)
         for target in dict.fromkeys(b.target for a in self._accounts for b in a.balances if is_leading(b.target)):
             entries = [b for a in self._accounts for b in a.balances if b.target == target]
             parts = ("measured", "shares", "history", "decay", "unexplained")
-            total = [sum(getattr(b, part) for b in entries) for part in parts]
-            sums = [*map(number, total), percent(abs(total[-1] / total[0])) if total[0] else "n/a"]
-            table.add_row(*(_inert(cell) for cell in (plain(target, 40), *sums)))
+            sums = [number(sum(getattr(b, part) for b in entries)) for part in parts]
+            fractions = [percent(of(entries)) for of in (missed_fraction, named_fraction)]
+            table.add_row(*(_inert(cell) for cell in (plain(target, 40), *sums, *fractions)))
         self._console.print(table)
 
     def _say(self, line: str, style: str | None = None) -> None:

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ..maths.fidelity import pooled_fidelity
-from ..records.account import StepAccount
+from ..maths.totals import missed_fraction, named_fraction
+from ..records.account import StepAccount, TargetBalance, is_leading
 from ..records.audit import AuditEntry
 from ..records.overhead import Overhead
 from .text import percent
@@ -29,6 +30,22 @@ def median_unexplained(accounts: Sequence[StepAccount]) -> tuple[dict[str, float
     return medians, bool(settled)
 
 
+def totals(accounts: Sequence[StepAccount]) -> dict[str, dict[str, float]]:
+    """By leading target, over all accounts: ``measured`` shift, and the fractions ``missed`` and ``named`` of
+    `maths.totals`."""
+    balances: dict[str, list[TargetBalance]] = {}
+    for balance in (b for a in accounts for b in a.balances if is_leading(b.target)):
+        balances.setdefault(balance.target, []).append(balance)
+    return {
+        target: {
+            "measured": sum(balance.measured for balance in found),
+            "missed": missed_fraction(found),
+            "named": named_fraction(found),
+        }
+        for target, found in balances.items()
+    }
+
+
 def summarise(
     accounts: Sequence[StepAccount],
     *,
@@ -46,6 +63,7 @@ def summarise(
     `before` and `after` hold ``mass.<kind>`` and ``contrast.<kind>``, as `readings_by_kind` gives them. `seconds` is
     the command's wall time; without it, the sum of the monitor's own over the accounts. ``refusal`` is the mass reading
     (log-odds), ``refusal_contrast`` the other (nats); ``unexplained`` holds fractions, see `median_unexplained`;
+    ``totals`` is what `totals` gives;
     ``audit`` what replays of single rows said of the pushes, see `maths.fidelity.pooled_fidelity`; ``overhead`` what
     the monitor cost, as in the record, null where it was not measured.
     """
@@ -60,6 +78,7 @@ def summarise(
         "seconds": monitor if seconds is None else seconds,
         "monitor_seconds": monitor,
         "unexplained": {**medians, "after_warm_up": after_warm_up},
+        "totals": totals(accounts),
         "refusal": {"before": _reading(before, "mass"), "after": _reading(after, "mass")},
         "refusal_contrast": {"before": _reading(before, "contrast"), "after": _reading(after, "contrast")},
         "audit": {

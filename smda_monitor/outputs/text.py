@@ -44,7 +44,7 @@ def percent(fraction: float) -> str:
     """A fraction as a percentage; ``n/a`` for NaN."""
     if fraction != fraction:
         return "n/a"
-    return f"{100 * fraction:.2g} %" if abs(fraction) < 1 else f"{100 * fraction:,.0f} %"
+    return f"{100 * fraction:.2g} %" if abs(fraction) < 0.995 else f"{100 * fraction:,.0f} %"
 
 
 def duration(seconds: float) -> str:

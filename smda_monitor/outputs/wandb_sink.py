@@ -30,13 +30,18 @@ COLUMNS = (
 """Columns of the table of rows; ``prompt`` and ``response`` follow only under ``row_text="upload"``."""
 
 
+PART = 20
+"""In a long run the table of rows follows when one in so many accounts is not yet in it."""
+
+
 class WandbSink:
     """A `Sink` on the W&B run in progress.
 
     Scalars are ``smda/…`` beside ``train/global_step``, those of another behaviour than refusal ``smda/<name>/…`` (see
     `prefix`); ``step=`` is never passed, because the trainer logs under its own. Rows go up as ids and hashes; their
     text, ``rows.jsonl`` and the report only with ``row_text="upload"``. The table is incremental and every flush lists
-    all earlier ones, hence the wide `flush_every` (accounts).
+    all earlier ones: it comes every `flush_every` accounts, in a long run after one `PART`th of all so far, so that
+    what is written grows no faster than the run.
     """
 
     def __init__(self, row_text: Literal["none", "local", "upload"] = "none", flush_every: int = 50) -> None:
@@ -47,6 +52,7 @@ class WandbSink:
         self._run_id: str | None = None
         self._table: Any = None
         self._pending: list[StepAccount] = []
+        self._logged = 0
         self._alerted: set[str] = set()
         self._audits: list[AuditEntry] = []
 
@@ -71,7 +77,7 @@ class WandbSink:
             return
         run.log({**scalars(a, self._behaviour), "train/global_step": a.step})
         self._pending.append(a)
-        if len(self._pending) >= self._flush_every:
+        if len(self._pending) >= max(self._flush_every, self._logged / PART):
             self._flush(run)
 
     def alert(self, a: Alert) -> None:
@@ -125,6 +131,7 @@ class WandbSink:
                     cells += [text.prompt, text.response] if text else ["", ""]
                 self._table.add_data(*cells)
         run.log({f"{prefix(self._behaviour)}/rows": self._table, "train/global_step": self._pending[-1].step})
+        self._logged += len(self._pending)
         self._pending = []
 
     def _log_artifact(self, run: Any) -> None:
@@ -170,11 +177,13 @@ def scalars(account: StepAccount, behaviour: str = REFUSAL) -> dict[str, float]:
 
 
 def fidelity_scalars(audits: Sequence[AuditEntry], behaviour: str = REFUSAL) -> dict[str, float]:
-    """Over all targets, by W&B name; what cannot be said yet is left out."""
-    overall = pooled_fidelity(audits).overall
+    """Over all targets, by W&B name; what cannot be said yet is left out. ``after_warm_up`` is 0 while there are only
+    rows of warm-up steps, whose figures are of low confidence."""
+    pooled = pooled_fidelity(audits)
     names = ("relative_error", "sign", "spearman")
-    values = {f"{prefix(behaviour)}/audit/{name}": float(getattr(overall, name)) for name in names}
-    return {name: value for name, value in values.items() if value == value}
+    values = {name: float(getattr(pooled.overall, name)) for name in names}
+    values["after_warm_up"] = float(pooled.after_warm_up)
+    return {f"{prefix(behaviour)}/audit/{name}": value for name, value in values.items() if value == value}
 
 
 def artifact_files(folder: Path, row_text: bool) -> list[Path]:

@@ -51,14 +51,6 @@ class TargetBalance:
     """Σ_r |past_r|; ≥ 0."""
 
     @property
-    def named_fraction(self) -> float:
-        """(Σ|share| + Σ|past|) / (Σ|share| + Σ|past| + |history − handed| + |decay|), in [0, 1]: how much of the sum of
-        absolute entries stands under named rows; 1 where there is no entry at all."""
-        named = self.absolute_shares + self.absolute_handed
-        whole = named + abs(self.history - self.handed) + abs(self.decay)
-        return named / whole if whole > 0 else 1.0
-
-    @property
     def unexplained(self) -> float:
         """measured − (shares + history + decay)."""
         return self.measured - (self.shares + self.history + self.decay)
