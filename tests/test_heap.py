@@ -28,7 +28,8 @@ PROGRAM = """
 import json, re
 from pathlib import Path
 import ctypes
-from smda_monitor.instruments.heap import hold_heap, kept_apart, large_apart, release_heap, trimmed, zeros_apart
+from smda_monitor.instruments.heap import HeapGrowth, hold_heap, kept_apart, large_apart, release_heap, trimmed
+from smda_monitor.instruments.heap import zeros_apart
 
 class Counts(ctypes.Structure):  # glibc's mallinfo
     _fields_ = [(name, ctypes.c_int) for name in "arena ordblks smblks hblks".split()] + [("rest", ctypes.c_int * 6)]
@@ -71,7 +72,13 @@ with trimmed(True):
     trims += [resident() - before]
     used_and_freed()
 trims += [resident() - before]
-used_and_freed()
+growth, grown = HeapGrowth(), []
+for more in (0, 0, 512, 0):  # MiB that a step takes beside what they all take
+    used_and_freed()
+    block = bytearray(b"1") * (more << 20)
+    del block
+    growth.look()
+    grown += [resident() - before]
 hold_heap()
 if held:
     release_heap()
@@ -79,7 +86,7 @@ still = used_and_freed()
 if held:
     release_heap()
 found = {"held": held, "plain": plain, "kept": kept, "still": still, "apart": apart, "left": left}
-print(json.dumps({**found, "own": own, "trims": trims, "after": resident()}))
+print(json.dumps({**found, "own": own, "trims": trims, "grown": grown, "after": resident()}))
 """
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
@@ -112,6 +119,9 @@ def test_what_is_freed_stays_until_it_is_released() -> None:
     untouched, first, last = found["trims"]  # type: ignore[misc]
     assert abs(untouched) < 8 * MIB
     assert max(first, last) < -200 * MIB, "trimmed before and after"
+    assert all(abs(size) < 8 * MIB for size in found["grown"][:2]), "a step like the one before"  # type: ignore[index]
+    assert found["grown"][2] < -200 * MIB, "trimmed after one that took more"  # type: ignore[index]
+    assert abs(found["grown"][3]) < 8 * MIB, "and what the next takes is held again"  # type: ignore[index]
 
 
 @glibc

@@ -4,11 +4,12 @@ glibc returns the free end of its heap, and every block of more than 32 MiB (a b
 Training gets them again at every step; what lies free for the seconds of a probe pass comes back slower still, and the
 forward after it takes up to a half longer. So while a run is monitored on a CPU freed memory stays in the process,
 where the next step finds it. A process then holds its peak until the run ends, and the peak is higher by some percent,
-since blocks of unlike sizes share one heap. Three things keep it low. What the monitor keeps from step to step lies
+since blocks of unlike sizes share one heap. Four things keep it low. What the monitor keeps from step to step lies
 apart: in the heap it would split the free space into holes that are too small for the trainer's large blocks. So do the
 blocks of the first probe pass (`large_apart`), whose holes no step of training would fill. And around an account of
 several steps the heap is trimmed (`trimmed`), so that what waits for it, what the pass needs and what a step of
-training needs are not in memory together.
+training needs are not in memory together. And it is trimmed when the process has grown from one step to the next
+(`HeapGrowth`): holes add up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -36,6 +38,9 @@ LARGE = 1 << 20
 """Bytes from which a block is worth memory of its own."""
 APART = {**RELEASED, M_MMAP_THRESHOLD: LARGE}
 """Such blocks are mapped apart."""
+
+GROWN = 1.03
+"""Size of the process, over that of an earlier step, from which its heap is trimmed."""
 
 _held = 0
 """For how many runs this process holds its heap; there is one heap for all of it."""
@@ -108,6 +113,29 @@ def trimmed(when: bool) -> Iterator[None]:
     finally:
         if trims:
             _trim()
+
+
+class HeapGrowth:
+    """Looks at the size of the process after every step, and trims a held heap when it has grown."""
+
+    def __init__(self) -> None:
+        self._level: int | None = None
+
+    def look(self) -> None:
+        """A step is over. The first size seen, and the first after trimming, is what a step needs."""
+        if not _held:
+            return
+        now = resident_bytes()
+        if self._level is None:
+            self._level = now
+        elif now > GROWN * self._level:
+            _trim()
+            self._level = None
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is not swapped out (Linux, where alone the heap is held)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def zeros_apart(*shape: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:

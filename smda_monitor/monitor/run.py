@@ -11,7 +11,7 @@ from torch import nn
 
 from ..instruments.assemble import Instruments
 from ..instruments.feature_cards import feature_cards
-from ..instruments.heap import trimmed
+from ..instruments.heap import HeapGrowth, trimmed
 from ..instruments.plan_pass import measure_set
 from ..instruments.row_identity import RowNames, new_texts
 from ..maths.alerts import drift_alert, limit_alerts, moved_outside
@@ -62,6 +62,7 @@ class MonitoredRun:
         self.accounts: list[StepAccount] = []
         self.alerts: list[Alert] = []
         self._texts: set[str] = set()
+        self._heap = HeapGrowth()
         self._resumed = first is not None
         self.first = self.last = first or measure_set(instruments, bench.probes, step)
         self.accountant.start = instruments.plan.part(self.first)
@@ -119,6 +120,7 @@ class MonitoredRun:
                 self.ledger.row_texts(new_texts(taken.rows, ids, self._texts, self._tokenizer))
             raised = self.account() if self.accountant.due else []
             self.pace.step_taken(taken.nbytes if taken is not None else 0)
+            self._heap.look()
         return raised
 
     def account(self, more: bool = True) -> list[Alert]:
