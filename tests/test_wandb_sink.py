@@ -223,7 +223,7 @@ def test_without_wandb_installed_nothing_happens(tmp_path: Path) -> None:
         sys.modules["wandb"] = None  # what "import wandb" meets where it is not installed
         from pathlib import Path
         from synthetic_run import make_account, make_alerts, make_header
-        from smda_monitor.outputs.wandb_sink import PART, WandbSink
+        from smda_monitor.outputs.wandb_sink import WandbSink
         header = make_header(Path("nowhere"))
         sink = WandbSink("upload", flush_every=1)
         sink.start(header)

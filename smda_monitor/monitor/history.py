@@ -22,7 +22,6 @@ class History:
         self._config = config
         self.past: list[PastStep] = []
         self._facts: dict[int, list[RowFacts]] = {}
-        self._seen = 0
         self._told = False
 
     def owners(self, steps: Sequence[OpenStep]) -> list[tuple[int, RowFacts]]:
@@ -36,9 +35,9 @@ class History:
         """Takes up the `steps` of an account; the oldest go."""
         limit = int(self._config.history_gib * 2**30)
         taken = [one.taken for one in steps if one.taken]
+        wanted = min(len(self.past) + len(taken), self._config.history_steps)
         self.past = remember(self.past, taken, self._config.history_steps, limit)
-        self._seen += len(taken)
-        self._tell(min(self._seen, self._config.history_steps))
+        self._tell(wanted)
         known = self._facts | {one.number: one.facts for one in steps}
         self._facts = {past.number: known[past.number] for past in self.past}
 

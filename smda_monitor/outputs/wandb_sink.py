@@ -109,7 +109,7 @@ class WandbSink:
         run = wandb.run
         if run is not None and run.id != self._run_id:
             self._run_id = run.id
-            self._table = None
+            self._table, self._logged = None, 0
             run.define_metric("train/global_step")
             run.define_metric("smda/*", step_metric="train/global_step")
         return run
