@@ -43,7 +43,7 @@ def mapped():
     return libc.mallinfo().hblks - before
 
 def resident():
-    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1)) << 10
+    return int(re.search(r"Rss:\\s+(\\d+)", Path("/proc/self/smaps_rollup").read_text()).group(1)) << 10  # exact
 
 def used_and_freed():
     for _ in range(2):  # after the first free glibc takes the smaller blocks from the heap
@@ -60,6 +60,7 @@ held = hold_heap()
 with large_apart():
     own.append(mapped())
 kept = used_and_freed()
+kept_apart(zeros_apart(64 << 18).add_(1.0).bfloat16()).sum()  # what torch needs once, for itself
 before = resident()  # with 256 MiB of it free in the heap
 large = zeros_apart(64 << 18).add_(1.0)
 copy = kept_apart(large.bfloat16())
@@ -79,6 +80,13 @@ for more in (0, 0, 512, 0):  # MiB that a step takes beside what they all take
     del block
     growth.look()
     grown += [resident() - before]
+waits = []
+for waiting in (False, True):
+    used_and_freed()
+    waits += [bytearray(b"1") * (6 << 20)]
+    growth.look(waiting)
+    grown += [resident() - before]
+del waits
 hold_heap()
 if held:
     release_heap()
@@ -122,6 +130,8 @@ def test_what_is_freed_stays_until_it_is_released() -> None:
     assert all(abs(size) < 8 * MIB for size in found["grown"][:2]), "a step like the one before"  # type: ignore[index]
     assert found["grown"][2] < -200 * MIB, "trimmed after one that took more"  # type: ignore[index]
     assert abs(found["grown"][3]) < 8 * MIB, "and what the next takes is held again"  # type: ignore[index]
+    assert abs(found["grown"][4]) < 12 * MIB, "a little more is borne"  # type: ignore[index]
+    assert found["grown"][5] < -200 * MIB, "but not where steps wait"  # type: ignore[index]
 
 
 @glibc

@@ -69,6 +69,13 @@ def test_push_is_that_of_an_independent_replay(tmp_path: Path, name: str, caplog
     assert min(histories) > 0, "momentum and decay act on a zero gradient"
 
 
+def test_an_interval_asked_for_in_vain_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    monitor = SMDACallback(tiny.tiny_config(tmp_path / "m") | {"account": {"every": 3}})
+    trained(tmp_path, MAKERS["Adafactor"], [monitor], max_steps=1)
+    (line,) = [record.message for record in caplog.records if "by replay" in record.message]
+    assert "account.every: 3 is for others" in line
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_weights_are_bit_identical_with_and_without_the_monitor(tmp_path: Path, name: str) -> None:
     monitor = SMDACallback(tiny.tiny_config(tmp_path / "m"))

@@ -9,7 +9,7 @@ apart: in the heap it would split the free space into holes that are too small f
 blocks of the first probe pass (`large_apart`), whose holes no step of training would fill. And around an account of
 several steps the heap is trimmed (`trimmed`), so that what waits for it, what the pass needs and what a step of
 training needs are not in memory together. And it is trimmed when the process has grown from one step to the next
-(`HeapGrowth`): holes add up.
+(`HeapGrowth`): holes add up, and so does what waits for an account of several steps.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -40,7 +40,8 @@ APART = {**RELEASED, M_MMAP_THRESHOLD: LARGE}
 """Such blocks are mapped apart."""
 
 GROWN = 1.03
-"""Size of the process, over that of an earlier step, from which its heap is trimmed."""
+"""Size of the process, over that of an earlier step, from which its heap is trimmed; 1 where steps wait for an account:
+a run that has one every few steps has time to spare, and they take room."""
 
 _held = 0
 """For how many runs this process holds its heap; there is one heap for all of it."""
@@ -121,21 +122,17 @@ class HeapGrowth:
     def __init__(self) -> None:
         self._level: int | None = None
 
-    def look(self) -> None:
-        """A step is over. The first size seen, and the first after trimming, is what a step needs."""
+    def look(self, waiting: bool = False) -> None:
+        """A step is over, and waits for its account or not. The first size seen, and the first after trimming, is what
+        a step needs."""
         if not _held:
             return
-        now = resident_bytes()
+        now = psutil.Process().memory_info().rss
         if self._level is None:
             self._level = now
-        elif now > GROWN * self._level:
+        elif now > (1 if waiting else GROWN) * self._level:
             _trim()
             self._level = None
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is not swapped out (Linux, where alone the heap is held)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def zeros_apart(*shape: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -13,7 +13,15 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from ..records.account import StepAccount, TargetBalance
+from ..records.account import StepAccount, TargetBalance, is_leading
+
+
+def leading_balances(accounts: Iterable[StepAccount]) -> dict[str, list[TargetBalance]]:
+    """Of all `accounts`, by leading target."""
+    found: dict[str, list[TargetBalance]] = {}
+    for balance in (b for a in accounts for b in a.balances if is_leading(b.target)):
+        found.setdefault(balance.target, []).append(balance)
+    return found
 
 
 def missed_fraction(balances: Iterable[TargetBalance]) -> float:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..maths.totals import missed_fraction, named_fraction
-from ..records.account import StepAccount, is_leading
+from ..maths.totals import leading_balances, missed_fraction, named_fraction
+from ..records.account import StepAccount
 from ..records.alert import Alert
 from ..records.audit import AuditEntry
 from ..records.config import REFUSAL
@@ -172,8 +172,7 @@ class ConsoleSink:
         table.add_column("target", no_wrap=True)
         for name in ("measured", "shares", "history", "decay", "unexplained", "of measured", "named"):
             table.add_column(name, justify="right", no_wrap=True)
-        for target in dict.fromkeys(b.target for a in self._accounts for b in a.balances if is_leading(b.target)):
-            entries = [b for a in self._accounts for b in a.balances if b.target == target]
+        for target, entries in leading_balances(self._accounts).items():
             parts = ("measured", "shares", "history", "decay", "unexplained")
             sums = [number(sum(getattr(b, part) for b in entries)) for part in parts]
             fractions = [percent(of(entries)) for of in (missed_fraction, named_fraction)]

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ..maths.fidelity import pooled_fidelity
-from ..maths.totals import missed_fraction, named_fraction
-from ..records.account import StepAccount, TargetBalance, is_leading
+from ..maths.totals import leading_balances, missed_fraction, named_fraction
+from ..records.account import StepAccount
 from ..records.audit import AuditEntry
 from ..records.overhead import Overhead
 from .text import percent
@@ -33,16 +33,13 @@ def median_unexplained(accounts: Sequence[StepAccount]) -> tuple[dict[str, float
 def totals(accounts: Sequence[StepAccount]) -> dict[str, dict[str, float]]:
     """By leading target, over all accounts: ``measured`` shift, and the fractions ``missed`` and ``named`` of
     `maths.totals`."""
-    balances: dict[str, list[TargetBalance]] = {}
-    for balance in (b for a in accounts for b in a.balances if is_leading(b.target)):
-        balances.setdefault(balance.target, []).append(balance)
     return {
         target: {
             "measured": sum(balance.measured for balance in found),
             "missed": missed_fraction(found),
             "named": named_fraction(found),
         }
-        for target, found in balances.items()
+        for target, found in leading_balances(accounts).items()
     }
 
 
