@@ -193,6 +193,24 @@ def test_multimodal_prefix() -> None:
     assert tapped(model, "blocks.2.hook_resid_post").shape == (2, 12, WIDTH)
 
 
+def test_a_model_around_another_that_does_not_tell_its_embedding() -> None:
+    """transformers' base class raises there: the model inside is asked."""
+    from transformers import PreTrainedModel
+
+    class Around(PreTrainedModel):
+        def __init__(self, inner: Any) -> None:
+            super().__init__(inner.config)
+            self.inside = inner
+
+    model = Around(build("llama"))
+    with pytest.raises(NotImplementedError):
+        model.get_input_embeddings()
+    path, layers = decoder_layers(model)
+    assert (path, len(layers)) == ("inside.model.layers", LAYERS)
+    with pytest.raises(ConfigError, match=rf"d_in {WIDTH + 1}; expected {WIDTH}"):
+        check_width(dictionary_of(WIDTH + 1), model)
+
+
 def test_encoder_decoder_is_refused() -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 

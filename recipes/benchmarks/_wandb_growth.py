@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,10 @@ from smda_monitor.outputs.wandb_sink import WandbSink
 
 
 def wandb_growth(ledger: Path, folder: Path, sizes: Sequence[int]) -> Growth:
-    """Bytes with the steps of a run that has an account of each, of the first account of the run in `ledger`."""
-    found = in_own_process(Path(__file__), [str(ledger), str(folder / "wandb"), *map(str, sizes)])
+    """Bytes with the steps of a run that has an account of each, of the first account of the run in `ledger`; written
+    below `folder`, where nothing stays."""
+    with tempfile.TemporaryDirectory(prefix="wandb-", dir=folder) as temporary:
+        found = in_own_process(Path(__file__), [str(ledger), temporary, *map(str, sizes)])
     return Growth(tuple(sizes), tuple(found["bytes"]), "B")
 
 

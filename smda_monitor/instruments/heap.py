@@ -41,7 +41,7 @@ APART = {**RELEASED, M_MMAP_THRESHOLD: LARGE}
 
 GROWN = 1.03
 """Size of the process, over that of an earlier step, from which its heap is trimmed; 1 where steps wait for an account:
-a run that has one every few steps has time to spare, and they take room."""
+they take room, so that every second of them is followed by trimming, which a run with few accounts has time for."""
 
 _held = 0
 """For how many runs this process holds its heap; there is one heap for all of it."""
