@@ -24,7 +24,7 @@ from _bed import make_bed
 from _conditions import _per_step
 from _growth import Growth
 from _leave_one_out import leave_one_out, undone
-from _replay import Replayer
+from _replay import LateMonitor, Replayer
 from _settings import Settings, knows, monitor_config, supported
 from _show import number
 from _slices import DenseRows, slices
@@ -242,8 +242,10 @@ def test_training_does_not_notice_the_replays(tmp_path: Path, part: str) -> None
     for watched in (True, False):
         model = bed.model(part)
         if part == "lora":
-            monitor = bed.monitor(Settings(per_step=12), f"run-{watched}", rows)
-            callbacks = [monitor, Replayer(monitor, 1)] if watched else [monitor]
+            config = monitor_config(bed.config, Settings(per_step=12), tmp_path / f"run-{watched}")
+            config["policy"]["mismatch"] = "refit"
+            monitor = LateMonitor(config, rows, after=1)
+            callbacks = [monitor, Replayer(monitor)] if watched else [monitor]
         else:  # without the monitor: what it accounts for is its own affair
             callbacks = [Rehearses(seen)] if watched else []
         trainer = bed.trainer(model, rows, callbacks, max_steps=4, per_device_train_batch_size=4, learning_rate=1e-3)

@@ -80,10 +80,9 @@ for more in (0, 0, 512, 0):  # MiB that a step takes beside what they all take
     del block
     growth.look()
     grown += [resident() - before]
-waits = []
-for waiting in (False, True):
-    used_and_freed()
-    waits += [bytearray(b"1") * (6 << 20)]
+waits = [bytearray(b"1") * (64 << 20)]
+used_and_freed()
+for waiting in (64 << 20, 0):
     growth.look(waiting)
     grown += [resident() - before]
 del waits
@@ -127,11 +126,12 @@ def test_what_is_freed_stays_until_it_is_released() -> None:
     untouched, first, last = found["trims"]  # type: ignore[misc]
     assert abs(untouched) < 8 * MIB
     assert max(first, last) < -200 * MIB, "trimmed before and after"
-    assert all(abs(size) < 8 * MIB for size in found["grown"][:2]), "a step like the one before"  # type: ignore[index]
+    # The heap may find room for one of its 8 MiB blocks elsewhere than before; what is trimmed is 256 MiB.
+    assert all(abs(size) < 16 * MIB for size in found["grown"][:2]), "a step like the one before"  # type: ignore[index]
     assert found["grown"][2] < -200 * MIB, "trimmed after one that took more"  # type: ignore[index]
-    assert abs(found["grown"][3]) < 8 * MIB, "and what the next takes is held again"  # type: ignore[index]
-    assert abs(found["grown"][4]) < 12 * MIB, "a little more is borne"  # type: ignore[index]
-    assert found["grown"][5] < -200 * MIB, "but not where steps wait"  # type: ignore[index]
+    assert abs(found["grown"][3]) < 16 * MIB, "and what the next takes is held again"  # type: ignore[index]
+    assert abs(found["grown"][4] - 64 * MIB) < 16 * MIB, "what waits is not growth"  # type: ignore[index]
+    assert found["grown"][5] < -128 * MIB, "but where nothing waits it is"  # type: ignore[index]
 
 
 @glibc

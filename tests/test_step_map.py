@@ -16,7 +16,7 @@ from smda_monitor.instruments.optimizer_step import read_step
 from smda_monitor.instruments.parameters import TrainedParameters, trained_parameters
 from smda_monitor.maths.adam import AdamStep
 from smda_monitor.maths.sgd import SgdStep
-from smda_monitor.maths.step_map import StepMap, WholeStep, clip_factor, push_direction
+from smda_monitor.maths.step_map import StepMap, WholeStep, clip_factor, push_directions
 
 ADAM: list[dict[str, Any]] = [
     {"lr": 1e-2, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1},
@@ -149,10 +149,10 @@ def test_push_is_the_step_with_the_row_less_the_step_without_it(name: str, max_n
             twin.clipped(rows, max_norm)
             expected = twin.step() - others.step()
             without = clip_factor(float((total - row).norm()), max_norm)
-            found = push_direction(step, update, total, row, without)
+            found = push_directions(step, update, total, row[None], as_factors(without))[0]
             assert relative(found, expected) < 1e-10
             if max_norm == 0.5:
-                unaware = push_direction(step, step.update(total), total, row, 1.0)
+                unaware = push_directions(step, step.update(total), total, row[None], as_factors(1.0))[0]
                 assert relative(unaware, expected) > 0.01, "clipping matters"
         mine.clipped(rows, max_norm)
         mine.step()
@@ -166,6 +166,10 @@ def test_clip_factor_is_torchs(norm: float, max_norm: float) -> None:
     torch.nn.utils.clip_grad_norm_([weight], max_norm)
     assert clip_factor(norm, max_norm) * norm == pytest.approx(float(weight.grad[0]), rel=1e-12, abs=1e-300)
     assert clip_factor(norm, 0.0) == 1.0
+
+
+def as_factors(*factors: float) -> Tensor:
+    return torch.tensor(factors, dtype=torch.float64)
 
 
 P = 6
@@ -206,7 +210,7 @@ def pushes(step: WholeStep, rows: Tensor, max_norm: float) -> Tensor:
     total = rows.sum(0)
     update = step.update(clip_factor(float(total.norm()), max_norm) * total)
     without = [clip_factor(float((total - row).norm()), max_norm) for row in rows]
-    return torch.stack([push_direction(step, update, total, row, c) for row, c in zip(rows, without, strict=True)])
+    return push_directions(step, update, total, rows, as_factors(*without))
 
 
 def shares(step: WholeStep, rows: Tensor, max_norm: float) -> Tensor:

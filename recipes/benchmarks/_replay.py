@@ -1,4 +1,4 @@
-"""The fidelity benchmark's callback: after the warm-up every step is replayed without each row, before it is taken."""
+"""The fidelity benchmark's callbacks: the monitor after a warm-up, and its steps taken again without each row."""
 
 from __future__ import annotations
 
@@ -35,22 +35,41 @@ class StepLeftOut:
     """(1, K) one state measured by another library's products, minus itself."""
 
 
+class LateMonitor(SMDACallback):
+    """The monitor from the end of step `after` on; the steps before are trained without it."""
+
+    def __init__(self, config: Any, rows: Any, after: int) -> None:
+        super().__init__(config, rows=rows)
+        self.after = after
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begins at once where there are no steps to wait for."""
+        if state.global_step >= self.after:
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begins after the last of them."""
+        if self.run is None:
+            self.on_train_begin(args, state, control, **kwargs)
+        else:
+            super().on_step_end(args, state, control, **kwargs)
+
+
 class Replayer(TrainerCallback):
     """Stands behind `monitor` in the trainer's callbacks; `collected` fills as training goes on.
 
     Args:
-        monitor: The callback whose figures are judged; one account per step.
-        after: Steps of warm-up, which are not replayed.
+        monitor: The callback whose figures are judged, of every step that it accounts for.
     """
 
-    def __init__(self, monitor: SMDACallback, after: int) -> None:
-        self.monitor, self.after = monitor, after
+    def __init__(self, monitor: SMDACallback) -> None:
+        self.monitor = monitor
         self.collected = Collected()
         self._step: StepLeftOut | None = None
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leaves every row out of the coming step; model and optimizer are as before, bit for bit."""
-        if state.global_step < self.after:
+        if self.monitor.run is None:
             return
         run, optimizer = self._run(), bare_optimizer(kwargs["optimizer"])
         weights, (count, rows) = trained_weights(run), captured_rows(run)

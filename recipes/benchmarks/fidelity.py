@@ -3,7 +3,8 @@
     python recipes/benchmarks/fidelity.py [--part lora|full|both] [--clipping one|all] [--json FILE]
 
 Two parts: LoRA (r = 8 on all linear layers, at a rate of 1e-3) and full fine-tuning (2e-5), both with fp32 AdamW
-at a constant rate on the demo's rows. Before each of the last steps every row is left out on a copy of the optimizer's
+at a constant rate on the demo's rows. The first steps (`--warm-up`) are trained without the monitor, whose policy is
+fitted after them. Before each of the last steps every row is left out on a copy of the optimizer's
 state: gradient G − g_i, clipping redone, the step taken, the probes measured; with minus without is the truth. Beside
 the monitor stand other methods' maps on the same gradients. Effects within the rounding of a measurement are left out
 and counted: one state is measured again with another library's products, and the floor is three times the root mean
@@ -22,7 +23,7 @@ from typing import Any
 from _agreement import Agreement, Collected, TargetFigures
 from _bed import MODELS, Bed, make_bed
 from _rivals import RIVALS
-from _settings import Settings
+from _settings import Settings, monitor_config
 from _show import number, show
 
 from smda_monitor.errors import PrerequisiteError, SMDAError
@@ -35,11 +36,13 @@ CLIPPING = {"off": 0.0, "idle": 1e3, "biting": 0.1}
 
 def replayed(bed: Bed, part: str, max_grad_norm: float, args: argparse.Namespace) -> Collected:
     """One training run whose last steps are replayed. Raises `PrerequisiteError` where the monitor refuses it."""
-    from _replay import Replayer
+    from _replay import LateMonitor, Replayer
 
     rows = bed.demo_rows()
-    monitor = bed.monitor(Settings(per_step=args.probes), f"{part}-{max_grad_norm:g}", rows)
-    replayer = Replayer(monitor, args.warm_up)
+    config = monitor_config(bed.config, Settings(per_step=args.probes), bed.folder / f"{part}-{max_grad_norm:g}")
+    config["policy"]["mismatch"] = "refit"  # to the model after the warm-up
+    monitor = LateMonitor(config, rows, after=args.warm_up)
+    replayer = Replayer(monitor)
     trainer = bed.trainer(
         bed.model(part),
         rows,
@@ -122,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", choices=("lora", "full", "both"), default="both")
     parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="tiny: a random model, for the machinery")
     parser.add_argument("--steps", type=int, default=8, help="replayed steps (default 8)")
-    parser.add_argument("--warm-up", type=int, default=12, help="steps before them (default 12)")
+    parser.add_argument("--warm-up", type=int, default=12, help="unmonitored steps before them (default 12)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--probes", type=int, default=32, help="probes measured (default 32)")
     parser.add_argument("--max-grad-norm", type=_norm, default=1.0, help="off, idle, biting or a number (default 1.0)")

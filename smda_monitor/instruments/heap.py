@@ -9,7 +9,7 @@ apart: in the heap it would split the free space into holes that are too small f
 blocks of the first probe pass (`large_apart`), whose holes no step of training would fill. And around an account of
 several steps the heap is trimmed (`trimmed`), so that what waits for it, what the pass needs and what a step of
 training needs are not in memory together. And it is trimmed when the process has grown from one step to the next
-(`HeapGrowth`): holes add up, and so does what waits for an account of several steps.
+(`HeapGrowth`): holes add up.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ APART = {**RELEASED, M_MMAP_THRESHOLD: LARGE}
 """Such blocks are mapped apart."""
 
 GROWN = 1.03
-"""Size of the process, over that of an earlier step, from which its heap is trimmed; 1 where steps wait for an account:
-they take room, so that every second of them is followed by trimming, which a run with few accounts has time for."""
+"""Size of the process, over that of an earlier step, from which its heap is trimmed."""
 
 _held = 0
 """For how many runs this process holds its heap; there is one heap for all of it."""
@@ -122,15 +121,15 @@ class HeapGrowth:
     def __init__(self) -> None:
         self._level: int | None = None
 
-    def look(self, waiting: bool = False) -> None:
-        """A step is over, and waits for its account or not. The first size seen, and the first after trimming, is what
-        a step needs."""
+    def look(self, waiting: int = 0) -> None:
+        """A step is over, after which `waiting` bytes wait for an account: they are not what it grew by. The first size
+        seen, and the first after trimming, is what a step needs."""
         if not _held:
             return
-        now = psutil.Process().memory_info().rss
+        now = psutil.Process().memory_info().rss - waiting
         if self._level is None:
             self._level = now
-        elif now > (1 if waiting else GROWN) * self._level:
+        elif now > GROWN * self._level:
             _trim()
             self._level = None
 

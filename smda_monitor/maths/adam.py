@@ -65,12 +65,12 @@ class AdamStep:
         v_max = None if self.v_max is None else self.v_max[start:stop]
         return replace(self, theta=self.theta[start:stop], m=self.m[start:stop], v=self.v[start:stop], v_max=v_max)
 
-    def update(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+    def update(self, gradient: Float64[Tensor, "*n p"]) -> Float64[Tensor, "*n p"]:
         """u(g)."""
         effective = self._effective(gradient)
-        moment = self.beta1 * self.m.double() + (1 - self.beta1) * effective
-        moved = -self._rate * self._preconditioner(effective) * moment
-        return moved + self._decoupled_decay() if self.decoupled else moved
+        moved = effective.mul(1 - self.beta1).add_(self.beta1 * self.m.double())
+        moved.mul_(self._preconditioner(effective)).mul_(-self._rate)
+        return moved.add_(self._decoupled_decay()) if self.decoupled else moved
 
     def share_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """−lr·(1−β1)/bc1 · s·D."""
@@ -105,7 +105,7 @@ class AdamStep:
 
     def _preconditioner(self, effective: Tensor) -> Tensor:
         """D with v_t after `effective`, the step's whole gradient."""
-        v = self.beta2 * self.v.double() + (1 - self.beta2) * effective.square()
+        v = effective.square().mul_(1 - self.beta2).add_(self.beta2 * self.v.double())
         if self.v_max is not None:
             v = torch.maximum(v, self.v_max.double())
-        return 1 / ((v / (1 - self.beta2**self.t)).sqrt() + self.eps)
+        return v.div_(1 - self.beta2**self.t).sqrt_().add_(self.eps).reciprocal_()

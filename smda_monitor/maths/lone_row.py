@@ -26,8 +26,8 @@ def lone_directions(
     part: StepMap, gradients: Float64[Tensor, "n q"], factors: Sequence[float]
 ) -> Float64[Tensor, "n q"]:
     """δ_i over the q elements of `part`, of rows with `gradients` and clip `factors`."""
-    nothing = part.update(torch.zeros_like(gradients[0]))
-    return torch.stack([part.update(c * g) - nothing for g, c in zip(gradients, factors, strict=True)])
+    clipped = gradients * torch.tensor(factors, dtype=torch.float64, device=gradients.device)[:, None]
+    return part.update(clipped).sub_(part.update(torch.zeros_like(gradients[0])))
 
 
 def row_norms(rows: RowGradients) -> list[float]:

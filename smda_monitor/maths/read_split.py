@@ -121,25 +121,30 @@ def read_end(
     numbered `own_rows` among the n.
     """
     past, taken = aligned(past, taken)
-    earlier = [*past, *(PastStep.of(step) for step in taken[:-1])]
-    count = sum(2 * step.rows.rows + 2 for step in taken) + sum(step.rows.rows for step in earlier)
-    dots = torch.zeros(count, end.weights.shape[1], dtype=torch.float64)
-    in_buffer = weights_in_buffer(past, taken)
-    own_push = torch.full((sum(step.rows.rows for step in taken),), float("nan"), dtype=torch.float64)
-    own_push[list(own_rows)] = 0
+    earlier, in_buffer = [*past, *(PastStep.of(step) for step in taken[:-1])], weights_in_buffer(past, taken)
+    sizes = [size for step in taken for size in (step.rows.rows, step.rows.rows, 1, 1)]
+    sizes += [step.rows.rows for step in earlier]
+    dots = torch.zeros(sum(sizes), end.weights.shape[1], dtype=torch.float64)
+    pushes = torch.cat(torch.split(torch.arange(len(dots)), sizes)[1 : 4 * len(taken) : 4])
+    own_at = torch.tensor(own_rows, dtype=torch.int64)
+    own_push = torch.full((len(pushes),), float("nan"), dtype=torch.float64)
+    own_push[own_at] = 0
     for slabs in zip(*(step.step.slabs(SLAB) for step in taken), strict=True):
         number, start, stop, _ = slabs[0]
-        found = [directions(step.gradient, part, start, stop) for step, (*_, part) in zip(taken, slabs, strict=True)]
-        stack = [torch.cat([d.shares, d.push, d.history[None], d.decay[None]]).float() for d in found]
-        pulls = _pulls([step[number] for step in in_buffer], [d.momentum_scale for d in found], last)
-        handed = [one.rows.dense(start, stop).float() * pull for one, pull in zip(earlier, pulls, strict=True)]
-        whole = torch.cat([*stack, *handed])
+        lines = torch.empty(len(dots), stop - start, device=taken[0].gradient.clipped.device)
+        into, scales = iter(torch.split(lines, sizes)), []
+        for step, (*_, part) in zip(taken, slabs, strict=True):
+            found = directions(step.gradient, part, start, stop)
+            for numbers in (found.shares, found.push, found.history, found.decay):
+                next(into).copy_(numbers)
+            scales.append(found.momentum_scale)
+        for one, pull in zip(earlier, _pulls([step[number] for step in in_buffer], scales, last), strict=True):
+            torch.mul(one.rows.dense(start, stop), pull, out=next(into))
         for places, gradients in end.gradients.blocks(start, stop):
-            dots[:, places] += (whole @ gradients.T).double().cpu()
-        pushes = torch.cat([d.push for d in found])[list(own_rows)]
+            dots[:, places] += (lines @ gradients.T).double().cpu()
         for places, gradients in own.blocks(start, stop) if own else ():
-            at = torch.tensor(own_rows)[places]
-            own_push[at] += (pushes[places] * gradients).sum(1).double().cpu()
+            at = own_at[places]
+            own_push[at] += (lines[pushes[at]] * gradients).sum(1).double().cpu()
     return EndReading(dots, end.weights, own_push)
 
 

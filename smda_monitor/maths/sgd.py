@@ -56,17 +56,20 @@ class SgdStep:
         buffer = None if self.buffer is None else self.buffer[start:stop]
         return replace(self, theta=self.theta[start:stop], buffer=buffer)
 
-    def update(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+    def update(self, gradient: Float64[Tensor, "*n p"]) -> Float64[Tensor, "*n p"]:
         """u(g)."""
-        return self.share_scale(gradient) * gradient + self.history(gradient) + self.decay(gradient)
+        moved = gradient * self._scale
+        if self.buffer is not None:
+            moved.add_(self.buffer.double(), alpha=self._momentum_scale)
+        return moved.add_(self.theta.double(), alpha=self._decay_scale)
 
     def share_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """−lr·κ·s."""
-        return torch.full_like(gradient, -self.lr * self._gain * self._sign)
+        return torch.full_like(gradient, self._scale)
 
     def momentum_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """−lr·μ, times μ again for Nesterov."""
-        return torch.full_like(gradient, -self.lr * self.momentum * (self.momentum if self.nesterov else 1.0))
+        return torch.full_like(gradient, self._momentum_scale)
 
     def history(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """`momentum_scale` ∘ b_{t−1}; 0 at the first step."""
@@ -76,7 +79,19 @@ class SgdStep:
 
     def decay(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """−lr·κ·λθ."""
-        return -self.lr * self._gain * self.weight_decay * self.theta.double()
+        return self._decay_scale * self.theta.double()
+
+    @property
+    def _scale(self) -> float:
+        return -self.lr * self._gain * self._sign
+
+    @property
+    def _momentum_scale(self) -> float:
+        return -self.lr * self.momentum * (self.momentum if self.nesterov else 1.0)
+
+    @property
+    def _decay_scale(self) -> float:
+        return -self.lr * self._gain * self.weight_decay
 
     @property
     def _sign(self) -> float:

@@ -27,10 +27,10 @@ from torch import Tensor
 
 from .portions import portions
 from .row_gradients import RowGradients
-from .step_map import StepMap, WholeStep, clip_factor, push_direction
+from .step_map import StepMap, WholeStep, clip_factor, push_directions
 
-SLAB = 1 << 18
-"""Elements of the flat vector that are worked on at a time."""
+SLAB = 1 << 16
+"""Elements of the flat vector that are worked on at a time: of some rows of them a processor's cache holds most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +119,18 @@ def closed_rows(
     rows: Float64[Tensor, "n q"], clipped: Float64[Tensor, " q"], clip_factor: float
 ) -> Float64[Tensor, "n q"]:
     """part_i of every row: adds up to the gradient `clipped` that the optimizer saw, wherever any row has one."""
-    parts, sizes = clip_factor * rows, rows.abs()
-    return parts + (clipped - parts.sum(0)) * sizes / sizes.sum(0).clamp(min=torch.finfo(torch.float64).tiny)
+    sizes = rows.abs()
+    missing = (clipped - clip_factor * rows.sum(0)).div_(sizes.sum(0).clamp_(min=torch.finfo(torch.float64).tiny))
+    return sizes.mul_(missing).add_(rows, alpha=clip_factor)
 
 
 def directions(gradient: StepGradient, part: StepMap, start: int, stop: int) -> Directions:
     """The directions of a step over the elements from `start` to before `stop`, whose map is `part`."""
     rows, clipped = gradient.rows.dense(start, stop).double(), gradient.clipped[start:stop].double()
-    update, total = part.update(clipped), clipped / gradient.clip_factor
-    push = [push_direction(part, update, total, row, c) for row, c in zip(rows, gradient.without.tolist(), strict=True)]
+    total, without = clipped / gradient.clip_factor, gradient.without.to(rows.device)
     return Directions(
-        part.share_scale(clipped) * closed_rows(rows, clipped, gradient.clip_factor),
-        torch.stack(push),
+        closed_rows(rows, clipped, gradient.clip_factor).mul_(part.share_scale(clipped)),
+        push_directions(part, part.update(clipped), total, rows, without),
         part.history(clipped),
         part.decay(clipped),
         part.momentum_scale(clipped),

@@ -44,8 +44,8 @@ class StepMap(Protocol):
     def cut(self, start: int, stop: int) -> StepMap:
         """The same step over the elements from `start` to before `stop`."""
 
-    def update(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
-        """u(g): the whole change of the parameters for a clipped gradient g."""
+    def update(self, gradient: Float64[Tensor, "*n p"]) -> Float64[Tensor, "*n p"]:
+        """u(g): the whole change of the parameters for a clipped gradient g, or for each of n."""
 
     def share_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
         """What a row's part of the clipped gradient is multiplied by, element by element, to give its share of u(g)."""
@@ -73,7 +73,7 @@ class NoStep:
         """Itself."""
         return self
 
-    def update(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+    def update(self, gradient: Float64[Tensor, "*n p"]) -> Float64[Tensor, "*n p"]:
         """0: neither momentum nor decay acts."""
         return torch.zeros_like(gradient)
 
@@ -101,7 +101,7 @@ class WholeStep:
     parts: tuple[tuple[int, StepMap], ...]
     """(one past its last element, map), in order."""
 
-    def update(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
+    def update(self, gradient: Float64[Tensor, "*n p"]) -> Float64[Tensor, "*n p"]:
         """As `StepMap.update`."""
         return self._joined(gradient, lambda part, g: part.update(g))
 
@@ -120,9 +120,9 @@ class WholeStep:
     def _joined(self, gradient: Tensor, of: Callable[[StepMap, Tensor], Tensor]) -> Tensor:
         found, start = [], 0
         for stop, part in self.parts:
-            found.append(of(part, gradient[start:stop]))
+            found.append(of(part, gradient[..., start:stop]))
             start = stop
-        return torch.cat(found)
+        return torch.cat(found, dim=-1)
 
     @property
     def stops(self) -> tuple[int, ...]:
@@ -155,13 +155,13 @@ def clip_factor(norm: float, max_norm: float) -> float:
     return min(1.0, max_norm / (norm + CLIP_EPSILON)) if max_norm > 0 else 1.0
 
 
-def push_direction(
+def push_directions(
     step: StepMap | WholeStep,
     update: Float64[Tensor, " p"],
     total: Float64[Tensor, " p"],
-    row: Float64[Tensor, " p"],
-    without: float,
-) -> Float64[Tensor, " p"]:
-    """δ_i = u(c·G) − u(c_i'·(G − g_i)): `update` is u(c·G), `total` the unclipped G, `row` the row's unclipped g_i,
-    `without` the clip factor c_i'."""
-    return update - step.update(without * (total - row))
+    rows: Float64[Tensor, "n p"],
+    without: Float64[Tensor, " n"],
+) -> Float64[Tensor, "n p"]:
+    """δ_i = u(c·G) − u(c_i'·(G − g_i)) of n rows: `update` is u(c·G), `total` the unclipped G, `rows` their unclipped
+    g_i, `without` the clip factors c_i'."""
+    return step.update((total - rows).mul_(without[:, None])).neg_().add_(update)

@@ -120,7 +120,7 @@ class MonitoredRun:
                 self.ledger.row_texts(new_texts(taken.rows, ids, self._texts, self._tokenizer))
             raised = self.account() if self.accountant.due else []
             self.pace.step_taken(taken.nbytes if taken is not None else 0)
-            self._heap.look(waiting=bool(self.accountant.open_steps))
+            self._heap.look(waiting=sum(step.nbytes for step in self.accountant.open_steps))
         return raised
 
     def account(self, more: bool = True) -> list[Alert]:
