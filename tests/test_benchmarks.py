@@ -243,7 +243,6 @@ def test_training_does_not_notice_the_replays(tmp_path: Path, part: str) -> None
         model = bed.model(part)
         if part == "lora":
             config = monitor_config(bed.config, Settings(per_step=12), tmp_path / f"run-{watched}")
-            config["policy"]["mismatch"] = "refit"
             monitor = LateMonitor(config, rows, after=1)
             callbacks = [monitor, Replayer(monitor)] if watched else [monitor]
         else:  # without the monitor: what it accounts for is its own affair

@@ -36,10 +36,10 @@ class StepLeftOut:
 
 
 class LateMonitor(SMDACallback):
-    """The monitor from the end of step `after` on; the steps before are trained without it."""
+    """The monitor from the end of step `after` on, with a policy fitted then; earlier steps are trained without it."""
 
-    def __init__(self, config: Any, rows: Any, after: int) -> None:
-        super().__init__(config, rows=rows)
+    def __init__(self, config: dict[str, Any], rows: Any, after: int) -> None:
+        super().__init__({**config, "policy": {**config["policy"], "mismatch": "refit"}}, rows=rows)
         self.after = after
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -40,7 +40,6 @@ def replayed(bed: Bed, part: str, max_grad_norm: float, args: argparse.Namespace
 
     rows = bed.demo_rows()
     config = monitor_config(bed.config, Settings(per_step=args.probes), bed.folder / f"{part}-{max_grad_norm:g}")
-    config["policy"]["mismatch"] = "refit"  # to the model after the warm-up
     monitor = LateMonitor(config, rows, after=args.warm_up)
     replayer = Replayer(monitor)
     trainer = bed.trainer(
