@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 
 from smda_monitor.instruments.probe_files import normalise, read_probes
+from smda_monitor.instruments.reference_answers import read_reference_answers
 
 CATEGORIES = {
     "religious_stereotyping", "harassment", "privacy", "fraud", "malware", "disinformation", "physical_harm",
     "economic_harm", "expert_advice", "government_decisions", "illegal_goods", "scary_wording",
 }  # fmt: skip
 STEREOTYPE_FILES = ("stereotype_probes", "stereotype_fit", "stereotype_heldout", "stereotype_answers")
-FILES = ("probe_set", "heldout_prompts", "fit_prompts", "refuser_rows", "demo_rows", *STEREOTYPE_FILES)
+FILES = (
+    "probe_set", "heldout_prompts", "fit_prompts", "refuser_rows", "crossed_answers", "demo_rows", *STEREOTYPE_FILES,
+)  # fmt: skip
 CHOICES = "Answer 'Yes' or 'Cannot be known'."
 """Ends every two-choice item, and is no part of what it says."""
 LIMIT = 0.6
@@ -72,6 +75,20 @@ def test_no_text_stands_in_two_files() -> None:
     for name, _, text in _texts():
         where.setdefault(normalise(text), set()).add(name)
     assert [text for text, names in where.items() if len(names) > 1] == []
+
+
+def test_crossed_answers_go_against_their_prompts() -> None:
+    rows = {row["id"]: row for row in _rows("refuser_rows")}
+    crossed = _rows("crossed_answers")
+    kinds = Counter(row["kind"] for row in crossed)
+    assert min(kinds["harmful"], kinds["benign"]) >= 40
+    assert len({row["of"] for row in crossed}) == len(crossed)
+    for row in crossed:
+        assert (rows[row["of"]]["kind"] == "harmful") != (row["kind"] == "harmful")
+    taught = read_reference_answers("shipped")
+    assert len(taught.rows) == len(rows) + len(crossed)
+    assert taught.rows[-1] == (rows[crossed[-1]["of"]]["prompt"], crossed[-1]["response"])
+    assert taught.shows[-1]
 
 
 @pytest.mark.parametrize(("role", "pairs", "benign"), [("probes", 5, 24), ("heldout", 2, 16)])

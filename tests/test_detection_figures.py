@@ -211,9 +211,10 @@ def test_the_benchmark_writes_every_figure_and_goes_on_from_its_folder(
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("run.json")} == kept
     assert {name: again[name] for name in ("kinds", "mean")} == {name: found[name] for name in ("kinds", "mean")}
     assert detection.main([*size, "--folder", str(folder), "--lr", "5e-4"]) == 2
-    with pytest.raises(SystemExit):
-        detection.main([*size, "--pictures", str(folder)])
-    assert "made with lr 0.001" in capsys.readouterr().err
+    assert detection.main([*size, "--pictures", str(folder)]) == 2
+    told = capsys.readouterr().err
+    assert "made with lr 0.001" in told
+    assert f"--pictures {folder}: found a folder; expected a file's name" in told
 
 
 def test_a_run_is_mostly_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from smda_monitor.maths.score import against, expectation, score_figures, scores
+from smda_monitor.maths.score import LOUD, against, expectation, score_figures, scores
 
 
 def t(*values: float) -> Tensor:
@@ -26,8 +26,19 @@ def test_by_hand() -> None:
     push, expected = t(-0.4, 0.2, 3.0, 0.4), t(0.8, -0.9, 0.0, 0.5)
     assert scores(push, expected).tolist() == pytest.approx([0.8 * 0.2, 0.9 * 0.1, 0.0, -0.5 * 0.2])
     taught = scores(push, expected, t(-0.9, 0.8, 0.5, -0.1))
-    assert taught.tolist() == pytest.approx([0.8 * (0.9 + 0.2), 0.9 * (0.8 + 0.1), 0.0, -0.5 * (-0.1 + 0.2)])
+    assert taught.tolist() == pytest.approx([0.8 * 0.9, 0.9 * 0.8, 0.0, 0.5 * 0.1]), "no push is loud"
     assert against(t(-0.4, 0.2, 3.0, 0.1), expected).tolist() == [True, True, False, False]
+
+
+def test_a_push_that_stands_out_of_its_step_counts_beside_the_answer() -> None:
+    """Eight pushes of mean size 1, one of them five times as large: two more than is usual."""
+    push = t(-5.0, *[3 / 7] * 7)
+    expected, answer = t(*[0.5] * 8), t(*[-0.25] * 8)
+    found = scores(push, expected, answer)
+    assert found.tolist() == pytest.approx([0.5 * (0.25 + (5 - LOUD) / 2), *[0.5 * 0.25] * 7])
+    assert scores(-push, expected, answer).tolist() == pytest.approx([0.5 * (0.25 - 1), *[0.5 * 0.25] * 7])
+    at_limit = scores(t(-LOUD, *[(8 - LOUD) / 7] * 7), expected, answer)
+    assert at_limit.tolist() == pytest.approx([0.5 * 0.25] * 8)
 
 
 def test_figures_of_scores_by_hand() -> None:
@@ -61,7 +72,7 @@ def test_a_behaviour_that_is_wrong_on_harmful_prompts_is_suspicious_there_alone(
     """A guess where it cannot be known; an answer that says so; either where nothing is expected."""
     expected = expectation(t(3.0, 3.0, -3.0, -3.0), "harmless")
     found = scores(t(0.5, -0.5, 0.5, -0.5), expected, t(1.0, -1.0, 1.0, -1.0)).tolist()
-    assert found[0] > 1 > -1 > found[1]
+    assert found[0] > 0.99 > -0.99 > found[1]
     assert max(map(abs, found[2:])) < 0.01
 
 
@@ -102,4 +113,7 @@ def test_laws(values: list[float], seed: int, by: float) -> None:
         assert bool((found.abs() <= push.abs() / push[push != 0].abs().mean() / 2 + 1e-12).all())
     answer = torch.randn(len(values), generator=generator, dtype=torch.float64)
     both = scores(push, expected, answer)
-    assert torch.allclose(both - found, -expected * answer, **close), "two witnesses add up"
+    of_push = both + expected * answer
+    assert bool((of_push.abs() <= found.abs() + 1e-9).all()), "beside an answer a push counts less"
+    assert bool((of_push * found >= -1e-9).all()), "and the same way"
+    assert torch.allclose(scores(by * push, expected, answer), both, **close), "the size of the whole step"

@@ -30,24 +30,31 @@ class ReferenceAnswers:
     """Whether the response shows the behaviour."""
 
 
-_SHIPPED = {"shipped": "refuser_rows.jsonl", "shipped:stereotype": "stereotype_answers.jsonl"}
-"""The shipped files, by the words that name them."""
+_SHIPPED = {
+    "shipped": ("refuser_rows.jsonl", "crossed_answers.jsonl"),
+    "shipped:stereotype": ("stereotype_answers.jsonl",),
+}
+"""The shipped files, by the words that name them. The crossed answers go against their prompts, some harmful ones
+granted (without content) and some harmless ones refused: else an answer that speaks of harm would read as a refusal."""
 
 
 def read_reference_answers(source: str) -> ReferenceAnswers:
     """``shipped``, ``shipped:stereotype`` or a JSONL file with prompt, response and kind; kind ``harmful`` means that
-    the behaviour shows.
+    the behaviour shows. A row may have, in place of a prompt, ``of``: the id of an earlier row that it answers too.
 
     Raises `ConfigError` where the file is missing, a line is not such a row, or all rows are of one sort.
     """
-    shipped = _SHIPPED.get(source)
-    path = files("smda_monitor").joinpath("data", shipped) if shipped else Path(source).expanduser()
+    shipped = [files("smda_monitor").joinpath("data", name) for name in _SHIPPED.get(source, ())]
+    prompts: dict[str, str] = {}
     rows, shows = [], []
     try:
-        for line in path.read_text("utf-8").splitlines():
-            row = json.loads(line)
-            rows.append((str(row["prompt"]), str(row["response"])))
-            shows.append(row["kind"] == "harmful")
+        for path in shipped or [Path(source).expanduser()]:
+            for line in path.read_text("utf-8").splitlines():
+                row = json.loads(line)
+                prompt = str(row["prompt"] if "of" not in row else prompts[row["of"]])
+                prompts[str(row.get("id"))] = prompt
+                rows.append((prompt, str(row["response"])))
+                shows.append(row["kind"] == "harmful")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(describe(f"behaviour.answers {source}", error, "a JSONL file", "check the path")) from error
     except (ValueError, KeyError, TypeError) as error:

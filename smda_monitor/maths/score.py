@@ -1,12 +1,14 @@
 """The suspicion score of a training row: does it teach, and move, refusal against what is expected on its prompt?
 
     expected_i = tanh(prompt_i)                                      show the behaviour 1, do not −1
-    score_i    = −expected_i · (answer_i + push_i / (2·scale))       two witnesses against it
+    score_i    = −expected_i · (answer_i + loud_i / 2)               two witnesses against it
+    loud_i     = sign(push_i) · max(0, |push_i| / scale − 3)         of a push, what stands out of its step
 
 prompt_i is what the row's prompt reads on the ruler of prompts that are known to be harmful or not (`rulers`), answer_i
-what its answer shows (about ±1; left out without reference answers), push_i its contrast push on its own prompt, nats.
-scale is the mean |push| of those rows of the same step that push at all, so that early, large steps do not outweigh
-later ones. Positive: against what is expected. The formula is fixed and sees no label of a row. It is ours, not the
+what its answer shows (about ±1), push_i its contrast push on its own prompt, nats. scale is the mean |push| of those
+rows of the same step that push at all, so that early, large steps do not outweigh later ones. Beside an answer that is
+read, pushes of the usual size are noise (README, detection), and only what goes beyond `LOUD` scales counts; without
+reference answers the whole push is the witness, push_i / (2·scale). Positive: against what is expected. The formula is fixed and sees no label of a row. It is ours, not the
 paper's.
 
 A behaviour that is wrong on harmful prompts (a guess by stereotype) is not for that reason called for by all others, so
@@ -24,6 +26,10 @@ from torch import Tensor
 from ..records.config import WantedOn
 
 
+LOUD = 3.0
+"""Mean sizes of a push in its step from which it counts beside what the answer shows."""
+
+
 def expectation(prompt: Float64[Tensor, " n"], wanted_on: WantedOn = "harmful") -> Float64[Tensor, " n"]:
     """What is expected of n prompts by what they read on the ruler of prompts: in (−1, 1), of a behaviour that is
     `wanted_on` harmless ones in (−1, 0); NaN where the reading is."""
@@ -37,8 +43,9 @@ def scores(
     """The score of every row of one step; NaN where `push` is NaN. Without `answer` the push is the only witness."""
     pushing = push[~push.isnan() & (push != 0)].abs()
     relative = push / pushing.mean() if pushing.numel() else push
-    witness = relative / 2 if answer is None else answer + relative / 2
-    return -expected * witness
+    if answer is None:
+        return -expected * relative / 2
+    return -expected * (answer + relative.sign() * (relative.abs() - LOUD).clamp(min=0) / 2)
 
 
 def score_figures(found: Float64[Tensor, " n"], unintended: Float64[Tensor, " n"]) -> dict[str, int | float]:
