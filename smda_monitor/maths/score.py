@@ -8,8 +8,8 @@ prompt_i is what the row's prompt reads on the ruler of prompts that are known t
 what its answer shows (about ±1), push_i its contrast push on its own prompt, nats. scale is the mean |push| of those
 rows of the same step that push at all, so that early, large steps do not outweigh later ones. Beside an answer that is
 read, pushes of the usual size are noise (README, detection), and only what goes beyond `LOUD` scales counts; without
-reference answers the whole push is the witness, push_i / (2·scale). Positive: against what is expected. The formula is fixed and sees no label of a row. It is ours, not the
-paper's.
+reference answers the whole push is the witness, push_i / (2·scale). Positive: against what is expected. The formula is
+fixed and sees no label of a row. It is ours, not the paper's.
 
 A behaviour that is wrong on harmful prompts (a guess by stereotype) is not for that reason called for by all others, so
 that of these nothing is expected:
@@ -24,7 +24,6 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from ..records.config import WantedOn
-
 
 LOUD = 3.0
 """Mean sizes of a push in its step from which it counts beside what the answer shows."""
