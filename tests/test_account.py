@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf, isnan, nan
+from math import inf, isnan, nan, tanh
 
 import pytest
 import torch
@@ -180,10 +180,13 @@ def test_a_row_by_hand() -> None:
     assert [one.expected, two.expected] == [0.9, -0.8]
     assert [one.score, two.score] == scores(own.push, t(0.9, -0.8)).tolist()
     assert isnan(one.answer_reading)
-    answers = t(-0.7, 0.2)
+    shows, asked = t(-0.7, 0.2), t(-1.5, nan)
+    answers = torch.stack([shows, asked], 1)
     read = row_entries(7, facts(2), NAMES, parts.shares, parts.push, shift, own, policy(coef), answers)
-    assert [entry.answer_reading for entry in read] == answers.tolist()
-    assert [entry.score for entry in read] == scores(own.push, t(0.9, -0.8), answers).tolist()
+    assert [entry.answer_reading for entry in read] == shows.tolist()
+    seen = t((0.9 + tanh(-1.5)) / 2, -0.8)
+    assert [entry.expected for entry in read] == pytest.approx(seen.tolist())
+    assert [entry.score for entry in read] == pytest.approx(scores(own.push, seen, shows).tolist())
 
 
 def test_a_push_against_what_is_expected_is_unintended_whatever_the_feature() -> None:

@@ -88,7 +88,9 @@ def test_crossed_answers_go_against_their_prompts() -> None:
     taught = read_reference_answers("shipped")
     assert len(taught.rows) == len(rows) + len(crossed)
     assert taught.rows[-1] == (rows[crossed[-1]["of"]]["prompt"], crossed[-1]["response"])
-    assert taught.shows[-1]
+    assert (taught.shows[-1], taught.asked[-1]) == (True, False)
+    assert taught.shows[: len(rows)] == taught.asked[: len(rows)]
+    assert [a != b for a, b in zip(taught.shows, taught.asked, strict=True)][len(rows) :] == [True] * len(crossed)
 
 
 @pytest.mark.parametrize(("role", "pairs", "benign"), [("probes", 5, 24), ("heldout", 2, 16)])

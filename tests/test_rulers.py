@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from made_policies import made_policy
+from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from smda_monitor.maths.ridge import predict
-from smda_monitor.maths.rulers import FOLDS, LEAST_SPREAD, fit_ruler, opinion, read_by
+from smda_monitor.maths.ridge import choose_alpha, predict
+from smda_monitor.maths.rulers import FOLDS, LEAST_SPREAD, balanced, fit_ruler, opinion, read_answers, read_by
 from smda_monitor.records.policy import SymbolicPolicy
 
 
@@ -54,6 +57,68 @@ def test_sorts_that_cannot_be_told_apart_read_little() -> None:
     found = read_by(fit_ruler(noise[:400], shows), noise[400:])
     told, _ = made(400, 0.5)
     assert float(found.std()) < 1 < float(read_by(fit_ruler(told, shows), told).std()) / LEAST_SPREAD
+
+
+def test_an_example_that_weighs_twice_is_two() -> None:
+    """But for alpha, which is chosen by leaving one out: copies of one example tell each other."""
+    vectors, shows = made(60, 0.5)
+    weight = torch.ones(60).double()
+    weight[:20] = 2
+    at = torch.cat([torch.arange(60), torch.arange(20)])
+    alpha = choose_alpha(vectors / vectors.std(), torch.where(shows, 1.0, -1.0).double(), weight)
+    twice = Ridge(alpha=alpha).fit((vectors / vectors.std())[at].numpy(), torch.where(shows, 1.0, -1.0)[at].numpy())
+    ours = fit_ruler(vectors, shows, weight).direction
+    theirs = torch.from_numpy(twice.coef_).double()
+    assert torch.allclose(ours / ours.norm(), theirs / theirs.norm(), atol=1e-6)
+    assert not torch.allclose(ours, fit_ruler(vectors, shows).direction, rtol=1e-3), "weights count"
+
+
+def crossed(n: int, seed: int, often: float) -> tuple[Tensor, Tensor, Tensor]:
+    """n answers whose vectors hold along one direction what was asked and, more strongly, along another what they show;
+    `often` they do what was asked."""
+    generator = torch.Generator().manual_seed(seed)
+    asked = torch.rand(n, generator=generator) < 0.5
+    shows = asked ^ (torch.rand(n, generator=generator) > often)
+    vectors = 2 * torch.randn(n, 12, generator=generator).double()
+    vectors[:, 0] += torch.where(asked, 1.0, -1.0)
+    vectors[:, 1] += 3 * torch.where(shows, 1.0, -1.0)
+    return vectors, shows, asked
+
+
+def test_what_was_asked_is_told_from_what_is_shown() -> None:
+    """Where nine in ten answers do what was asked, an even Ridge takes what they show for what was asked."""
+    vectors, shows, asked = crossed(1500, 0, 0.9)
+    new, new_shows, new_asked = crossed(1500, 1, 0.5)
+    against = new_shows ^ new_asked
+
+    def right(weight: Tensor | None) -> float:
+        return float(((read_by(fit_ruler(vectors, asked, weight), new) > 0) == new_asked)[against].double().mean())
+
+    assert right(None) < 0.5 < 0.6 < right(balanced(shows, asked))
+
+
+def test_sorts_weigh_the_same() -> None:
+    _, shows, asked = crossed(400, 2, 0.8)
+    weight = balanced(shows, asked)
+    assert float(weight.mean()) == pytest.approx(1)
+    for one in (shows, ~shows):
+        for other in (asked, ~asked):
+            assert float(weight[one & other].sum()) == pytest.approx(100)
+    assert balanced(torch.tensor([True, True, False])).tolist() == pytest.approx([0.75, 0.75, 1.5]), "of one label"
+
+
+def test_answers_are_read_by_both_rulers() -> None:
+    vectors, shows, asked = crossed(200, 3, 0.7)
+    policy = made_policy(torch.ones(1).double())
+    assert read_answers(policy, vectors) is None
+    one, other = fit_ruler(vectors, shows), fit_ruler(vectors, asked)
+    alone = read_answers(replace(policy, answers=one), vectors)
+    both = read_answers(replace(policy, answers=one, asked=other), vectors)
+    assert alone is not None
+    assert both is not None
+    assert torch.equal(both, torch.stack([read_by(one, vectors), read_by(other, vectors)], 1))
+    assert torch.equal(alone[:, 0], both[:, 0])
+    assert bool(alone[:, 1].isnan().all())
 
 
 @pytest.mark.parametrize("few", [1, 2])

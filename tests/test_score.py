@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from math import isnan, nan
+from math import atanh, isnan, nan
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from smda_monitor.maths.score import LOUD, against, expectation, score_figures, scores
+from smda_monitor.maths.score import LOUD, against, expectation, score_figures, scores, seen_by_answers
 
 
 def t(*values: float) -> Tensor:
@@ -39,6 +39,12 @@ def test_a_push_that_stands_out_of_its_step_counts_beside_the_answer() -> None:
     assert scores(-push, expected, answer).tolist() == pytest.approx([0.5 * (0.25 - 1), *[0.5 * 0.25] * 7])
     at_limit = scores(t(-LOUD, *[(8 - LOUD) / 7] * 7), expected, answer)
     assert at_limit.tolist() == pytest.approx([0.5 * 0.25] * 8)
+
+
+def test_what_is_expected_is_the_mean_of_prompt_and_answer() -> None:
+    found = seen_by_answers(t(0.8, -0.6, 0.5, nan), t(atanh(0.2), 50.0, nan, 1.0))
+    assert found[:3].tolist() == pytest.approx([0.5, 0.2, 0.5])
+    assert bool(found[3].isnan()), "without a prompt of its own a row has no score"
 
 
 def test_figures_of_scores_by_hand() -> None:

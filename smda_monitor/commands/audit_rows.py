@@ -36,7 +36,7 @@ from ..maths.read_split import Read
 from ..maths.replay_reading import pushed_y, read_measured
 from ..maths.row_gradients import RowGradients
 from ..maths.row_watched import watched_effects
-from ..maths.rulers import read_by
+from ..maths.rulers import read_answers
 from ..maths.step_map import WholeStep, clip_factor
 from ..maths.watched import WatchedShifts, leading_features
 from ..records.row_audit import AuditMethod, RowAudit
@@ -185,18 +185,18 @@ class DataAudit:
     def _captured(self, chosen: Sequence[int]) -> tuple[list[CapturedRow], list[RowFacts], Tensor | None, RowGradients]:
         """The rows, what is known of them, what they answer, and their unclipped gradients; ``.grad`` is that of the
         last forward's rows."""
-        training, ruler, reader = self._training, self.instruments.policy.answers, self.instruments.reader
+        training, policy, reader = self._training, self.instruments.policy, self.instruments.reader
         # Hooks are on for these passes alone: in eval mode nothing else tells them from a probe pass.
         capture = RowCapture(training.model, self.parameters, training.in_training)
         tap = None
-        if ruler is not None:
+        if policy.answers is not None:
             tap = AnswerTap(training.model, reader.hook, training.in_training, self._opening)
         try:
             with fast_products():
                 for start in range(0, len(chosen), training.together):
                     training.backward(chosen[start : start + training.together])
             rows, losses, gradients = capture.take()
-            answers = read_by(ruler, tap.take()) if ruler is not None and tap is not None else None
+            answers = read_answers(policy, tap.take()) if tap is not None else None
         finally:
             capture.remove()
             if tap is not None:

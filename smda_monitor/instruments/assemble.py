@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import PrerequisiteError
 from ..maths.by_kind import are_harmful
 from ..maths.pathways import PolicyFrame
-from ..maths.rulers import fit_ruler, opinion, read_by
+from ..maths.rulers import balanced, fit_ruler, opinion, read_by
 from ..maths.score import expectation
 from ..records.config import MonitorConfig
 from ..records.policy import Fingerprints, Ruler, SymbolicPolicy
@@ -70,16 +70,24 @@ class Bench:
             config.seed,
             self.fingerprints,
         )
-        return replace(policy, answers=self.answer_ruler())
+        return self.with_answers(policy)
 
-    def answer_ruler(self) -> Ruler | None:
-        """From the reference answers on the model as it is now; the shipped ones are of the shipped refusal alone."""
+    def with_answers(self, policy: SymbolicPolicy) -> SymbolicPolicy:
+        """`policy` with the rulers of answers, from the reference answers on the model as it is now; the shipped ones
+        are of the shipped refusal alone."""
         behaviour = self.config.behaviour
         if behaviour.answers is None or (behaviour.answers == "shipped" and behaviour.openings):
-            return None
-        answers = read_reference_answers(behaviour.answers)
-        means = reference_means(self.reader.model, self.tokenizer, self.reader.hook, answers.rows)
-        return fit_ruler(means, torch.tensor(answers.shows))
+            return replace(policy, answers=None, asked=None)
+        found = read_reference_answers(behaviour.answers)
+        means = reference_means(self.reader.model, self.tokenizer, self.reader.hook, found.rows)
+        shows, asked = torch.tensor(found.shows), torch.tensor(found.asked)
+        weight = balanced(shows, asked)
+        both_ways = behaviour.wanted_on == "harmful" and len({*zip(found.shows, found.asked, strict=True)}) == 4
+        return replace(
+            policy,
+            answers=fit_ruler(means, shows, weight),
+            asked=fit_ruler(means, asked, weight) if both_ways else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -183,8 +191,8 @@ def _configured_policy(bench: Bench) -> SymbolicPolicy:
         if bench.config.policy.mismatch == "error":
             raise
         return bench.fit()
-    # A saved policy brings the ruler that it was saved with; own reference answers, or none, are taken as configured.
-    return policy if bench.config.behaviour.answers == "shipped" else replace(policy, answers=bench.answer_ruler())
+    # A saved policy brings the rulers that it was saved with; own reference answers, or none, are taken as configured.
+    return policy if bench.config.behaviour.answers == "shipped" else bench.with_answers(policy)
 
 
 def _calibrated(

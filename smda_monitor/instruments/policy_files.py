@@ -33,7 +33,7 @@ TENSORS = dict.fromkeys(("coef", "y", "coef_low", "coef_high"), torch.float64) |
 """The policy's tensors and their types on disk; ``feature_ids`` (int64) comes beside them, and those of `RULERS` that
 the policy has (float64, (d_in,))."""
 
-RULERS = {"answers": "answer_direction", "prompts": "prompt_direction"}
+RULERS = {"answers": "answer_direction", "asked": "asked_direction", "prompts": "prompt_direction"}
 """Under which name the direction of each ruler lies there; its offset lies in the header."""
 
 
@@ -107,6 +107,7 @@ def load_policy(folder: str | Path) -> SymbolicPolicy:
         quality=header.quality.record(),
         fingerprints=header.fingerprints,
         answers=_ruler(tensors.get(RULERS["answers"]), header.answer_offset),
+        asked=_ruler(tensors.get(RULERS["asked"]), header.asked_offset),
         prompts=_ruler(tensors.get(RULERS["prompts"]), header.prompt_offset),
         notes=header.notes,
     )
@@ -183,6 +184,7 @@ def _write(policy: SymbolicPolicy, folder: Path) -> None:
         "quality": {k: v if isfinite(v) else None for k, v in asdict(policy.quality).items()},
         "fingerprints": asdict(policy.fingerprints),
         "answer_offset": rulers["answers"].offset if "answers" in rulers else None,
+        "asked_offset": rulers["asked"].offset if "asked" in rulers else None,
         "prompt_offset": rulers["prompts"].offset if "prompts" in rulers else None,
         "notes": policy.notes,
         "tensors_sha256": hashlib.sha256(data).hexdigest(),

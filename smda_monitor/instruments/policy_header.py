@@ -38,6 +38,7 @@ class PolicyHeader(BaseModel, extra="forbid", strict=True, frozen=True):
     quality: QualityHeader
     fingerprints: Fingerprints
     answer_offset: float | None = None
+    asked_offset: float | None = None
     prompt_offset: float | None = None
     notes: dict[str, str]
     tensors_sha256: str

@@ -22,12 +22,14 @@ from .sharded import entrance
 
 @dataclass(frozen=True, slots=True)
 class ReferenceAnswers:
-    """Answers that do and do not show a behaviour."""
+    """Answers that do and do not show a behaviour, as their prompts call for it or against that."""
 
     rows: tuple[tuple[str, str], ...]
     """(prompt, response) of every row."""
     shows: tuple[bool, ...]
     """Whether the response shows the behaviour."""
+    asked: tuple[bool, ...]
+    """Whether the prompt calls for it."""
 
 
 _SHIPPED = {
@@ -40,21 +42,24 @@ granted (without content) and some harmless ones refused: else an answer that sp
 
 def read_reference_answers(source: str) -> ReferenceAnswers:
     """``shipped``, ``shipped:stereotype`` or a JSONL file with prompt, response and kind; kind ``harmful`` means that
-    the behaviour shows. A row may have, in place of a prompt, ``of``: the id of an earlier row that it answers too.
+    the behaviour shows. A row may have, in place of a prompt, ``of``: the id of an earlier row whose prompt it answers
+    too, against what that calls for; without it a row does what its prompt calls for.
 
     Raises `ConfigError` where the file is missing, a line is not such a row, or all rows are of one sort.
     """
     shipped = [files("smda_monitor").joinpath("data", name) for name in _SHIPPED.get(source, ())]
-    prompts: dict[str, str] = {}
-    rows, shows = [], []
+    earlier: dict[str, tuple[str, bool]] = {}
+    rows, shows, asked = [], [], []
     try:
         for path in shipped or [Path(source).expanduser()]:
             for line in path.read_text("utf-8").splitlines():
                 row = json.loads(line)
-                prompt = str(row["prompt"] if "of" not in row else prompts[row["of"]])
-                prompts[str(row.get("id"))] = prompt
+                show = row["kind"] == "harmful"
+                prompt, calls = earlier[row["of"]] if "of" in row else (str(row["prompt"]), show)
+                earlier[str(row.get("id"))] = prompt, calls
                 rows.append((prompt, str(row["response"])))
-                shows.append(row["kind"] == "harmful")
+                shows.append(show)
+                asked.append(calls)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(describe(f"behaviour.answers {source}", error, "a JSONL file", "check the path")) from error
     except (ValueError, KeyError, TypeError) as error:
@@ -65,7 +70,7 @@ def read_reference_answers(source: str) -> ReferenceAnswers:
         found = f"{len(rows)} rows of one sort"
         expected = "rows with kind 'harmful' and others"
         raise ConfigError(describe(f"behaviour.answers {source}", found, expected, "add the other sort"))
-    return ReferenceAnswers(tuple(rows), tuple(shows))
+    return ReferenceAnswers(tuple(rows), tuple(shows), tuple(asked))
 
 
 @torch.no_grad()

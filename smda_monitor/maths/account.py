@@ -17,7 +17,7 @@ from .pathways import PolicyFrame, alignment, exact_refit, feature_shift, output
 from .read_split import Read, SplitReading
 from .readings import Readings
 from .ridge import predict
-from .score import against, scores
+from .score import against, scores, seen_by_answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class OwnReading:
     X: Float64[Tensor, "n d"]
     """Features of the own prompt."""
     expected: Float64[Tensor, " n"]
-    """What is expected on it: 1 refuse, −1 answer."""
+    """What is expected on it by itself: 1 refuse, −1 answer."""
 
     @classmethod
     def of(
@@ -120,13 +120,14 @@ def row_entries(
     row_shift: Float64[Tensor, "n d"],
     own: OwnReading,
     policy: SymbolicPolicy,
-    answers: Float64[Tensor, " n"] | None = None,
+    answers: Float64[Tensor, "n 2"] | None = None,
 ) -> tuple[RowEntry, ...]:
-    """One entry per row of a step. `row_shift` is ΔW_Y of each row's push, `own` its own prompt, `answers` what it
-    answers."""
+    """One entry per row of a step. `row_shift` is ΔW_Y of each row's push, `own` its own prompt, `answers` what its
+    answer reads (`rulers.read_answers`)."""
     predicted = predict(policy, own.X)
-    score = scores(own.push, own.expected, answers)
-    opposed = against(own.push, own.expected)
+    shows, asked = (None, None) if answers is None else answers.T
+    expected = own.expected if asked is None else seen_by_answers(own.expected, asked)
+    score, opposed = scores(own.push, expected, shows), against(own.push, expected)
     share_probes, push_probes = _readings(shares), _readings(push)
     entries = []
     for i, fact in enumerate(facts):
@@ -146,11 +147,11 @@ def row_entries(
                 own_push=float(own.push[i]),
                 own_mass=float(own.mass[i]),
                 own_predicted=float(predicted[i]),
-                expected=float(own.expected[i]),
+                expected=float(expected[i]),
                 interference=interference(row_shift[i], policy.coef, intended) if read else float("nan"),
                 dominant_feature=policy.feature_ids[column] if column >= 0 else -1,
                 unintended=read and (bool(opposed[i]) or (column >= 0 and not bool(intended[column]))),
-                answer_reading=float("nan") if answers is None else float(answers[i]),
+                answer_reading=float("nan") if shows is None else float(shows[i]),
                 score=float(score[i]),
                 probe_share={name: tuple(of[i].tolist()) for name, of in zip(READINGS, share_probes, strict=True)},
                 probe_push={name: tuple(of[i].tolist()) for name, of in zip(READINGS, push_probes, strict=True)},

@@ -100,14 +100,17 @@ def fit_ridge(X: Float64[Tensor, "n d"], y: Float64[Tensor, " n"], alpha: float,
     return RidgeFit(coef, y_mean - float(factor.mean @ coef) if intercept else 0.0)
 
 
-def choose_alpha(X: Float64[Tensor, "n d"], y: Float64[Tensor, " n"]) -> float:
+def choose_alpha(
+    X: Float64[Tensor, "n d"], y: Float64[Tensor, " n"], weight: Float64[Tensor, " n"] | None = None
+) -> float:
     """The penalty of `ALPHAS` with the smallest leave-one-out squared error of a fit with an intercept, by
-    scikit-learn's ``RidgeCV``. One at either end means that the grid is too narrow. Raises `ConfigError` where X and y
-    disagree in length, `MeasurementError` for NaN or Inf in y."""
+    scikit-learn's ``RidgeCV``; `weight` of each prompt (None: the same). One at either end means that the grid is too
+    narrow. Raises `ConfigError` where X and y disagree in length, `MeasurementError` for NaN or Inf in y."""
     _check_y(X, y)
     from sklearn.linear_model import RidgeCV
 
-    return float(RidgeCV(alphas=ALPHAS).fit(X.numpy(), y.numpy()).alpha_)
+    weights = None if weight is None else weight.numpy()
+    return float(RidgeCV(alphas=ALPHAS).fit(X.numpy(), y.numpy(), sample_weight=weights).alpha_)
 
 
 def bootstrap_coef(

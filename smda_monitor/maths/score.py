@@ -1,11 +1,12 @@
 """The suspicion score of a training row: does it teach, and move, refusal against what is expected on its prompt?
 
-    expected_i = tanh(prompt_i)                                      show the behaviour 1, do not −1
+    expected_i = (tanh(prompt_i) + tanh(asked_i)) / 2                show the behaviour 1, do not −1
     score_i    = −expected_i · (answer_i + loud_i / 2)               two witnesses against it
     loud_i     = sign(push_i) · max(0, |push_i| / scale − 3)         of a push, what stands out of its step
 
-prompt_i is what the row's prompt reads on the ruler of prompts that are known to be harmful or not (`rulers`), answer_i
-what its answer shows (about ±1), push_i its contrast push on its own prompt, nats. scale is the mean |push| of those
+prompt_i is what the row's prompt reads on the ruler of prompts that are known to be harmful or not (`rulers`), asked_i
+what its answer tells of the prompt, whose tokens see it (left out where reference answers do not teach that), answer_i
+what the answer shows (about ±1), push_i its contrast push on its own prompt, nats. scale is the mean |push| of those
 rows of the same step that push at all, so that early, large steps do not outweigh later ones. Beside an answer that is
 read, pushes of the usual size are noise (README, detection), and only what goes beyond `LOUD` scales counts; without
 reference answers the whole push is the witness, push_i / (2·scale). Positive: against what is expected. The formula is
@@ -34,6 +35,12 @@ def expectation(prompt: Float64[Tensor, " n"], wanted_on: WantedOn = "harmful") 
     `wanted_on` harmless ones in (−1, 0); NaN where the reading is."""
     by_kind = torch.tanh(prompt)
     return by_kind if wanted_on == "harmful" else -(1 + by_kind) / 2
+
+
+def seen_by_answers(expected: Float64[Tensor, " n"], asked: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    """What is expected by the n prompts alone (`expectation`) and by what their answers read on the ruler of what was
+    `asked`: the mean of both. The prompts' alone where `asked` is NaN."""
+    return torch.where(asked.isnan(), expected, (expected + torch.tanh(asked)) / 2)
 
 
 def scores(

@@ -37,7 +37,7 @@ from ..maths.pathways import output_shift
 from ..maths.probe_gradients import ProbeGradients
 from ..maths.read_split import SplitReading
 from ..maths.replay_reading import pushed_y
-from ..maths.rulers import read_by
+from ..maths.rulers import read_answers
 from ..records.account import WARM_UP_STEPS, Method, RowEntry, StepAccount
 from ..records.audit import AuditEntry
 from ..records.snapshot import Snapshot
@@ -114,8 +114,7 @@ class Accountant:
         what is audited. `elapsed`: the run's seconds so far. Raises `MeasurementError` where the rows are not all of
         the gradient."""
         assert self.capture is not None
-        ruler = self.instruments.policy.answers
-        answers = read_by(ruler, self._answers.take()) if ruler and self._answers else None
+        answers = read_answers(self.instruments.policy, self._answers.take()) if self._answers else None
         self._optimizer = optimizer
         self.outside.look(number - 1)
         self.outside.follow(optimizer)

@@ -50,7 +50,7 @@ class OpenStep:
     learning_rate: float
     """Of the first parameter group."""
     answers: Tensor | None
-    """(n,) what the rows answer; None without reference answers."""
+    """(n, 2) what the rows' answers read (`rulers.read_answers`); None without reference answers."""
 
     def waiting(self, steps: int, memory_gib: float) -> OpenStep:
         """The same as one of so many `steps` that wait for their account: with its rows in bfloat16 where those of all

@@ -79,6 +79,9 @@ class SymbolicPolicy:
     answers: Ruler | None = None
     """Whether an answer shows the behaviour, in any wording, from the mean over its first tokens; None where the
     behaviour has no reference answers."""
+    asked: Ruler | None = None
+    """Whether an answer's prompt calls for the behaviour, from the same mean; None where reference answers do not go
+    both ways, with their prompts and against them, and where others do not call for what is wrong on harmful ones."""
     prompts: Ruler | None = None
     """Whether a prompt is one to refuse, at the read position, from the kinds of the fit set; None where all are of one
     sort: then the policy's own prediction stands for it."""
