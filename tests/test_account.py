@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import inf, isnan, nan, tanh
+from math import atanh, inf, isnan, nan, tanh
 
 import pytest
 import torch
@@ -184,7 +184,7 @@ def test_a_row_by_hand() -> None:
     answers = torch.stack([shows, asked], 1)
     read = row_entries(7, facts(2), NAMES, parts.shares, parts.push, shift, own, policy(coef), answers)
     assert [entry.answer_reading for entry in read] == shows.tolist()
-    seen = t((0.9 + tanh(-1.5)) / 2, -0.8)
+    seen = t(tanh(atanh(0.9) - 1.5), -0.8)
     assert [entry.expected for entry in read] == pytest.approx(seen.tolist())
     assert [entry.score for entry in read] == pytest.approx(scores(own.push, seen, shows).tolist())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from math import atanh, isnan, nan
+from math import isnan, nan, tanh
 
 import pytest
 import torch
@@ -41,10 +41,11 @@ def test_a_push_that_stands_out_of_its_step_counts_beside_the_answer() -> None:
     assert at_limit.tolist() == pytest.approx([0.5 * 0.25] * 8)
 
 
-def test_what_is_expected_is_the_mean_of_prompt_and_answer() -> None:
-    found = seen_by_answers(t(0.8, -0.6, 0.5, nan), t(atanh(0.2), 50.0, nan, 1.0))
-    assert found[:3].tolist() == pytest.approx([0.5, 0.2, 0.5])
-    assert bool(found[3].isnan()), "without a prompt of its own a row has no score"
+def test_what_prompt_and_answer_read_adds_up() -> None:
+    prompt, asked = t(0.8, -1.7, 0.3, 60.0), t(-0.5, -0.2, nan, -60.0)
+    found = seen_by_answers(expectation(prompt), asked)
+    assert found.tolist() == pytest.approx([tanh(0.3), tanh(-1.9), tanh(0.3), 0.0])
+    assert bool(seen_by_answers(t(nan), t(1.0)).isnan()), "without a prompt of its own a row has no score"
 
 
 def test_figures_of_scores_by_hand() -> None:

@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate after a linear warm-up (default 1e-3)")
     parser.add_argument("--probes", type=int, help="measured at every step (default 16; 8 with --quick)")
-    parser.add_argument("--tolerance", type=float, default=0.1, help="of the drift alerts, nats (default 0.1)")
+    parser.add_argument("--tolerance", type=float, default=0.15, help="of the drift alerts, nats (default 0.15)")
     parser.add_argument("--null-runs", type=int, help="made runs without a drift, at each rate (default 300)")
     parser.add_argument("--folder", type=Path, help="where to work; what is there is used again (default: temporary)")
     parser.add_argument("--json", type=Path, help="write the figures there")

@@ -1,6 +1,6 @@
 """The suspicion score of a training row: does it teach, and move, refusal against what is expected on its prompt?
 
-    expected_i = (tanh(prompt_i) + tanh(asked_i)) / 2                show the behaviour 1, do not −1
+    expected_i = tanh(prompt_i + asked_i)                            show the behaviour 1, do not −1
     score_i    = −expected_i · (answer_i + loud_i / 2)               two witnesses against it
     loud_i     = sign(push_i) · max(0, |push_i| / scale − 3)         of a push, what stands out of its step
 
@@ -38,9 +38,12 @@ def expectation(prompt: Float64[Tensor, " n"], wanted_on: WantedOn = "harmful") 
 
 
 def seen_by_answers(expected: Float64[Tensor, " n"], asked: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
-    """What is expected by the n prompts alone (`expectation`) and by what their answers read on the ruler of what was
-    `asked`: the mean of both. The prompts' alone where `asked` is NaN."""
-    return torch.where(asked.isnan(), expected, (expected + torch.tanh(asked)) / 2)
+    """What is expected by what n prompts read (`expectation`, of a behaviour wanted on harmful ones) and what their
+    answers read on the ruler of what was `asked`, together: tanh(p + a) = (tanh p + tanh a) / (1 + tanh p · tanh a). By
+    the prompts alone where `asked` is NaN."""
+    more = torch.tanh(asked)
+    whole = (expected + more) / (1 + expected * more).clamp(min=1e-12)  # certain either way: 0
+    return torch.where(asked.isnan(), expected, whole)
 
 
 def scores(
