@@ -39,7 +39,10 @@ class LateMonitor(SMDACallback):
     """The monitor from the end of step `after` on, with a policy fitted then; earlier steps are trained without it."""
 
     def __init__(self, config: dict[str, Any], rows: Any, after: int) -> None:
-        super().__init__({**config, "policy": {**config["policy"], "mismatch": "refit"}}, rows=rows)
+        # Coefficients' intervals and what answers show are no figures of this benchmark.
+        policy = {**config["policy"], "mismatch": "refit", "bootstrap": 0}
+        behaviour = {**config.get("behaviour", {}), "answers": None}
+        super().__init__({**config, "policy": policy, "behaviour": behaviour}, rows=rows)
         self.after = after
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -69,8 +69,8 @@ class BehaviourConfig(Section):
     """Probe kinds on which the behaviour is right: ``harmful`` (as refusal is), or ``harmless``, the other two. Alerts,
     scores and flags of gaps are turned accordingly."""
     answers: str | None = "shipped"
-    """Reference answers, to read what a row teaches: ``shipped`` (for the shipped openings alone),
-    ``shipped:stereotype``, a JSONL file with prompt, response and kind (``harmful``: it shows), or null."""
+    """Reference answers, to read what a row teaches: ``shipped`` (for the shipped openings alone), or a JSONL file as
+    `read_reference_answers` takes it, of which ``shipped:stereotype`` is one; null for none."""
 
 
 class DictionaryConfig(Section):
