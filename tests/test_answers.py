@@ -90,21 +90,27 @@ def test_of_a_conversation_the_last_answer_is_read(masked: bool) -> None:
     assert not torch.allclose(hidden.hidden_states[2][answers][:length].mean(0), expected, atol=1e-2)
 
 
-def test_a_run_with_reference_answers_scores_by_both_witnesses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_a_run_with_reference_answers_scores_by_both_witnesses(tmp_path: Path, both_ways: bool) -> None:
     answers = tmp_path / "answers.jsonl"
     with answers.open("w") as out:
         for i in range(12):
             row = {
+                "id": str(i),
                 "prompt": f"ask {i}",
                 "response": ("No, not so", "Yes, like so")[i % 2],
                 "kind": ("harmful", "benign")[i % 2],
             }
             out.write(json.dumps(row) + "\n")
+        for i in range(6 if both_ways else 0):
+            answer, kind = (("Yes, like so", "benign"), ("No, not so", "harmful"))[i % 2]
+            out.write(json.dumps({"of": str(i), "response": answer, "kind": kind}) + "\n")
     config = tiny.tiny_config(tmp_path / "m")
     config["behaviour"]["answers"] = str(answers)
     callback = SMDACallback(config)
     tiny.tiny_trainer(tmp_path, [callback], max_steps=2, per_device_train_batch_size=4).train()
     assert callback.run is not None
+    assert (callback.run.instruments.policy.asked is not None) == both_ways
     rows = callback.run.accounts[0].rows
     refusing = [r.answer_reading for r in rows if int(r.row_id.removeprefix("row-")) % 2 == 0]
     helping = [r.answer_reading for r in rows if int(r.row_id.removeprefix("row-")) % 2 == 1]
@@ -117,6 +123,7 @@ def test_a_run_with_reference_answers_scores_by_both_witnesses(tmp_path: Path) -
         pytest.param("not json\n", "line 1", id="not JSON"),
         pytest.param('{"prompt": "a", "response": "b"}\n', "line 1.*kind", id="no kind"),
         pytest.param('{"prompt": "a", "response": "b", "kind": "benign"}\n', "one sort", id="one sort"),
+        pytest.param('{"of": "nobody", "response": "b", "kind": "benign"}\n', "line 1.*nobody", id="of no row"),
     ],
 )
 def test_bad_reference_answers_are_named(tmp_path: Path, content: str, words: str) -> None:

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smda_monitor.errors import ConfigError, MeasurementError, PrerequisiteError
-from smda_monitor.instruments.policy_files import SHIPPED, check_fingerprints, load_policy, save_policy
+from smda_monitor.instruments.policy_files import RULERS, SHIPPED, check_fingerprints, load_policy, save_policy
 from smda_monitor.maths.ridge import bootstrap_coef, fit_ridge
-from smda_monitor.records.policy import Fingerprints, PolicyQuality, SymbolicPolicy
+from smda_monitor.records.policy import Fingerprints, PolicyQuality, Ruler, SymbolicPolicy
 
 
 def make_policy(seed: int = 0, intercept: bool = True) -> SymbolicPolicy:
@@ -71,6 +71,20 @@ def test_round_trip_of_views_and_of_intervals_not_taken(tmp_path: Path) -> None:
     odd = replace(policy, X=policy.X.T.contiguous().T, coef_low=unknown, coef_high=unknown)
     save_policy(odd, tmp_path / "policy")
     assert_equal(load_policy(str(tmp_path / "policy")), odd)
+
+
+def test_rulers_come_back(tmp_path: Path) -> None:
+    """Each under its own name; one that is not there is None again."""
+    rulers = {name: Ruler(torch.randn(4).double(), 0.1 * k) for k, name in enumerate(RULERS)}
+    for lacking in RULERS:
+        saved = {name: ruler for name, ruler in rulers.items() if name != lacking}
+        save_policy(replace(make_policy(), **saved), tmp_path / lacking)
+        found = load_policy(tmp_path / lacking)
+        assert getattr(found, lacking) is None
+        for name, ruler in saved.items():
+            there = getattr(found, name)
+            assert torch.equal(there.direction, ruler.direction)
+            assert there.offset == ruler.offset
 
 
 def test_a_second_save_replaces_the_policy_and_keeps_the_card(tmp_path: Path) -> None:
@@ -233,7 +247,9 @@ def test_a_pair_of_two_policies_is_refused(tmp_path: Path) -> None:
 def test_shipped_is_the_package_folder() -> None:
     assert SHIPPED.parts[-4:] == ("smda_monitor", "assets", "smollm2-135m-instruct", "policy")
     if SHIPPED.exists():
-        assert load_policy("shipped").preset == "robust"
+        shipped = load_policy("shipped")
+        assert shipped.preset == "robust"
+        assert all(getattr(shipped, name) is not None for name in RULERS)
     else:
         with pytest.raises(ConfigError, match="smollm2-135m-instruct"):
             load_policy("shipped")
