@@ -130,6 +130,7 @@ def make_account(step: int, policy: SymbolicPolicy) -> StepAccount:
                 own_predicted=draw(3),
                 expected=-own if planted else own,
                 interference=min(1.0, abs(draw(0.25)) + (0.5 if planted else 0.1)),
+                absolute_shift=(1 + position) / (8 * step),
                 dominant_feature=policy.feature_ids[position % 6],
                 unintended=planted or position == 9,
                 answer_reading=own if planted else -own,

@@ -173,6 +173,7 @@ def test_a_row_by_hand() -> None:
     assert two.own_predicted == pytest.approx(-4 + 0.5)
     assert one.interference == pytest.approx(0.6 / 0.8)
     assert two.interference == pytest.approx(0.1 / 0.9)
+    assert [one.absolute_shift, two.absolute_shift] == pytest.approx([0.8, 0.9])
     assert one.dominant_feature == two.dominant_feature == 100 - 7, "an id, not a column"
     assert one.unintended, "its dominant feature lies outside its own prompt's"
     assert not two.unintended, "an answer is expected, the row pushes to answer, through the prompt's own feature"

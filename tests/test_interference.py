@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_run import make_account, make_policy, make_probes
 from torch import Tensor
 
 from smda_monitor.errors import ConfigError, MeasurementError
-from smda_monitor.maths.interference import dominant_feature, intended_features, interference
+from smda_monitor.maths.interference import Pooled, dominant_feature, intended_features, interference
+from smda_monitor.records.account import RowEntry
 
 
 def vector(*values: float) -> Tensor:
@@ -19,6 +23,7 @@ def vector(*values: float) -> Tensor:
 
 
 ONES = vector(1, 1, 1, 1)
+ROW = make_account(1, make_policy(make_probes())).rows[0]
 sizes = st.floats(-1e3, 1e3, allow_nan=False).map(lambda size: size if abs(size) > 1e-9 else 0.0)
 laws = settings(max_examples=60, deadline=None)
 triples = st.integers(1, 8).flatmap(lambda d: st.tuples(*[st.lists(sizes, min_size=d, max_size=d)] * 3))
@@ -121,3 +126,59 @@ def test_bad_input_is_named() -> None:
     for call in (intended_features, dominant_feature):
         with pytest.raises(MeasurementError, match="NaN or Inf"):
             call(vector(1, float("nan"), 0, 0), ONES)
+
+
+def entry(absolute_shift: float, interference: float, unintended: bool, dominant_feature: int) -> RowEntry:
+    changed = {"interference": interference, "unintended": unintended, "dominant_feature": dominant_feature}
+    return replace(ROW, absolute_shift=absolute_shift, **changed)
+
+
+parts = st.lists(
+    st.tuples(st.lists(st.floats(-4, 4), min_size=3, max_size=3), st.integers(0, 7), st.booleans()),
+    min_size=1,
+    max_size=6,
+)
+
+
+def read(delta_W: Tensor, mask: int, unintended: bool) -> RowEntry:
+    intended = torch.tensor([bool(mask >> k & 1) for k in range(3)])
+    size, top = float(delta_W.abs().sum()), dominant_feature(delta_W, ONES[:3])
+    return entry(size, interference(delta_W, ONES[:3], intended), unintended, top)
+
+
+@laws
+@given(parts)
+def test_law_a_step_pools_its_rows_by_what_each_did(rows: list[tuple[list[float], int, bool]]) -> None:
+    shifts = [vector(*shift) for shift, _, _ in rows]
+    found = [read(shift, mask, unintended) for shift, (_, mask, unintended) in zip(shifts, rows, strict=True)]
+    pooled = Pooled.of(found)
+    whole = sum(float(shift.abs().sum()) for shift in shifts)
+    outside = sum(
+        abs(float(shift[k]))
+        for shift, (_, mask, _) in zip(shifts, rows, strict=True)
+        for k in range(3)
+        if not mask >> k & 1
+    )
+    by_unintended = sum(float(s.abs().sum()) for s, (_, _, unintended) in zip(shifts, rows, strict=True) if unintended)
+    if whole == 0:
+        assert math.isnan(pooled.interference)
+        assert math.isnan(pooled.unintended)
+        assert pooled.dominant_feature == -1
+    else:
+        assert pooled.interference == pytest.approx(outside / whole)
+        assert pooled.unintended == pytest.approx(by_unintended / whole)
+        assert 0 <= pooled.interference <= 1
+        assert 0 <= pooled.unintended <= 1
+    apart = Pooled.of(found[:2]) + Pooled.of(found[2:])
+    assert (apart.whole, apart.outside) == pytest.approx((pooled.whole, pooled.outside)), "steps add up to the run"
+
+
+def test_a_large_row_outweighs_a_small_one() -> None:
+    large, small = entry(9.0, 1.0, True, 5), entry(1.0, 0.0, False, 3)
+    unread = entry(100.0, float("nan"), False, 7)
+    pooled = Pooled.of([small, large, small, unread])
+    assert (pooled.interference, pooled.unintended) == pytest.approx((9 / 11, 9 / 11))
+    assert pooled.dominant_feature == 5
+    assert Pooled.of([entry(1.0, 0.5, False, 8), entry(1.0, 0.5, False, 2)]).dominant_feature == 2, (
+        "among equals the lower"
+    )

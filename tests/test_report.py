@@ -106,13 +106,27 @@ def test_report_says_what_moved_by_how_much_and_which_rows(page: Page) -> None:
 
 def test_every_section_has_its_picture(page: Page) -> None:
     expected = {"refusal-mass", "refusal-contrast", "rows", "drift", "balance-policy", "balance-refusal", "unexplained"}
-    expected |= {"parts-s-x", "parts-s-y", "health-fvu", "health-l0", "health-dead", "coefficients"}
+    expected |= {"parts-s-x", "parts-s-y", "health-fvu", "health-l0", "health-dead", "coefficients", "effects"}
     assert set(page.figures) == expected
     places = {a.get("id") for t, a in page.elements if t == "div"}
     assert {f"plot-{name}" for name in expected} <= places
     for figure in page.figures.values():
         assert figure["layout"]["xaxis"]["title"]["text"]
     assert sum(t == "article" for t, _ in page.elements) == 10  # cards
+
+
+def test_what_rows_did_beside_their_prompts_adds_up_over_the_run(page: Page, run_folder: Path) -> None:
+    policy = make_header(run_folder).policy
+    rows = [row for step in range(1, 19) for row in make_account(step, policy).rows]
+    size = sum(row.absolute_shift for row in rows)
+    outside = sum(row.absolute_shift * row.interference for row in rows)
+    lines = {trace["name"]: trace for trace in page.figures["effects"]["data"]}
+    assert lines["interference"]["y"][-1] == pytest.approx(outside / size)
+    by_unintended = sum(row.absolute_shift for row in rows if row.unintended)
+    assert lines["unintended"]["y"][-1] == pytest.approx(by_unintended / size)
+    first = make_account(1, policy).rows
+    alone = sum(r.absolute_shift * r.interference for r in first) / sum(r.absolute_shift for r in first)
+    assert lines["interference of one account"]["y"][0] == pytest.approx(alone)
 
 
 def test_pictures_show_the_ledgers_numbers(page: Page, run_folder: Path) -> None:

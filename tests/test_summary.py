@@ -53,6 +53,8 @@ def test_summary_holds_the_closing_figures() -> None:
     assert summary["unexplained"]["after_warm_up"] is True
     assert (summary["steps"], summary["accounts"], summary["rows"]) == (14, 14, 140)
     assert summary["monitor_seconds"] == pytest.approx(14 * 4.1)
+    assert 0 < summary["effects"]["unintended"] < summary["effects"]["interference"] < 1
+    assert summary["effects"]["dominant_feature"] in {row.dominant_feature for a in accounts(1, 14) for row in a.rows}
 
 
 def test_summary_says_how_close_the_pushes_came() -> None:
@@ -68,6 +70,7 @@ def test_empty_run_gives_strict_json() -> None:
     summary = summarise([], before={}, after={}, policy_r2=math.nan, alerts=0)
     assert json.loads(to_json(summary))["unexplained"] == {"output": None, "feature": None, "after_warm_up": False}
     assert summary["seconds"] == 0
+    assert json.loads(to_json(summary))["effects"] == {"interference": None, "unintended": None, "dominant_feature": -1}
 
 
 def test_ranking_holds_every_row_highest_score_first() -> None:

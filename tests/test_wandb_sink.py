@@ -124,6 +124,10 @@ def test_offline_run_holds_what_was_logged_and_no_row_text(home: Path) -> None:
     assert line["smda/measured/S_X"] == pytest.approx(account.balance("S_X").measured)
     assert line["smda/unexplained/S_Y"] == pytest.approx(account.balance("S_Y").unexplained_fraction)
     assert line["smda/health/fvu"] == pytest.approx(account.health.fvu)
+    rows = [row for step in (1, 2, 3) for row in make_account(step, make_header(home).policy).rows]
+    so_far = sum(r.absolute_shift * r.interference for r in rows) / sum(r.absolute_shift for r in rows)
+    assert line["smda/run/interference"] == pytest.approx(so_far)
+    assert line["smda/interference"] != pytest.approx(so_far)
     assert len([key for key in line if key.startswith("smda/")]) < 20  # few scalars
     # never step=: W&B's own step counts every log, the trainer's too, without a gap
     assert [entry["_step"] for entry in lines] == list(range(len(lines)))

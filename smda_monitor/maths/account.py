@@ -149,6 +149,7 @@ def row_entries(
                 own_predicted=float(predicted[i]),
                 expected=float(expected[i]),
                 interference=interference(row_shift[i], policy.coef, intended) if read else float("nan"),
+                absolute_shift=float((row_shift[i].double() * policy.coef.double()).abs().sum()),
                 dominant_feature=policy.feature_ids[column] if column >= 0 else -1,
                 unintended=read and (bool(opposed[i]) or (column >= 0 and not bool(intended[column]))),
                 answer_reading=float("nan") if shows is None else float(shows[i]),

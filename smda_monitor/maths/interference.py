@@ -3,18 +3,29 @@
     I = the smallest set of features that carries 90 % of Σ_k |x_k w_k|       x: the row's own prompt, w: the policy
     interference = Σ_{k∉I} |ΔW_k w_k| / Σ_k |ΔW_k w_k|                        in [0, 1]
 
-The paper (arXiv 2606.29171) describes interference in words; the formula is our own. Columns are those of the policy,
+Of the rows R of a step, or of a run so far, each by its own I_i (`Pooled`):
+
+    interference(R) = Σ_{i∈R} Σ_{k∉I_i} |ΔW_ik w_k| / Σ_{i∈R} Σ_k |ΔW_ik w_k|           in [0, 1]
+    unintended(R)   = Σ_{i∈R, unintended} Σ_k |ΔW_ik w_k| / Σ_{i∈R} Σ_k |ΔW_ik w_k|     in [0, 1]
+    dominant(R)     = the feature k with the largest Σ_{i∈R, dominant_i = k} Σ_l |ΔW_il w_l|
+
+The paper (arXiv 2606.29171) describes interference in words; the formulas are our own. Columns are those of the policy,
 whose ids into the dictionary are ``policy.feature_ids``. Where ΔW is known of some columns alone, both sums run over
 these: then it says how the row's effect is shared among them, and nothing of the rest.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import ConfigError, MeasurementError, describe
+from ..records.account import RowEntry
 
 
 def intended_features(x: Float[Tensor, " d"], w: Float[Tensor, " d"], mass: float = 0.9) -> Bool[Tensor, " d"]:
@@ -54,6 +65,61 @@ def dominant_feature(delta_W: Float[Tensor, " d"], w: Float[Tensor, " d"]) -> in
     if parts.numel() == 0 or parts.max() == 0:
         return -1
     return int(torch.nonzero(parts == parts.max())[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """What rows that were read on their own prompts did to the policy; of two sets of rows by ``+``."""
+
+    whole: float = 0.0
+    """Σ_i Σ_k |ΔW_ik w_k|, units of y; ≥ 0."""
+    outside: float = 0.0
+    """Its part on features outside the rows' own I."""
+    by_unintended: float = 0.0
+    """Its part by rows that are unintended."""
+    by_dominant: dict[int, float] = field(default_factory=dict)
+    """Its parts by the rows' dominant features, by id."""
+
+    @staticmethod
+    def of(rows: Iterable[RowEntry]) -> Pooled:
+        """Of these `rows`, but for those that were not read."""
+        read = [row for row in rows if not math.isnan(row.absolute_shift + row.interference)]
+        by_dominant: dict[int, float] = {}
+        for row in read:
+            by_dominant[row.dominant_feature] = by_dominant.get(row.dominant_feature, 0.0) + row.absolute_shift
+        return Pooled(
+            math.fsum(row.absolute_shift for row in read),
+            math.fsum(row.absolute_shift * row.interference for row in read),
+            math.fsum(row.absolute_shift for row in read if row.unintended),
+            by_dominant,
+        )
+
+    def __add__(self, other: Pooled) -> Pooled:
+        mine, more = self.by_dominant, other.by_dominant
+        return Pooled(
+            self.whole + other.whole,
+            self.outside + other.outside,
+            self.by_unintended + other.by_unintended,
+            {feature: mine.get(feature, 0.0) + more.get(feature, 0.0) for feature in mine | more},
+        )
+
+    @property
+    def interference(self) -> float:
+        """In [0, 1]; NaN where nothing moved."""
+        return self._part(self.outside)
+
+    @property
+    def unintended(self) -> float:
+        """In [0, 1]; NaN where nothing moved."""
+        return self._part(self.by_unintended)
+
+    @property
+    def dominant_feature(self) -> int:
+        """Its id, the lower one among equals; −1 where nothing moved."""
+        return max(sorted(self.by_dominant), key=self.by_dominant.__getitem__) if self.whole > 0 else -1
+
+    def _part(self, part: float) -> float:
+        return min(part / self.whole, 1.0) if self.whole > 0 else math.nan
 
 
 def _magnitudes(left: Tensor, right: Tensor, what: str) -> Tensor:

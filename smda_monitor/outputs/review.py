@@ -60,5 +60,6 @@ class ReviewSink:
 
 def _reason(a: Alert, push: float) -> str:
     if a.kind == "drift":
-        return f"It pushed {a.quantity.split()[0]} by {push:+.3g} nats, the way it drifted: {a.title}."
+        pushed = a.quantity.partition(" since ")[0].partition(" through ")[0]
+        return f"It pushed {pushed} by {push:+.3g} nats, the way it drifted: {a.title}."
     return f"Its score stands out, and it pushed the contrast of its own prompt by {push:+.3g} nats: {a.title}."

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..maths.fidelity import pooled_fidelity
+from ..maths.interference import Pooled
 from ..maths.totals import leading_balances, missed_fraction, named_fraction
 from ..records.account import StepAccount
 from ..records.audit import AuditEntry
@@ -60,11 +61,12 @@ def summarise(
     `before` and `after` hold ``mass.<kind>`` and ``contrast.<kind>``, as `readings_by_kind` gives them. `seconds` is
     the command's wall time; without it, the sum of the monitor's own over the accounts. ``refusal`` is the mass reading
     (log-odds), ``refusal_contrast`` the other (nats); ``unexplained`` holds fractions, see `median_unexplained`;
-    ``totals`` is what `totals` gives;
-    ``audit`` what replays of single rows said of the pushes, see `maths.fidelity.pooled_fidelity`; ``overhead`` what
-    the monitor cost, as in the record, null where it was not measured.
+    ``totals`` is what `totals` gives; ``effects`` what all rows did to the policy that their prompts did not call for,
+    as `maths.interference.Pooled` has it; ``audit`` what replays of single rows said of the pushes, see
+    `maths.fidelity.pooled_fidelity`; ``overhead`` what the monitor cost, as in the record, null where it was not
+    measured.
     """
-    pooled = pooled_fidelity(audits)
+    pooled, effects = pooled_fidelity(audits), Pooled.of(row for account in accounts for row in account.rows)
     medians, after_warm_up = median_unexplained(accounts)
     monitor = sum(a.seconds for a in accounts) + sum(a.seconds for a in audits)
     return {
@@ -76,6 +78,11 @@ def summarise(
         "monitor_seconds": monitor,
         "unexplained": {**medians, "after_warm_up": after_warm_up},
         "totals": totals(accounts),
+        "effects": {
+            "interference": effects.interference,
+            "unintended": effects.unintended,
+            "dominant_feature": effects.dominant_feature,
+        },
         "refusal": {"before": _reading(before, "mass"), "after": _reading(after, "mass")},
         "refusal_contrast": {"before": _reading(before, "contrast"), "after": _reading(after, "contrast")},
         "audit": {

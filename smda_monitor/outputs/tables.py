@@ -26,6 +26,7 @@ _ROW_SCALARS = (
     ("own_predicted", "float"),
     ("expected", "float"),
     ("interference", "float"),
+    ("absolute_shift", "float"),
     ("dominant_feature", "int"),
     ("unintended", "bool"),
     ("answer_reading", "float"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..maths.fidelity import pooled_fidelity
+from ..maths.interference import Pooled
 from ..records.account import StepAccount
 from ..records.alert import Alert
 from ..records.audit import AuditEntry
@@ -55,11 +56,13 @@ class WandbSink:
         self._logged = 0
         self._alerted: set[str] = set()
         self._audits: list[AuditEntry] = []
+        self._effects = Pooled()
 
     def start(self, run: RunHeader) -> None:
         """Remembers the run folder; nothing is logged before the first account."""
         self._folder, self._behaviour = run.folder, run.behaviour
         self._audits = list(run.past.audits)
+        self._effects = Pooled.of(row for account in run.past.accounts for row in account.rows)
 
     def snapshot(self, s: Snapshot) -> None:
         """Snapshots go up with the final artifact."""
@@ -72,10 +75,13 @@ class WandbSink:
 
     def account(self, a: StepAccount) -> None:
         """Logs the scalars, and the table of rows every `flush_every` accounts."""
+        effects = Pooled.of(a.rows)
+        self._effects += effects
         run = self._run()
         if run is None:
             return
-        run.log({**scalars(a, self._behaviour), "train/global_step": a.step})
+        effect = effect_scalars(effects, self._effects, self._behaviour)
+        run.log({**scalars(a, self._behaviour), **effect, "train/global_step": a.step})
         self._pending.append(a)
         if len(self._pending) >= max(self._flush_every, self._logged / PART):
             self._flush(run)
@@ -174,6 +180,18 @@ def scalars(account: StepAccount, behaviour: str = REFUSAL) -> dict[str, float]:
     values[f"{name}/refit_remainder"] = account.refit_remainder
     values[f"{name}/seconds"] = account.seconds
     return values
+
+
+def effect_scalars(account: Pooled, so_far: Pooled, behaviour: str = REFUSAL) -> dict[str, float]:
+    """What the rows of one account, and those of the run `so_far`, did to the policy that their prompts did not call
+    for, by W&B name; what is not known is left out."""
+    name = prefix(behaviour)
+    values = {
+        f"{name}/interference": account.interference,
+        f"{name}/run/interference": so_far.interference,
+        f"{name}/run/unintended": so_far.unintended,
+    }
+    return {key: value for key, value in values.items() if value == value}
 
 
 def fidelity_scalars(audits: Sequence[AuditEntry], behaviour: str = REFUSAL) -> dict[str, float]:

@@ -123,6 +123,9 @@ class RowEntry:
     watched: dict[int, tuple[float, float]] = field(default_factory=dict)
     """By id of a watched feature: the row's push on its ΔW_k through feature activation and through output probability,
     units of w. Empty where the account did not split them, and for rows of another step than the account's last."""
+    absolute_shift: float = float("nan")
+    """Σ_k|ΔW_k w_k| of the row's output-probability pathway, units of y: by it rows are weighted where their
+    interference is pooled over a step or a run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
+from ...maths.interference import Pooled
 from ...records.account import StepAccount
 from ...records.probes import KINDS
 from ...records.snapshot import DictionaryHealth
@@ -180,6 +182,43 @@ def unexplained_figure(accounts: Sequence[StepAccount]) -> Figure:
         columns=["step", "target", "fraction", "of_measured"],
         table=table,
     )
+
+
+def effects_figure(accounts: Sequence[StepAccount]) -> Figure:
+    """What each account's rows did to the policy that their prompts did not call for, and the run's so far."""
+    by_account = [(a.step, Pooled.of(a.rows)) for a in accounts]
+    so_far = list(itertools.accumulate(effects for _, effects in by_account))
+    steps = [step for step, _ in by_account]
+    hover = "step %{x}<br>%{y:.2f}<extra></extra>"
+    return Figure(
+        id="effects",
+        title="What rows did that their prompts did not call for",
+        caption="Interference: the part of Σ|ΔW·w| (output pathway, by row) on features that the rows' own prompts do "
+        "not call for. Unintended: the part by rows that are unintended. The line is the run so far.",
+        traces=[
+            _line("interference", LINE, steps, [_known(one.interference) for one in so_far], hover),
+            _line("unintended", PART_COLOURS["unexplained"], steps, [_known(one.unintended) for one in so_far], hover),
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "interference of one account",
+                "x": steps,
+                "y": [_known(one.interference) for _, one in by_account],
+                "marker": {"symbol": "diamond-open", "size": 7, "color": LINE},
+                "hovertemplate": hover,
+            },
+        ],
+        layout={"xaxis": step_axis(), "yaxis": axis("part of all that rows did", range=[0, 1])},
+        columns=["step", "interference", "unintended", "dominant_feature", "run_interference", "run_unintended"],
+        table=[
+            [step, one.interference, one.unintended, one.dominant_feature, run.interference, run.unintended]
+            for (step, one), run in zip(by_account, so_far, strict=True)
+        ],
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def health_figures(accounts: Sequence[StepAccount], before: DictionaryHealth | None) -> list[Figure]:

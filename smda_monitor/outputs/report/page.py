@@ -16,7 +16,7 @@ from ..ranking import intention, rank_rows
 from ..snapshots import snapshot_files
 from ..text import percent
 from .audit import audit_section
-from .by_step import READINGS, Ends, health_figures, parts_figure, refusal_figure, unexplained_figure
+from .by_step import READINGS, Ends, effects_figure, health_figures, parts_figure, refusal_figure, unexplained_figure
 from .figure import Figure
 from .ranked import balance_figure, coefficients_figure, drift_figure, rows_figure
 from .rendering import render_page, share_of
@@ -45,7 +45,8 @@ def _context(view: LedgerView) -> dict[str, Any]:
     return {
         "view": view,
         "verdict": judged,
-        "figures": _figures(view, start, ends, judged) | {"rows": [rows_figure(ranking)] if ranking else []},
+        "figures": _figures(view, start, ends, judged)
+        | {"rows": [rows_figure(ranking), effects_figure(view.accounts)] if ranking else []},
         "intention": intention,
         "shown_rows": ranking[:TABLE_ROWS],
         "cards": cards,

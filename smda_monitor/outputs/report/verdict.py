@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...maths.interference import Pooled
 from ...records.config import REFUSAL
 from ...records.probes import KINDS
 from ..ledger_reader import LedgerView
@@ -92,7 +93,7 @@ def verdict(
         for kind, reading in ((kind, f"mass.{kind}") for kind in KINDS)
         if reading in before and reading in after
     ]
-    sentences = [*_rows(ranking, name), _closing(view), _alerts(view)]
+    sentences = [*_rows(ranking, name), *_effects(view), _closing(view), _alerts(view)]
     return Verdict(_headline(shifts, name), sentences, shifts, name)
 
 
@@ -130,7 +131,18 @@ def _rows(ranking: Sequence[RankedRow], name: str) -> list[str]:
     return [
         f"The rows that move {name} most strongly against what is expected on their prompts are {names}.",
         f"{unintended} of {len(ranking)} rows act mainly outside the features that their prompts call for, "
-        f"or against the policy's reading (unintended).{when}",
+        f"or against what is expected on them (unintended).{when}",
+    ]
+
+
+def _effects(view: LedgerView) -> list[str]:
+    found = Pooled.of(row for account in view.accounts for row in account.rows)
+    if not found.whole > 0:
+        return []
+    return [
+        f"Of all that rows did to the policy's output pathway {percent(found.interference)} lies outside the features "
+        f"that their prompts call for (interference), and unintended rows did {percent(found.unintended)}; the feature "
+        f"that leads most of it is {found.dominant_feature}."
     ]
 
 
