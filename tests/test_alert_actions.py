@@ -14,6 +14,7 @@ from test_drift_watch import ALERTS, trained
 
 from smda_monitor.outputs.review import NAME, ReviewSink
 from smda_monitor.outputs.sink import Past
+from smda_monitor.records.account import WARM_UP_STEPS
 from smda_monitor.records.alert import Alert
 
 
@@ -24,7 +25,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 def test_an_alert_that_stops_leaves_a_checkpoint_a_closed_ledger_and_a_report(tmp_path: Path) -> None:
     seen: list[Alert] = []
     alerts = {**ALERTS, "stop": ["drift"]}
-    trainer, view = trained(tmp_path, tmp_path / "run", alerts, [], on_alert=seen.append)
+    trainer, view = trained(tmp_path, tmp_path / "run", alerts, [], save="no", on_alert=seen.append)
     step = view.alerts[0].step
     assert trainer.state.global_step == step < 6
     assert (tmp_path / "trainer" / f"checkpoint-{step}" / "trainer_state.json").is_file()
@@ -37,6 +38,34 @@ def test_an_alert_that_stops_leaves_a_checkpoint_a_closed_ledger_and_a_report(tm
     to_review = lines(tmp_path / "run" / "run")
     assert [line["id"] for line in to_review] == [row for alert in view.alerts for row in alert.rows]
     assert all(line["reason"] and line["step"] == step for line in to_review)
+
+
+def test_rows_that_stand_out_are_named_after_warm_up_and_stop_a_run(tmp_path: Path) -> None:
+    seen: list[Alert] = []
+    alerts = {"false_alarm": None, "unexplained": None, "audit": None, "row_rate": 0.9, "stop": ["rows"]}
+    trainer, view = trained(tmp_path, tmp_path / "run", alerts, [], steps=20, save="no", on_alert=seen.append)
+    (alert,) = view.alerts
+    assert WARM_UP_STEPS < alert.step == trainer.state.global_step < 20
+    assert seen == [alert]
+    assert alert.kind == "rows"
+    assert alert.subject.endswith(" by refusal")
+    settled = {row.row_id for account in view.accounts if not account.warm_up for row in account.rows}
+    assert set(alert.rows) <= settled
+    assert [line["id"] for line in lines(tmp_path / "run" / "run")] == list(alert.rows)
+    assert (tmp_path / "trainer" / f"checkpoint-{alert.step}" / "trainer_state.json").is_file()
+
+
+def test_the_reason_says_what_a_row_pushed(tmp_path: Path) -> None:
+    first, _ = make_alerts()
+    sink = ReviewSink()
+    sink.start(make_header(tmp_path))
+    alone = "the policy's reading through feature 42 since step 0"
+    for alert in (first, replace(first, quantity=alone), replace(first, kind="rows", quantity="score")):
+        sink.alert(replace(alert, rows=("a",), pushes=(-0.61,)))
+    drift, feature, rows = (line["reason"] for line in lines(tmp_path))
+    assert drift.startswith("It pushed mass.harmful by -0.61 nats, the way it drifted: ")
+    assert feature.startswith("It pushed the policy's reading by -0.61 nats, the way it drifted: ")
+    assert rows.startswith("Its score stands out, and it pushed the contrast of its own prompt by -0.61 nats: ")
 
 
 def test_alerts_of_the_last_snapshot_reach_the_function(tmp_path: Path) -> None:

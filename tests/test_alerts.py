@@ -44,7 +44,7 @@ def account(
 
 
 def raised(latest: StepAccount, limits: AlertsConfig = LIMITS, known: set[str] | None = None) -> list[Alert]:
-    return limit_alerts(limits, latest, known or set())
+    return limit_alerts("refusal", limits, latest, known or set())
 
 
 def test_switched_off() -> None:
@@ -52,8 +52,8 @@ def test_switched_off() -> None:
     assert raised(bad, limits=AlertsConfig(unexplained=None)) == []
     found = raised(bad)
     assert [a.subject for a in found] == [
-        "account of the feature-activation pathway",
-        "account of the output-probability pathway",
+        "feature-activation pathway in the accounts of refusal",
+        "output-probability pathway in the accounts of refusal",
     ]
     assert all(a.since == a.step and a.evidence is None and a.rows == a.pushes == () for a in found)
     assert raised(bad, known={found[0].subject}) == found[1:]
@@ -77,12 +77,12 @@ def audits(count: int, error: float, first: int = 13) -> list[AuditEntry]:
 
 
 def audited(found: list[AuditEntry], limits: AlertsConfig = LIMITS, **changes: bool) -> list[Alert]:
-    return limit_alerts(limits, account(**changes), set(), found)  # type: ignore[arg-type]
+    return limit_alerts("refusal", limits, account(**changes), set(), found)  # type: ignore[arg-type]
 
 
 def test_pushes_that_miss_their_replays_are_alerted() -> None:
     (alert,) = audited(audits(3, 0.4))
-    assert alert.subject == "self-audit of the accounts"
+    assert alert.subject == "self-audit of the accounts of refusal"
     assert alert.value == pytest.approx(0.4)
     assert alert.threshold == 0.25
     assert "3 replayed rows" in alert.quantity
@@ -124,11 +124,22 @@ def test_rows_are_ranked_by_what_they_pushed_over_the_whole_run() -> None:
     assert drifted("benign", 1.0, one, up).rows == ("y", "x")
 
 
+def test_rows_of_low_confidence_count_half_in_the_ranking_and_whole_in_the_figures() -> None:
+    early = account((row("warm", mass_benign=1.9),), warm_up=True, step=3)
+    late = account((row("a", mass_benign=1.0), row("b", mass_benign=0.9)), step=20)
+    alert = drifted("benign", 1.0, early, late)
+    assert (alert.rows, alert.pushes) == (("a", "warm", "b"), (1.0, 1.9, 0.9))
+    short = account((replace(row("short", mass_benign=1.9), step=18),), step=18)
+    found = Drift(Direction("benign", 1.0), 1.25, 0.5, 6.0)
+    assert drift_alert("refusal", found, 20, 17, [short, late]).rows == ("short", "a", "b")
+    assert drift_alert("refusal", found, 20, 17, [short, late], {18}).rows == ("a", "short", "b")
+
+
 def test_a_drift_through_features_is_laid_to_rows_by_what_the_policy_explains() -> None:
     of_kinds = {f"explained_{kind}": value for kind, value in (("harmful", 3.0), ("lookalike", 0.0), ("benign", 1.5))}
     alert = drifted(FEATURES, 1.0, account((row("a", mass_harmful=9.0), row("b", **of_kinds))))
     assert (alert.rows, alert.pushes) == (("b",), (1.5,))
-    assert alert.quantity == "policy's reading since step 0"
+    assert alert.quantity == "the policy's reading since step 0"
     assert "Led by" not in alert.advice
 
 

@@ -20,6 +20,7 @@ from smda_monitor.maths.alerts import drift_alert
 from smda_monitor.maths.drift import FEATURES, Direction
 from smda_monitor.monitor.drift_watch import DriftWatch
 from smda_monitor.outputs.ledger_reader import LedgerView, read_ledger
+from smda_monitor.records.account import StepAccount, TargetBalance
 from smda_monitor.records.config import AlertsConfig, BehaviourConfig
 from smda_monitor.records.probes import KINDS, Probe, ProbeSet
 from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
@@ -133,7 +134,7 @@ def test_a_feature_that_hides_behind_another_is_judged_by_itself() -> None:
     assert set(found) == {Direction("features.41", 1.0), Direction("features.42", -1.0)}, "together they do not move"
     alert = drift_alert("refusal", found[Direction("features.42", -1.0)], 1, 1, [])
     assert (alert.subject, alert.value) == ("feature 42 of refusal", pytest.approx(-0.95))
-    assert alert.quantity == "policy's reading through feature 42 since step 0"
+    assert alert.quantity == "the policy's reading through feature 42 since step 0"
     assert "Led by features 42 (-0.95): see their cards." in alert.advice
     assert not stepped(one, 2, ("feature 41 of refusal", "feature 42 of refusal"), X=(1.0, 0.9, 0.95))
     assert not stepped(watch(), 1, X=(9.0, 0.4, 0.4)), "what the policy rests on is not among them"
@@ -149,17 +150,22 @@ def test_a_category_that_drifts_while_its_kind_does_not() -> None:
         X = torch.tensor([[1.0, 0.0, 0.0]]).expand(len(probes), -1)
         return Snapshot(step, probes.ids, X, about, about, about, nothing, DictionaryHealth(0.0, 0.0, 0.0))
 
+    def noted(step: int, moved: float) -> StepAccount:
+        balances = (TargetBalance("mass.benign.fraud", moved, moved, 0.0, 0.0, abs(moved)),)
+        return replace(account(step=step), refusal=START, drift=(0.0, 0.0, 0.0), balances=balances)
+
     given = instruments(AlertsConfig())
     given.bench.probes, given.plan.probe_ids = probes, tuple(p.id for p in probes if p.id.endswith("-0"))
     one = DriftWatch(given, seen(0), False)
-    moved = seen(1, benign_fraud=1.2)
-    one.note(replace(account(step=1), refusal=START, drift=(0.0, 0.0, 0.0)), START)
+    moved = seen(6, benign_fraud=1.2)
+    for step, by in ((1, 0.3), (2, 0.1), (3, 0.4), (4, -0.2), (5, 0.6), (6, 0.0)):
+        one.note(noted(step, by), START)
     assert one.due(moved.part(given.plan.probe_ids), ())
     one.look(moved)
     ((drift, since),) = one.found(moved, ())
-    assert (drift.direction, since) == (Direction("benign.fraud", 1.0), 1)
+    assert (drift.direction, since) == (Direction("benign.fraud", 1.0), 3), "0.8, then 0.6 and 1.2 nats since the start"
     assert drift.mean == pytest.approx(1.2)
-    alert = drift_alert("refusal", drift, 1, since, [])
+    alert = drift_alert("refusal", drift, 6, since, [])
     assert (alert.subject, alert.quantity) == ("refusal of benign.fraud probes", "mass.benign.fraud since step 0")
 
 
@@ -204,6 +210,8 @@ def trained(
     resume: bool = False,
     per_step: int = 12,
     every: int = 1,
+    steps: int = 6,
+    save: str = "steps",
     **arguments: Any,
 ) -> tuple[Any, LedgerView]:
     """A run on rows that all refuse, with thirty probes of each kind: (trainer, ledger)."""
@@ -212,7 +220,7 @@ def trained(
     rows = tiny.tiny_rows().filter(lambda row: row["completion"][0]["content"].startswith("No"))
     callback = SMDACallback(config, **arguments)
     trainer = tiny.tiny_trainer(
-        folder, [callback, *extra], rows=rows, max_steps=6, learning_rate=3e-2, save_strategy="steps", save_steps=3
+        folder, [callback, *extra], rows=rows, max_steps=steps, learning_rate=3e-2, save_strategy=save, save_steps=3
     )
     try:
         trainer.train(resume_from_checkpoint=str(folder / "trainer" / "checkpoint-3") if resume else None)

@@ -7,7 +7,7 @@ run (the caller keeps `known`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..records.account import StepAccount
 from ..records.alert import Alert
@@ -21,15 +21,18 @@ LEADING_ROWS = 10
 """Rows named by an alert, at most."""
 AUDITED_ROWS = 3
 """Rows replayed after warm-up from which the account's fidelity is judged."""
+LOW_CONFIDENCE = 0.5
+"""What pushes of warm-up steps, and of steps whose audit fell short, count where an alert ranks the rows behind it."""
 
 
 def limit_alerts(
-    limits: AlertsConfig, account: StepAccount, known: set[str], audits: Sequence[AuditEntry] = ()
+    behaviour: str, limits: AlertsConfig, account: StepAccount, known: set[str], audits: Sequence[AuditEntry] = ()
 ) -> list[Alert]:
-    """Alerts that the latest `account` and the run's `audits` raise and that are not `known` by subject."""
-    found = [moved_outside(account.step)] if account.outside else []
+    """Alerts that the latest `account` of the monitor of `behaviour` and the run's `audits` raise and that are not
+    `known` by subject."""
+    found = [moved_outside(behaviour, account.step)] if account.outside else []
     if not account.warm_up:
-        found += _over_limits(limits, account) + _missed(limits, account.step, audits)
+        found += _over_limits(behaviour, limits, account) + _missed(behaviour, limits, account.step, audits)
     return [alert for alert in found if alert.subject not in known]
 
 
@@ -41,21 +44,27 @@ def drift_subject(behaviour: str, of: str) -> str:
     return f"feature {part} of {behaviour}" if part else f"unintended features of {behaviour}"
 
 
-def drift_alert(behaviour: str, found: Drift, step: int, since: int, accounts: Sequence[StepAccount]) -> Alert:
-    """The alert on a drift of `behaviour` `found` at `step`, there `since` a step, by the rows of all `accounts`. One
-    through features is laid to rows by their push on all that the policy explains, mean over the kinds."""
+def drift_alert(
+    behaviour: str, found: Drift, step: int, since: int, accounts: Sequence[StepAccount], short: Collection[int] = ()
+) -> Alert:
+    """The alert on a drift of `behaviour` `found` at `step`, there `since` a step, by the rows of all `accounts`, those
+    of warm-up and of `short` steps (`fidelity.short_steps`) ranked by `LOW_CONFIDENCE` of their pushes. One through
+    features is laid to rows by their push on all that the policy explains, mean over the kinds."""
     sign, of = found.direction.sign, found.direction.of
     whole, _, part = of.partition(".")
     targets = [f"explained.{kind}" for kind in KINDS] if whole == FEATURES else [f"mass.{of}"]
     through = f" through feature {part}" if part else ""
-    name = f"policy's reading{through}" if whole == FEATURES else targets[0]
+    name = f"the policy's reading{through}" if whole == FEATURES else targets[0]
     led = "".join(f" {feature} ({drift:+.3g})," for feature, drift in found.leading)
     pushes: dict[str, float] = {}
+    weighed: dict[str, float] = {}
     for account in accounts:
         for row in account.rows:
             push = sum(row.push.get(target, 0.0) for target in targets) / len(targets)
+            weight = LOW_CONFIDENCE if account.warm_up or row.step in short else 1.0
             pushes[row.row_id] = pushes.get(row.row_id, 0.0) + push
-    ranked = sorted(pushes, key=lambda row_id: sign * pushes[row_id], reverse=True)
+            weighed[row.row_id] = weighed.get(row.row_id, 0.0) + weight * push
+    ranked = sorted(pushes, key=lambda row_id: sign * weighed[row_id], reverse=True)
     rows = tuple(row_id for row_id in ranked if sign * pushes[row_id] > 0)[:LEADING_ROWS]
     return Alert(
         "drift",
@@ -73,27 +82,28 @@ def drift_alert(behaviour: str, found: Drift, step: int, since: int, accounts: S
     )
 
 
-def moved_outside(step: int) -> Alert:
-    """Something other than the optimizer moved the trained parameters by the end of `step`, or after it."""
+def moved_outside(behaviour: str, step: int) -> Alert:
+    """Something other than the optimizer moved the trained parameters by the end of `step`, or after it, as the monitor
+    of `behaviour` found."""
     advice = "Look which callback or loaded checkpoint changes weights: what it does is in all that is measured now."
     quantity = "times that something other than the optimizer's step moved them"
-    return _plain(step, "trained parameters", quantity, 1.0, 0.0, advice)
+    return _plain(step, f"trained parameters under the monitor of {behaviour}", quantity, 1.0, 0.0, advice)
 
 
-def _over_limits(limits: AlertsConfig, account: StepAccount) -> list[Alert]:
+def _over_limits(behaviour: str, limits: AlertsConfig, account: StepAccount) -> list[Alert]:
     found = []
     if limits.unexplained is not None:
         for target, pathway in (("S_X", "feature-activation"), ("S_Y", "output-probability")):
             fraction = account.balance(target).unexplained_fraction
             if fraction > limits.unexplained:
                 advice = "Lower the learning rate or read this run's row figures with care: the split does not close."
-                subject = f"account of the {pathway} pathway"
+                subject = f"{pathway} pathway in the accounts of {behaviour}"
                 quantity = f"unexplained fraction of {target}"
                 found.append(_plain(account.step, subject, quantity, fraction, limits.unexplained, advice))
     return found
 
 
-def _missed(limits: AlertsConfig, step: int, audits: Sequence[AuditEntry]) -> list[Alert]:
+def _missed(behaviour: str, limits: AlertsConfig, step: int, audits: Sequence[AuditEntry]) -> list[Alert]:
     """Where the pushes miss their replays, on the median over rows and targets."""
     pooled = pooled_fidelity(audits)
     error = pooled.overall.relative_error
@@ -101,7 +111,7 @@ def _missed(limits: AlertsConfig, step: int, audits: Sequence[AuditEntry]) -> li
         return []
     advice = "Lower the learning rate, or read pushes as a ranking: replays of single rows do not bear out their sizes."
     quantity = f"median relative error of the push over {pooled.rows} replayed rows"
-    return [_plain(step, "self-audit of the accounts", quantity, error, limits.audit, advice)]
+    return [_plain(step, f"self-audit of the accounts of {behaviour}", quantity, error, limits.audit, advice)]
 
 
 def _plain(step: int, subject: str, quantity: str, value: float, limit: float, advice: str) -> Alert:

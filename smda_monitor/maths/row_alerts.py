@@ -22,11 +22,11 @@ LATEST = 4096
 
 
 def row_alert(
-    accounts: Sequence[StepAccount], rate: float, known: Collection[str], short: Collection[int] = ()
+    behaviour: str, accounts: Sequence[StepAccount], rate: float, known: Collection[str], short: Collection[int] = ()
 ) -> Alert | None:
-    """The alert that the latest of `accounts` raises on rows not `known` by id, the worst first, at most ten; None
-    where there is none. `short`: steps whose audit fell short (`fidelity.short_steps`). Raises `ConfigError` for a
-    `rate` outside (0, 1)."""
+    """The alert that the latest of `accounts` raises for the monitor of `behaviour` on rows not `known` by id, the
+    worst first, at most ten; None where there is none. `short`: steps whose audit fell short (`fidelity.short_steps`).
+    Raises `ConfigError` for a `rate` outside (0, 1)."""
     rows = _latest(accounts, short)
     division = divide([_figures(row) for row in rows], "score", rate)
     assert isinstance(division.cut, ScoreCut)
@@ -43,7 +43,7 @@ def row_alert(
         "rows",
         accounts[-1].step,
         min(row.step for _, row in worst),
-        f"row {first}" + (f" and {others} more" if others else ""),
+        f"row {first}" + (f" and {others} more" if others else "") + f" by {behaviour}",
         "score over what is usual",
         worst[0][0],
         division.cut.threshold,

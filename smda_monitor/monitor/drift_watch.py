@@ -64,6 +64,7 @@ class DriftWatch:
         self._log_e: dict[Direction, list[float]] = {direction: [] for direction in self._directions}
         self._chances: list[int] = []
         self._since: dict[Direction, int] = {}
+        self._moved: dict[str, float] = {}
         self._accounts = self._looked_at = 0
 
     def warn(self) -> None:
@@ -90,11 +91,16 @@ class DriftWatch:
     def note(self, account: StepAccount, start: Mapping[str, float]) -> None:
         """Takes in another `account`. `start`: the plan's means by reading and kind at the first snapshot."""
         self._accounts += 1
+        for balance in account.balances:
+            self._moved[balance.target] = self._moved.get(balance.target, 0.0) + balance.measured
         for direction in self._directions:
             name = f"mass.{direction.of}"
-            drift = account.refusal.get(name, 0.0) - start.get(name, 0.0)
             if self._is_of_features(direction.of):
                 drift = float(self._through(direction.of, torch.tensor([account.drift])))
+            elif name in account.refusal:
+                drift = account.refusal[name] - start.get(name, 0.0)
+            else:  # an account has no mean of a category, only how far it moved
+                drift = self._moved.get(name, 0.0)
             if direction.sign * drift > self._tolerance:
                 self._since.setdefault(direction, account.step)
             else:

@@ -152,11 +152,10 @@ class MonitoredRun:
             message = "No row up to step %d has a prompt of its own that was read: rows get no score."
             logger.warning(message, account.step)
         limits = self.instruments.bench.config.alerts
-        raised = limit_alerts(limits, account, self._known, self.auditor.entries)
+        raised = limit_alerts(self._behaviour, limits, account, self._known, self.auditor.entries)
         if limits.row_rate is not None:
             named = {row for alert in self.alerts if alert.kind == "rows" for row in alert.rows}
-            short = short_steps(self.auditor.entries, limits.audit) if limits.audit is not None else set()
-            on_rows = row_alert(self.accounts, limits.row_rate, named, short)
+            on_rows = row_alert(self._behaviour, self.accounts, limits.row_rate, named, self._short)
             raised += [on_rows] if on_rows else []
         return self._raise(raised)
 
@@ -167,7 +166,8 @@ class MonitoredRun:
             try:
                 raised = self.account(more=False)
                 if self.accountant.outside.look(step):
-                    raised += self._raise([one for one in [moved_outside(step)] if one.subject not in self._known])
+                    moved = moved_outside(self._behaviour, step)
+                    raised += self._raise([moved] if moved.subject not in self._known else [])
                 if self.last.step != step:
                     raised += self._look(step)
                 drift = self.last.X.double() - self.first.X.double()
@@ -193,14 +193,25 @@ class MonitoredRun:
         self.last = latest if measured else measure_set(self.instruments, probes, step)
         self.sinks.snapshot(self.last)
         self._drift.look(self.last)
-        name = self.instruments.bench.config.behaviour.name
         found = self._drift.found(self.last, self._known)
-        return self._raise([drift_alert(name, drift, step, since, self.accounts) for drift, since in found])
+        raised = [drift_alert(self._behaviour, f, step, since, self.accounts, self._short) for f, since in found]
+        return self._raise(raised)
 
     @property
     def _start(self) -> dict[str, float]:
         """Means by reading and kind at the first snapshot, of the plan's probes."""
         return readings_by_kind(self.accountant.start, self.instruments.bench.probes)[0]
+
+    @property
+    def _behaviour(self) -> str:
+        """The name of what is watched."""
+        return self.instruments.bench.config.behaviour.name
+
+    @property
+    def _short(self) -> set[int]:
+        """Steps whose audit fell short."""
+        limit = self.instruments.bench.config.alerts.audit
+        return set() if limit is None else short_steps(self.auditor.entries, limit)
 
     @property
     def _known(self) -> set[str]:

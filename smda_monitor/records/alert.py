@@ -21,7 +21,8 @@ class Alert:
     """Of a drift: the step since which every account has it so. Of rows: the first step that one of them was in. Else
     `step`."""
     subject: str
-    """What moved, e.g. ``refusal of benign probes`` or ``row demo-017``; one alert per subject and run."""
+    """What moved, by which behaviour, e.g. ``refusal of benign probes`` or ``row demo-017 by refusal``; one alert per
+    subject and run."""
     quantity: str
     """The figure that crossed, e.g. ``mass.benign since step 0``."""
     value: float
@@ -34,8 +35,8 @@ class Alert:
     rows: tuple[str, ...]
     """Ids of the rows that pushed it most, strongest first; at most ten."""
     pushes: tuple[float, ...]
-    """What each of `rows` pushed the drifting figure over all accounts, in its units; of an alert on rows, what each
-    pushed the contrast of its own prompt, nats."""
+    """What each of `rows` pushed the drifting figure over all accounts, nats: the whole reading, where the policy's
+    reading drifted through some features. Of an alert on rows: the contrast of its own prompt."""
     advice: str
     """What to do next, one sentence."""
 
