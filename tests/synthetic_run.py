@@ -210,6 +210,7 @@ def make_header(folder: Path) -> RunHeader:
     """Probes, policy and a manifest as the callback would give them."""
     probes = make_probes()
     manifest: dict[str, Any] = {"config": {"outputs": {"row_text": "local"}, "seed": 0}, "versions": {"torch": "2.13"}}
+    manifest["meant"] = "meant of refusal: harmful up, benign down"
     manifest["measured_probes"] = [probes.ids[i] for i in MEASURED]
     return RunHeader(folder, probes, make_policy(probes), manifest)
 

@@ -9,11 +9,12 @@ import pytest
 from synthetic_run import make_audit
 
 from smda_monitor.maths.alerts import LEADING_ROWS, drift_alert, limit_alerts
-from smda_monitor.maths.drift import FEATURES, Direction, Drift
+from smda_monitor.maths.drift import Drift
+from smda_monitor.maths.intent import FEATURES, Direction
 from smda_monitor.records.account import RowEntry, StepAccount, TargetBalance
 from smda_monitor.records.alert import Alert
+from smda_monitor.records.alerts_config import AlertsConfig
 from smda_monitor.records.audit import AuditEntry
-from smda_monitor.records.config import AlertsConfig
 from smda_monitor.records.snapshot import DictionaryHealth
 
 LIMITS = AlertsConfig(unexplained=0.25)

@@ -104,6 +104,12 @@ def test_all_problems_are_named_at_once_with_path_choices_and_nearest_key() -> N
     assert "did you mean" not in lines["bogus"]
     assert "model, probes" in lines["bogus"]
     assert "'x'" in lines["seed"]
+    asked = {"categories": {"benign.fraud": "stil"}, "single_features": {7: "rise", "seven": "up"}}
+    lines = {line.split(": ")[0].strip(): line for line in message({"alerts": {"intent": asked}}).splitlines()}
+    assert "up or down or still or any" in lines["alerts.intent.categories.benign.fraud"]
+    assert "did you mean 'still'" in lines["alerts.intent.categories.benign.fraud"]
+    assert "'rise'" in lines["alerts.intent.single_features.7"]
+    assert "integer" in lines["alerts.intent.single_features.seven.[key]"]
 
 
 def test_an_optional_choice_lists_its_words() -> None:

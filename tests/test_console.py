@@ -51,6 +51,7 @@ def test_log_is_plain_lines_with_time_left(tmp_path: Path) -> None:
     text = run(tmp_path, 18)
     assert "\x1b" not in text
     assert "\r" not in text
+    assert "smda: meant of refusal: harmful up, benign down\n" in text
     assert "step 9/18 (50 %), " in text
     assert " left; refusal log-odds: harmful +" in text
     assert "step 18/18 (100 %); refusal" in text

@@ -30,7 +30,7 @@ from _planted_rows import Row, clean_order, demo_rows, kinds, planted_order, row
 from _planted_run import JudgedRow, RaisedAlert, RunFound
 
 from smda_monitor.errors import ConfigError
-from smda_monitor.records.config import AlertsConfig
+from smda_monitor.records.alerts_config import AlertsConfig
 
 ROWS = [
     *(Row(f"c{i}", f"clean {i}", "yes", "helpful", False) for i in range(20)),

@@ -12,23 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from smda_monitor.maths.drift import (
-    FEATURES,
     SINGLY,
-    Direction,
     bounds,
     expected_log_e,
-    feature_drift,
     fewest,
-    intent_by_kind,
     leading,
     log_bound,
     log_e_value,
     log_evidence,
     singly_judged,
     spread_within,
-    unintended,
 )
-from smda_monitor.records.config import IntentConfig
+from smda_monitor.maths.intent import FEATURES, unintended
+from smda_monitor.records.alerts_config import DriftIntent
 
 TOLERANCE = 0.5
 SIZES = st.lists(st.floats(0, 1e6), min_size=1, max_size=7)
@@ -110,7 +106,7 @@ def test_the_fewest_witnesses_are_just_enough() -> None:
 
 
 def test_categories_with_witnesses_enough_share_half_of_the_false_alarm() -> None:
-    intent = intent_by_kind(IntentConfig(), "harmful")
+    intent: dict[str, DriftIntent] = {"harmful": "up", "lookalike": "down", "benign": "down", FEATURES: "still"}
     kinds: dict[str, int] = {"harmful": 40, "lookalike": 40, "benign": 0, FEATURES: 80}
     whole = bounds(intent, kinds, 0.02)
     assert set(whole) == set(unintended({"harmful": "up", "lookalike": "down", FEATURES: "still"})), "no benign ones"
@@ -121,6 +117,12 @@ def test_categories_with_witnesses_enough_share_half_of_the_false_alarm() -> Non
     assert {d.of: d.sign for d in found if "." in d.of} == {"harmful.fraud": -1.0, "lookalike.fraud": 1.0}
     assert sum(math.exp(-bound) for bound in found.values()) == pytest.approx(0.02), "together no more than asked"
     assert bounds(intent, kinds | {"harmful.fraud": 5}, 0.02) == whole
+    declared = bounds(intent | {"harmful.fraud": "still"}, kinds | {"harmful.fraud": 30, "lookalike.fraud": 38}, 0.02)
+    assert [(d.of, d.sign) for d in declared if "." in d.of] == [
+        ("harmful.fraud", -1.0),
+        ("harmful.fraud", 1.0),
+        ("lookalike.fraud", 1.0),
+    ]
 
 
 def test_the_features_judged_singly() -> None:
@@ -131,38 +133,12 @@ def test_the_features_judged_singly() -> None:
     assert singly_judged(many, torch.zeros(40)) == list(range(39, 39 - SINGLY, -1))
 
 
-def test_intent() -> None:
-    usual = intent_by_kind(IntentConfig(), "harmful")
-    assert usual == {"harmful": "up", "lookalike": "down", "benign": "down", FEATURES: "still"}
-    assert intent_by_kind(IntentConfig(benign="still", features="any"), "harmless") == {
-        "harmful": "down", "lookalike": "up", "benign": "still", FEATURES: "any",
-    }  # fmt: skip
-    assert unintended(usual) == [
-        Direction("harmful", -1.0),
-        Direction("lookalike", 1.0),
-        Direction("benign", 1.0),
-        Direction(FEATURES, -1.0),
-        Direction(FEATURES, 1.0),
-    ]
-    assert unintended({"harmful": "still", "benign": "any"}) == [
-        Direction("harmful", -1.0),
-        Direction("harmful", 1.0),
-    ]
-
-
 def test_spread_is_within_groups_and_leading_features_go_one_way() -> None:
     groups = [torch.tensor([1.0, 3.0]).double(), torch.tensor([50.0]).double(), torch.tensor([8.0, 8.0]).double()]
     assert spread_within(groups) == pytest.approx(math.sqrt(2 / 5))
     drift = torch.tensor([0.1, -3.0, 0.4, 0.0, 0.2, 0.3, 0.5, 0.6]).double()
     assert leading(drift, 1.0) == [7, 6, 2, 5, 4]
     assert leading(drift, -1.0) == [1]
-
-
-def test_drift_through_features_leaves_out_those_that_the_policy_rests_on() -> None:
-    coef, x = torch.tensor([2.0, -1.0, 0.5, 0.1], dtype=torch.float64), torch.tensor([1.0, 1.0, 0.2, 0.1])
-    delta_X = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, -1.0, 0.0]])
-    found = feature_drift(delta_X, coef, x)  # |x w| = 2, 1, 0.1, 0.01: the first two carry 96 %
-    assert found.tolist() == [[0.0, 0.0, 1.5, pytest.approx(0.4)], [0.0, 0.0, -0.5, 0.0]]
 
 
 WITNESSES, SCREENED, STEPS, RUNS = 37, 11, 40, 1000

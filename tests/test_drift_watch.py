@@ -17,11 +17,12 @@ from test_run_resume import KillAfter, Killed, kill
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.maths.alerts import drift_alert
-from smda_monitor.maths.drift import FEATURES, Direction
+from smda_monitor.maths.intent import FEATURES, Direction
 from smda_monitor.monitor.drift_watch import DriftWatch
 from smda_monitor.outputs.ledger_reader import LedgerView, read_ledger
 from smda_monitor.records.account import StepAccount, TargetBalance
-from smda_monitor.records.config import AlertsConfig, BehaviourConfig
+from smda_monitor.records.alerts_config import AlertsConfig
+from smda_monitor.records.config import BehaviourConfig
 from smda_monitor.records.probes import KINDS, Probe, ProbeSet
 from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
 
@@ -140,6 +141,23 @@ def test_a_feature_that_hides_behind_another_is_judged_by_itself() -> None:
     assert not stepped(watch(), 1, X=(9.0, 0.4, 0.4)), "what the policy rests on is not among them"
 
 
+def test_a_feature_that_is_declared_goes_its_own_way_and_is_left_out_of_the_others() -> None:
+    def alerted(X: tuple[float, ...], **declared: Any) -> set[Direction]:
+        one = watch(intent={"single_features": declared["features"]})
+        if not stepped(one, 1, X=X):
+            return set()
+        one.look(seen := whole(1, X=X))
+        return {drift.direction for drift, _ in one.found(seen, ())}
+
+    moved = (1.0, 0.0, -1.0)  # feature 42 has w = −1: the policy reads 1 nat more through it
+    assert alerted(moved, features={}) == {Direction(FEATURES, 1.0), Direction("features.42", 1.0)}
+    assert alerted(moved, features={42: "up"}) == alerted(moved, features={42: "any"}) == set()
+    assert alerted(moved, features={42: "down"}) == {Direction("features.42", 1.0)}
+    rests_on = (2.0, 0.0, 0.0)  # w = 5 on feature 40
+    assert alerted(rests_on, features={}) == set()
+    assert alerted(rests_on, features={40: "still"}) == {Direction("features.40", 1.0)}
+
+
 def test_a_category_that_drifts_while_its_kind_does_not() -> None:
     kinds = [(kind, category) for kind in KINDS for category in ("fraud", "malware")]
     probes = ProbeSet(tuple(Probe(f"{k}-{c}-{i}", "?", c, k) for k, c in kinds for i in range(COUNT)))
@@ -251,6 +269,7 @@ def test_a_run_alerts_on_a_drift_once_and_a_resumed_one_finds_the_same(tmp_path:
     assert found == {a.subject: (a.step, a.since, pytest.approx(a.evidence, rel=1e-3)) for a in view.alerts}
     manifest = json.loads((tmp_path / "broken" / "run" / "manifest.json").read_text())
     assert manifest["status"] == "finished"
+    assert manifest["meant"].startswith("meant of refusal: harmful still, lookalike still, benign still, features any;")
 
     plain, quiet = trained(tmp_path / "c", tmp_path / "quiet", {**ALERTS, "tolerance": 1e3}, [])
     assert quiet.alerts == []

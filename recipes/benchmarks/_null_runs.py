@@ -26,7 +26,8 @@ from smda_monitor.instruments.probe_files import read_probes
 from smda_monitor.maths.sampling import stratified, stratum
 from smda_monitor.monitor.drift_watch import DriftWatch
 from smda_monitor.outputs.ledger_reader import LedgerView
-from smda_monitor.records.config import AlertsConfig, BehaviourConfig
+from smda_monitor.records.alerts_config import AlertsConfig
+from smda_monitor.records.config import BehaviourConfig
 from smda_monitor.records.probes import KINDS, ProbeSet
 from smda_monitor.records.snapshot import DictionaryHealth, Snapshot
 
@@ -93,7 +94,8 @@ def scatter_paths(views: Sequence[LedgerView]) -> Paths:
 
 
 def null_runs(paths: Paths, count: int, per_step: int, alerts: AlertsConfig, seed: int) -> Outcome:
-    """`count` runs in which the mean of every direction lies at the edge of the tolerance at every step."""
+    """`count` runs in which the mean of every direction (of features: up) lies at the edge of the tolerance at every
+    step."""
     mean = torch.full((paths.steps + 1,), alerts.tolerance, dtype=torch.float64)
     mean[0] = 0
     return _outcome(paths, mean, count, per_step, alerts, seed)
@@ -159,4 +161,4 @@ def _account(step: int, seen: Snapshot, probes: ProbeSet) -> Any:
     """What `DriftWatch.note` asks of an account."""
     kind_of = {probe.id: probe.kind for probe in probes}
     means = {f"{MASS}.{kind}": float(seen.mass[[kind_of[i] == kind for i in seen.probe_ids]].mean()) for kind in KINDS}
-    return SimpleNamespace(step=step, refusal=means, drift=(0.0, float(seen.X[:, 1].mean())))
+    return SimpleNamespace(step=step, refusal=means, drift=(0.0, float(seen.X[:, 1].mean())), balances=())

@@ -39,7 +39,8 @@ from smda_monitor.outputs.files import to_json, write_text
 from smda_monitor.outputs.json_file import check_json_file, write_asked_file, write_json_file
 from smda_monitor.outputs.ledger_reader import read_ledger
 from smda_monitor.records.account import WARM_UP_STEPS
-from smda_monitor.records.config import REFUSAL, AlertsConfig
+from smda_monitor.records.alerts_config import AlertsConfig
+from smda_monitor.records.config import REFUSAL
 
 MOST = 0.15
 """Part of a run's rows that may be planted."""

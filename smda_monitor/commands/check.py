@@ -10,6 +10,7 @@ from ..instruments.config_file import load_config
 from ..instruments.embedded import load_model
 from ..instruments.plan_pass import measure_set
 from ..maths.by_kind import readings_by_kind
+from ..maths.intent import intent_in_words, intents
 from ..outputs.check_report import CheckFindings, print_findings
 from ..outputs.json_file import check_json_file, write_json_file
 from ..outputs.run_folder import check_run_folder
@@ -36,7 +37,8 @@ def run_check(config_path: str | Path, json_file: str | Path | None = None) -> i
 def _findings(instruments: Instruments, snapshot: Snapshot) -> CheckFindings:
     bench, policy = instruments.bench, instruments.policy
     behaviour = bench.reader.behaviour
-    n = behaviour.tree.n_behaviour
+    n, asked = behaviour.tree.n_behaviour, bench.config.alerts.intent
+    intent = intents(asked, bench.config.behaviour.wanted_on, bench.probes, policy.feature_ids)
     return CheckFindings(
         facts={
             "model": f"{bench.config.model.name}, fingerprint {bench.fingerprints.model}",
@@ -47,6 +49,7 @@ def _findings(instruments: Instruments, snapshot: Snapshot) -> CheckFindings:
             "dictionary": f"{bench.reader.dictionary.architecture}, {bench.reader.dictionary.d_sae} features "
             f"(fingerprint {bench.reader.dictionary.fingerprint})",
             "read at": f"{bench.reader.hook}, {bench.config.dictionary.position}, gate {bench.reader.gate}",
+            "intent": intent_in_words(behaviour.name, intent, bench.config.alerts),
             "health": f"FVU {snapshot.health.fvu:.3f}, L0 {snapshot.health.l0:.1f}, "
             f"silent on these probes {snapshot.health.dead:.1%}",
             "policy": f"preset {policy.preset}, {len(policy.feature_ids)} features, alpha {policy.alpha:g}, "

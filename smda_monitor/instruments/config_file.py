@@ -14,7 +14,8 @@ import yaml
 from pydantic import ValidationError
 
 from ..errors import ConfigError, describe
-from ..records.config import MonitorConfig, Section
+from ..records.config import MonitorConfig
+from ..records.section import Section
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -156,9 +157,12 @@ def _section(location: tuple[int | str, ...]) -> type[Section]:
 
 
 def _choices(location: tuple[int | str, ...]) -> list[object]:
-    """The words that are valid at a place whose type is a ``Literal``, one or None, or a tuple of them."""
-    *sections, key = (part for part in location if isinstance(part, str))
-    return _literals(_section(tuple(sections)).model_fields[key].annotation)
+    """The words that are valid at a place whose type is a ``Literal``, one or None, or a tuple or mapping of them."""
+    for end, key in enumerate(location):
+        annotation = _section(location[:end]).model_fields[str(key)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, Section)):
+            return _literals(annotation)
+    return []
 
 
 def _literals(annotation: object) -> list[object]:

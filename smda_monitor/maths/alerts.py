@@ -11,11 +11,12 @@ from collections.abc import Collection, Sequence
 
 from ..records.account import StepAccount
 from ..records.alert import Alert
+from ..records.alerts_config import AlertsConfig
 from ..records.audit import AuditEntry
-from ..records.config import AlertsConfig
 from ..records.probes import KINDS
-from .drift import FEATURES, Drift
+from .drift import Drift
 from .fidelity import pooled_fidelity
+from .intent import FEATURES
 
 LEADING_ROWS = 10
 """Rows named by an alert, at most."""

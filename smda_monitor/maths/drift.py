@@ -21,6 +21,7 @@ can never be enough (`fewest`). Where it breaks: prompts so rare that a draw of 
 way, and alone hold the mean within the tolerance. Then the typical prompt has drifted, and the alarm is false of the
 mean alone.
 
+Libraries with such tests (`expectation`, `confseq`) ask for Python 3.12 or for a C++ build, so this is our own.
 Sources: bets against symmetry, de la Peña 1999 (Ann. Probab. 27) and Ramdas et al. 2020 (arXiv 2009.03167); mixing
 e-values under any dependence, Vovk & Wang 2021 (Ann. Statist. 49). The weights are our choice.
 """
@@ -35,8 +36,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ..records.config import DriftIntent, IntentConfig, WantedOn
-from ..records.probes import KINDS
+from ..records.alerts_config import DriftIntent
+from .intent import Direction, unintended
 from .interference import intended_features
 
 RATES = tuple(2.0**i for i in range(-4, 4))
@@ -44,20 +45,8 @@ RATES = tuple(2.0**i for i in range(-4, 4))
 
 LEADING_FEATURES = 5
 """Named by an alert on features, at most."""
-FEATURES = "features"
-"""What else may drift, beside the behaviour on the kinds: the policy's reading through unintended features together."""
 SINGLY = 16
 """Unintended features that are judged each by itself: those with the largest |w|."""
-
-
-@dataclass(frozen=True, slots=True)
-class Direction:
-    """One way in which the behaviour, or what the policy reads, is not to drift."""
-
-    of: str
-    """On probes of this kind, of ``<kind>.<category>``, `FEATURES`, or one feature, ``features.<id>``."""
-    sign: float
-    """1 up, −1 down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +113,15 @@ def bounds(
     """The directions that are judged, and the log-evidence at which each is alerted; together they are with a chance of
     at most `false_alarm`.
 
-    `intent` is of kinds and `FEATURES`, `witnesses` how many there are of these and of their parts, ``<whole>.<part>``,
-    which are meant to go as the whole. A part is judged where its witnesses can be enough."""
-    whole = [direction for direction in unintended(intent) if witnesses.get(direction.of)]
-    candidates = unintended({of: intent[of.split(".")[0]] for of in witnesses if "." in of})
+    `intent` is of kinds and `FEATURES`, and of their parts, ``<whole>.<part>``, that are not meant to go as the whole;
+    `witnesses` how many there are of all. A part is judged where its witnesses can be enough."""
+    wholes = {of: meant for of, meant in intent.items() if "." not in of}
+    whole = [direction for direction in unintended(wholes) if witnesses.get(direction.of)]
+    candidates = unintended({of: intent.get(of, wholes[of.split(".")[0]]) for of in witnesses if "." in of})
     half = false_alarm / 2
     parts = [d for d in candidates if witnesses[d.of] >= fewest(log_bound(half, len(candidates)))]
     left = half if parts else false_alarm
     return {d: log_bound(left, len(whole)) for d in whole} | {d: log_bound(half, len(parts)) for d in parts}
-
-
-def feature_drift(
-    delta_X: Float[Tensor, "n d"], coef: Float[Tensor, " d"], x: Float[Tensor, " d"]
-) -> Float64[Tensor, "n d"]:
-    """w_k ΔX_jk of n prompts, 0 for the features that carry 90 % of Σ_k |x_k w_k|; nats of the policy's log-odds."""
-    meant = intended_features(x, coef)
-    return (delta_X.double() * coef.double()).masked_fill(meant, 0.0)
 
 
 def singly_judged(coef: Float[Tensor, " d"], x: Float[Tensor, " d"]) -> list[int]:
@@ -160,16 +142,3 @@ def leading(drift: Float64[Tensor, " d"], sign: float) -> list[int]:
 def _largest(values: Float64[Tensor, " d"], count: int) -> list[int]:
     most = values.topk(min(count, len(values))).indices.tolist()
     return [k for k in most if float(values[k]) > 0]
-
-
-def intent_by_kind(asked: IntentConfig, wanted_on: WantedOn) -> dict[str, DriftIntent]:
-    """What is meant of each kind, and of `FEATURES`: as `asked`, else up on kinds on which the behaviour is `wanted_on`
-    and down on the others."""
-    usual: dict[str, DriftIntent] = {k: "up" if (k == "harmful") == (wanted_on == "harmful") else "down" for k in KINDS}
-    return {**{kind: getattr(asked, kind) or usual[kind] for kind in KINDS}, FEATURES: asked.features}
-
-
-def unintended(intent: Mapping[str, DriftIntent]) -> list[Direction]:
-    """The directions in which each is not to drift."""
-    against: dict[DriftIntent, tuple[float, ...]] = {"up": (-1.0,), "down": (1.0,), "still": (-1.0, 1.0), "any": ()}
-    return [Direction(of, sign) for of, meant in intent.items() for sign in against[meant]]

@@ -18,22 +18,20 @@ from ..errors import describe
 from ..instruments.assemble import Instruments
 from ..maths.alerts import drift_subject
 from ..maths.drift import (
-    FEATURES,
-    Direction,
     Drift,
     bounds,
     expected_log_e,
-    feature_drift,
     fewest,
-    intent_by_kind,
     leading,
     log_e_value,
     log_evidence,
     singly_judged,
     spread_within,
 )
+from ..maths.intent import FEATURES, Direction, categories, intents
+from ..maths.interference import intended_features
 from ..records.account import StepAccount
-from ..records.probes import KINDS, ProbeSet
+from ..records.probes import KINDS
 from ..records.snapshot import Snapshot
 
 logger = logging.getLogger("smda_monitor")
@@ -49,17 +47,23 @@ class DriftWatch:
         self._tolerance = config.alerts.tolerance
         screened = set(instruments.plan.probe_ids)
         self._apart = not changes and len(screened) < len(probes)
-        self._policy, self._x = instruments.policy, first.X.abs().mean(0)
-        about = {of: [p.id for p in probes if of in (p.kind, f"{p.kind}.{p.category}")] for of in _parts(probes)}
-        ids = instruments.policy.feature_ids
-        self._columns = {f"{FEATURES}.{ids[k]}": k for k in singly_judged(instruments.policy.coef, self._x)}
+        self._policy, x = instruments.policy, first.X.abs().mean(0)
+        coef, ids = self._policy.coef, self._policy.feature_ids
+        self.intent = intents(config.alerts.intent, config.behaviour.wanted_on, probes, ids)
+        """What is meant of each kind, and of what is declared beside them."""
+        declared = {ids.index(k): meant for k, meant in config.alerts.intent.single_features.items()}
+        self._columns = {f"{FEATURES}.{ids[k]}": k for k in (*declared, *singly_judged(coef, x))}
+        self._meant = intended_features(x, coef)  # whatever else, the policy may read more or less through these
+        self._meant[[k for k, meant in declared.items() if meant != "still"]] = True
+        parts = [*KINDS, *categories(probes)]
+        about = {of: [p.id for p in probes if of in (p.kind, f"{p.kind}.{p.category}")] for of in parts}
         self._about = about | {of: list(probes.ids) for of in (FEATURES, *self._columns)}
         self._witnesses = {
             of: [i for i in ids if not (self._apart and i in screened)] for of, ids in self._about.items()
         }
-        intent, rate = intent_by_kind(config.alerts.intent, config.behaviour.wanted_on), config.alerts.false_alarm
+        rate = config.alerts.false_alarm
         counts = {of: len(ids) for of, ids in self._witnesses.items()}
-        self._rate, self._bounds = rate, {} if rate is None else bounds(intent, counts, rate)
+        self._rate, self._bounds = rate, {} if rate is None else bounds(self.intent, counts, rate)
         self._directions = list(self._bounds)
         self._log_e: dict[Direction, list[float]] = {direction: [] for direction in self._directions}
         self._chances: list[int] = []
@@ -162,17 +166,12 @@ class DriftWatch:
         return of == FEATURES or of in self._columns
 
     def _through(self, of: str, delta_X: Tensor) -> Tensor:
-        """(n,) of `delta_X` (n, d), through unintended features together or one of them."""
-        drift = feature_drift(delta_X, self._policy.coef, self._x)
-        return drift.sum(1) if of == FEATURES else drift[:, self._columns[of]]
+        """(n,) of `delta_X` (n, d), through unintended features together or a single one."""
+        drift = delta_X.double() * self._policy.coef
+        return drift[:, ~self._meant].sum(1) if of == FEATURES else drift[:, self._columns[of]]
 
     def _leading(self, whole: Snapshot, direction: Direction) -> tuple[tuple[int, float], ...]:
-        drift = feature_drift(whole.X - self._first.X, self._policy.coef, self._x).mean(0)
-        columns = leading(drift, direction.sign) if direction.of == FEATURES else [self._columns[direction.of]]
+        drift = (whole.X - self._first.X).double().mean(0) * self._policy.coef
+        together = drift.masked_fill(self._meant, 0.0)
+        columns = leading(together, direction.sign) if direction.of == FEATURES else [self._columns[direction.of]]
         return tuple((self._policy.feature_ids[k], float(drift[k])) for k in columns)
-
-
-def _parts(probes: ProbeSet) -> list[str]:
-    """The kinds, and those of their categories that are not all of a kind, as ``<kind>.<category>``."""
-    categories = {kind: dict.fromkeys(p.category for p in probes if p.kind == kind) for kind in KINDS}
-    return [*KINDS, *(f"{kind}.{one}" for kind, found in categories.items() if len(found) > 1 for one in found)]

@@ -17,6 +17,7 @@ from ..instruments.row_identity import RowNames, new_texts
 from ..maths.alerts import drift_alert, limit_alerts, moved_outside
 from ..maths.by_kind import readings_by_kind
 from ..maths.fidelity import short_steps
+from ..maths.intent import intent_in_words
 from ..maths.row_alerts import row_alert
 from ..outputs.ledger import Ledger
 from ..outputs.sink import NoLedger, Past, SinkGroup
@@ -85,6 +86,11 @@ class MonitoredRun:
         self.accountant.open()
         self._setup_seconds = self.seconds
         self.pace.begin()
+
+    @property
+    def meant(self) -> str:
+        """What the run is meant to do, and what is alerted otherwise, in a line."""
+        return intent_in_words(self._behaviour, self._drift.intent, self.instruments.bench.config.alerts)
 
     @property
     def auditor(self) -> Auditor:

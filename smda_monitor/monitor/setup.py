@@ -118,7 +118,8 @@ def _open_run(run: MonitoredRun, args: Any, state: Any, resume: bool) -> None:
     if ranks.count > 1:
         past = ranks.of_first(replace(past, looks=tuple(past.looks)))
     sinks, behaviour = SinkGroup(ledger, others), bench.config.behaviour.name
-    sinks.start(RunHeader(folder, bench.probes, policy, _manifest(run.instruments, args), past, behaviour))
+    manifest = _manifest(run.instruments, args) | {"meant": run.meant}
+    sinks.start(RunHeader(folder, bench.probes, policy, manifest, past, behaviour))
     run.open(sinks, ledger, past)
 
 

@@ -71,6 +71,8 @@ class ConsoleSink:
             f"{quality.r2_heldout:.2f} on held-out prompts, constant {quality.r2_constant:.2f}), "
             f"{self._max_steps} steps, ledger in {run.folder}"
         )
+        if meant := run.manifest.get("meant"):
+            self._say(str(meant))
         if ConsoleSink._with_bar is not None:
             self._console = ConsoleSink._with_bar._console  # what it prints stands above the bar
         elif self._console.is_terminal:

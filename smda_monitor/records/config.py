@@ -8,21 +8,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from .alert import AlertKind
+from .alerts_config import AlertsConfig
+from .section import Section
 
 Preset = Literal["robust", "paper"]
 WantedOn = Literal["harmful", "harmless"]
-DriftIntent = Literal["up", "down", "still", "any"]
 REFUSAL = "refusal"
 """The name of the shipped behaviour."""
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, and no key that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ModelConfig(Section):
@@ -128,7 +122,7 @@ class AccountConfig(Section):
 class TrainingConfig(Section):
     """The training that `smda audit` looks ahead to, as your own SFTTrainer is set up."""
 
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
     """Of `trl.SFTConfig`: learning_rate, per_device_train_batch_size, optim, max_length, …"""
     lora: dict[str, Any] | None = None
     """Of `peft.LoraConfig`; None: the model's own adapter trains (``model.adapter``) or, without one, all of it."""
@@ -149,40 +143,6 @@ class DataAuditConfig(Section):
     """Optimizer steps on the rows before they are judged, under ``robust``: Adam's state is then one of training."""
     check: Annotated[int, Field(ge=0)] = 8
     """Rows that ``gradient`` also replays, to say how close it comes; 0: none."""
-
-
-class IntentConfig(Section):
-    """Where the behaviour's log-odds are meant to go, by kind of probe: the other way is a drift. What is left out goes
-    up on the kinds on which the behaviour is wanted (``behaviour.wanted_on``), down on the others."""
-
-    harmful: DriftIntent | None = None
-    """``up``, ``down``, ``still`` (neither way) or ``any``; so for all three."""
-    lookalike: DriftIntent | None = None
-    """Benign look-alikes of harmful probes."""
-    benign: DriftIntent | None = None
-    """Plainly benign probes."""
-    features: DriftIntent = "still"
-    """What the policy reads, on all probes, through features that it does not rest on at the start."""
-
-
-class AlertsConfig(Section):
-    """What is alerted: drift by a test, rows at a false-discovery rate, accounts and the self-audit by limits."""
-
-    false_alarm: Annotated[float, Field(gt=0, lt=1)] | None = 0.01
-    """Bound on the chance of any drift alert in a whole run that stays within `tolerance`; None: no such alert."""
-    tolerance: Annotated[float, Field(gt=0)] = 0.5
-    """Mean drift of the log-odds over prompts of a kind since the start that nobody minds, nats."""
-    intent: IntentConfig = IntentConfig()
-    """Where the behaviour is meant to go."""
-    row_rate: Annotated[float, Field(gt=0, lt=1)] | None = 0.1
-    """Alert on rows after warm-up whose score stands out of their bulk, at this false-discovery rate; None: never."""
-    unexplained: Annotated[float, Field(gt=0)] | None = 0.25
-    """Alert when a policy pathway's unexplained fraction exceeds this after warm-up; None: never."""
-    stop: tuple[AlertKind, ...] = ()
-    """Kinds of alert at which training stops, with a checkpoint: ``drift``, ``rows``, ``account``."""
-    audit: Annotated[float, Field(gt=0)] | None = 0.25
-    """Alert when pushes miss their replays by more than this, median relative error after warm-up; name no rows of a
-    step that does. None: never."""
 
 
 class AuditConfig(Section):
