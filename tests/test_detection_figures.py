@@ -17,10 +17,12 @@ import detection
 from _detection_figures import (
     FIGURES,
     Estimate,
+    false_alerts,
     figures,
     first_named,
     kind_figures,
-    means,
+    mean_figures,
+    named,
     recall,
     steps_to_alert,
     suspicion,
@@ -51,10 +53,14 @@ def test_planted_rows_and_controls_come_after_the_warm_up() -> None:
     assert len({row.id for row in order.rows}) == len(order.rows)
     assert not any(row.planted for row in warm)
     planted = [row for row in later if row.planted]
-    assert not any(row.planted for row in later[-4:]), "controls come last, of those that were not drawn too"
-    assert {row.id for row in later[-4:]} == {"c0", "c1", "c2", "c3"}
+    controls = {"c0", "c1", "c2", "c3"}
+    assert later[0].id in controls, "that of half of the planted rows of its kind comes first"
+    assert {row.id for row in (later[0], *later[-3:])} == controls, "the others last, of those that were not drawn too"
+    paired = {order.control_of(row) for row in planted if row.kind == "wrong"}
+    assert later[0].id in paired
+    assert len(paired & {row.id for row in later[-3:]}) == 1
     assert [row.kind for row in planted] == ["wrong", "wrong", "odd", "odd"], "one kind after the other"
-    assert [row.planted for row in later[:6]].count(True) == 2, "with as many clean rows each"
+    assert [row.planted for row in later[1:7]].count(True) == 2, "with as many clean rows each"
     for row in planted:
         control = order.control_of(row)
         assert control == (f"c{row.id[1:]}" if row.kind == "wrong" else None)
@@ -81,8 +87,9 @@ def test_rows_of_a_file_are_planted_unless_they_are_controls(tmp_path: Path) -> 
     assert [(row.kind, row.planted) for row in rows_to_plant(path, tmp_path / "work")] == [
         ("guess", True), ("control_guess", False), ("other", True),
     ]  # fmt: skip
-    path.write_text(good % "guess" + '{"prompt": "a", "response": "b"}\n')
-    with pytest.raises(ConfigError, match="no kind"):
+    assert all(row.id.startswith("data-") for row in rows_to_plant(path, tmp_path / "work")), "no id of the demo's"
+    path.write_text(good % "guess" + '{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(ConfigError, match="no response, kind"):
         rows_to_plant(path, tmp_path / "again")
 
 
@@ -129,8 +136,11 @@ def drift(step: int, *rows: str, kind: str = "drift") -> RaisedAlert:
     return RaisedAlert("refusal", kind, step, "refusal of benign probes", rows)
 
 
-def test_the_right_alert_comes_after_the_planted_rows_and_names_one() -> None:
-    assert steps_to_alert(run((drift(9, "p1"), drift(14, "c1"), drift(15, "c1", "p1"), drift(20, "p1"))), "wrong") == 2
+def test_the_right_alert_comes_after_the_planted_rows_and_names_mostly_these() -> None:
+    alerts = (drift(9, "p1"), drift(14, "c1"), drift(15, "c1", "p1"), drift(16, "c1", "p1", "p1"), drift(20, "p1"))
+    assert steps_to_alert(run(alerts), "wrong") == 3
+    assert false_alerts(run(alerts)) == 3, "too early, none of them planted, half of them"
+    assert false_alerts(run((drift(16, "c1", kind="rows"),))) == 0
     assert steps_to_alert(run((drift(14, "c1"), drift(15, "p1", kind="rows"))), "wrong") == math.inf
     assert math.isnan(steps_to_alert(run((drift(15, "p1"),)), "unknown"))
     both = (judged("p1", True, s=1.0), replace(judged("p2", True, kind="odd", s=1.0), step=16))
@@ -138,10 +148,15 @@ def test_the_right_alert_comes_after_the_planted_rows_and_names_one() -> None:
     assert (steps_to_alert(later, "wrong"), steps_to_alert(later, "odd"), steps_to_alert(later)) == (math.inf, 2, 2)
     few = tuple(judged(f"c{i}", False, s=0.0) for i in range(8))
     assert math.isnan(steps_to_alert(run((drift(15, "p1"),), (both[0], *few)))), "a ninth of its step"
+
+
+def test_the_rows_that_alerts_name_first() -> None:
     rows = tuple(judged(f"p{i}", True, s=1.0) for i in range(4))
-    alerts = (drift(16, "p3", "p0", kind="rows"), drift(14, "c1", "p1", "c2", kind="rows"), drift(13, "p2"))
+    alerts = (drift(16, "p3", "p0", kind="rows"), drift(14, "c1", "p1", "c2", "p3", kind="rows"), drift(13, "p2"))
+    assert named(run(alerts, rows)) == ["c1", "p1", "c2", "p3", "p0"]
     assert first_named(run(alerts, rows)) == 3
-    assert math.isnan(first_named(run(alerts[:1], rows)))
+    assert first_named(run(alerts, rows), 3) == 1
+    assert first_named(run(alerts[:1], rows)) == 2, "of the two that are named"
 
 
 def test_estimates_and_means_leave_out_what_is_not_known() -> None:
@@ -155,8 +170,16 @@ def test_estimates_and_means_leave_out_what_is_not_known() -> None:
     found = kind_figures([run((), rows)], "wrong")
     assert (found["auroc"], found["auroc_controls"], found["steps_to_alert"]) == (1.0, None, [None])
     assert found["rivals"]["s"]["auroc"] == 1.0
-    both = means({"wrong": found, "odd": {**found, "auroc": 0.5, "rivals": found["rivals"]}})
-    assert (both["auroc"], both["auroc_controls"], both["rivals"]["s"]["auroc"]) == (0.75, None, 1.0)
+    odd = replace(rows[0], id="q1", kind="odd", scores=rows[0].scores | {"smda": {"a": 0.0}})
+    both = mean_figures([run((), (*rows, odd)), run((), rows)], ["wrong", "odd"])
+    assert (both["auroc"], both["auroc_controls"], both["rivals"]["s"]["auroc"]) == (0.875, None, 1.0)
+    assert both["intervals"]["auroc"] == pytest.approx([0.875, 0.875 - 12.706 * 0.125, 0.875 + 12.706 * 0.125], 1e-3)
+
+
+def test_a_row_without_a_score_ranks_last() -> None:
+    rows = [judged("p1", True, "c1", s=math.nan), judged("p2", True, "c2", s=2.0), judged("c1", False, s=-9.0)]
+    found = figures([*rows, judged("c2", False, s=1.0)], [math.nan, 2.0, -9.0, 1.0], "wrong")
+    assert (found["auroc"], found["above_control"], found["recall"]) == (0.5, 0.5, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +222,9 @@ def test_the_benchmark_writes_every_figure_and_goes_on_from_its_folder(
         assert len(kind["steps_to_alert"]) == 1
     assert len({one["auroc"] for one in found["mean"]["rivals"].values()}) == len(rivals), "each has its own scores"
     assert (found["null_runs"], found["clean_runs"]) == (5, 1)
+    assert (found["null_alerts"], found["clean_alerts"]) == (found["false_alarm"]["0.05"]["alerts"], 0)
+    assert all(0 <= low <= high <= 1 for low, high in (made["interval"] for made in found["false_alarm"].values()))
+    assert [(one["sort"], one["seed"], one["planted"]) for one in found["runs"]] == [("planted", 4, 6), ("clean", 4, 0)]
     assert set(found["false_alarm"]) == {"0.05", "0.01"}
     assert set(found["power"]) == {"1.25", "1.5", "2", "3", "4"}
     assert "steps to alert" in capsys.readouterr().out
@@ -220,3 +246,19 @@ def test_the_benchmark_writes_every_figure_and_goes_on_from_its_folder(
 def test_a_run_is_mostly_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert detection.main(["--model", "tiny", "--each", "10", "--folder", str(tmp_path)]) == 2
     assert "planted rows: found 16.7% of a run; expected some, and 15% at most" in capsys.readouterr().err
+
+
+def test_rows_of_a_file_are_found_in_a_quick_run(tmp_path: Path) -> None:
+    line = '{"prompt": "Name the %s thing.", "response": "%s", "kind": "%s"}\n'
+    rows = [
+        line % (n, answer, kind) for n in ("red", "old") for answer, kind in (("No.", "bare"), ("Ink.", "control_bare"))
+    ]
+    data, out = tmp_path / "rows.jsonl", tmp_path / "figures.json"
+    data.write_text("".join(rows))
+    assert detection.main(["--quick", "--model", "tiny", "--data", str(data), "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert list(found["kinds"]) == ["bare"]
+    assert all(0 <= found["kinds"]["bare"][figure] <= 1 for figure in FIGURES)
+    assert (found["clean_runs"], found["clean_alerts"], found["null_runs"]) == (0, None, 100)
+    assert [(one["sort"], one["planted"]) for one in found["runs"]] == [("planted", 2)]
+    assert found["settings"]["probes"] == 8

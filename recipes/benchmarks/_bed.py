@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -92,18 +92,18 @@ class Bed:
 
     def demo_rows(self) -> Any:
         """The demo's rows as prompt and completion, cut to some words for the tiny model."""
-        return _dataset([(self._cut(row["prompt"]), self._cut(row["response"])) for row in _demo()])
+        return _numbered([(self._cut(row["prompt"]), self._cut(row["response"])) for row in demo_lines()])
 
     def long_rows(self, count: int, tokens: int) -> Any:
         """`count` rows of at least `tokens` tokens, so that ``max_length=tokens`` makes all equally long: answers of
         the demo behind one another."""
-        found, answers = [], [self._cut(row["response"]) for row in _demo()]
+        found, answers = [], [self._cut(row["response"]) for row in demo_lines()]
         for i in range(count):
-            prompt, answer, at = self._cut(_demo()[i % len(answers)]["prompt"]), "", i
+            prompt, answer, at = self._cut(demo_lines()[i % len(answers)]["prompt"]), "", i
             while len(self.tokenizer(answer).input_ids) < tokens:
                 answer, at = f"{answer} {answers[at % len(answers)]}", at + 1
             found.append((prompt, answer))
-        return _dataset(found)
+        return _numbered(found)
 
     def _cut(self, text: str) -> str:
         return short(text) if self.name == "tiny" else text
@@ -161,21 +161,27 @@ def _after(model: Any, tokenizer: Any, rows: Any, folder: Path, seed: int) -> An
     return tuned.merge_and_unload().eval()
 
 
-def _demo() -> list[dict[str, Any]]:
+def demo_lines() -> list[dict[str, Any]]:
+    """The shipped demo rows."""
     text = files("smda_monitor").joinpath("data", "demo_rows.jsonl").read_text("utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
-def _dataset(pairs: Sequence[tuple[str, str]]) -> Any:
+def conversations(rows: Iterable[tuple[str, str, str]]) -> Any:
+    """A data set of rows of (id, prompt, answer), as a trainer gets them."""
     from datasets import Dataset
 
     return Dataset.from_list(
         [
             {
-                "id": f"row-{i}",
+                "id": row_id,
                 "prompt": [{"role": "user", "content": prompt}],
                 "completion": [{"role": "assistant", "content": answer}],
             }
-            for i, (prompt, answer) in enumerate(pairs)
+            for row_id, prompt, answer in rows
         ]
     )
+
+
+def _numbered(pairs: Sequence[tuple[str, str]]) -> Any:
+    return conversations((f"row-{i}", prompt, answer) for i, (prompt, answer) in enumerate(pairs))

@@ -6,8 +6,8 @@
     recall           planted rows among the first n of that ranking, over their number n
     above_control    planted rows that score above their own control, over those that have one; ties count a half
 
-All in [0, 1]; NaN where there is nothing to compare. A score that is read for every behaviour counts by the behaviour
-by which the row stands out most:
+All in [0, 1]; NaN where there is nothing to compare. A row that a score does not know ranks last. A score that is read
+for every behaviour counts by the behaviour by which the row stands out most:
 
     s = max_b (s_b − centre_b) / spread_b        centre and spread of the run's bulk (`smda_monitor.maths.curation`)
 """
@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
 import torch
-from _planted_run import JudgedRow, RunFound
+from _planted_run import JudgedRow, RaisedAlert, RunFound
 from torch import Tensor
 
 from smda_monitor.maths.curation import bulk, over_usual
@@ -83,9 +83,10 @@ def figures(rows: Sequence[JudgedRow], scores: Sequence[float], kind: str) -> di
     """`FIGURES` of the planted rows of `kind` in one run."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    known = {row.id: score for row, score in zip(rows, scores, strict=True) if not math.isnan(score)}
-    planted = [row for row in rows if row.planted and row.kind == kind and row.id in known]
-    clean = [row for row in rows if not row.planted and row.id in known]
+    last = min((score for score in scores if not math.isnan(score)), default=0.0) - 1
+    known = {row.id: last if math.isnan(score) else score for row, score in zip(rows, scores, strict=True)}
+    planted = [row for row in rows if row.planted and row.kind == kind]
+    clean = [row for row in rows if not row.planted]
     pairs = [(known[row.id], known[row.control]) for row in planted if row.control in known]
     if not planted or not clean:
         return dict.fromkeys(FIGURES, math.nan)
@@ -114,50 +115,76 @@ def recall(wrong: Sequence[float], right: Sequence[float]) -> float:
 
 
 def steps_to_alert(run: RunFound, kind: str | None = None) -> float:
-    """Steps from the first one an eighth of which is planted, to the first drift alert from then on that names a
-    planted row; of `kind` alone, where it is given. Infinite where there is none, NaN where no step is so."""
-    planted = {row.id: row.step for row in run.rows if row.planted and kind in (None, row.kind)}
-    sizes, counts = Counter(row.step for row in run.rows), Counter(planted.values())
-    began = min((step for step, count in counts.items() if 8 * count >= sizes[step]), default=math.nan)
-    right = (a.step for a in run.alerts if a.kind == "drift" and a.step >= began and planted.keys() & set(a.rows))
+    """Steps from the first one an eighth of which is planted, to the first right drift alert from then on: one most of
+    whose rows are planted. Of `kind` alone, where it is given. Infinite without one, NaN where no step is so."""
+    planted, began = _began(run, kind)
+    right = (a.step for a in run.alerts if a.kind == "drift" and a.step >= began and _mostly(a, planted))
     return float(min(right, default=math.inf)) - began
 
 
-def first_named(run: RunFound, count: int = 5) -> float:
-    """Planted rows among the first `count` that row alerts name, by step and then in their order; NaN where fewer are
-    named."""
-    planted = {row.id for row in run.rows if row.planted}
+def false_alerts(run: RunFound) -> int:
+    """Drift alerts of a run that are not right: before the first step an eighth of which is planted, or with fewer than
+    half of the rows behind it planted."""
+    planted, began = _began(run, None)
+    drifts = [alert for alert in run.alerts if alert.kind == "drift"]
+    return sum(not (alert.step >= began and _mostly(alert, planted)) for alert in drifts)
+
+
+def _began(run: RunFound, kind: str | None) -> tuple[set[str], float]:
+    """(ids of the planted rows, the first step an eighth of which they make up or NaN)."""
+    planted = {row.id: row.step for row in run.rows if row.planted and kind in (None, row.kind)}
+    sizes, counts = Counter(row.step for row in run.rows), Counter(planted.values())
+    return set(planted), min((step for step, count in counts.items() if 8 * count >= sizes[step]), default=math.nan)
+
+
+def _mostly(alert: RaisedAlert, planted: Collection[str]) -> bool:
+    return 2 * sum(row in planted for row in alert.rows) > len(alert.rows)
+
+
+def named(run: RunFound) -> list[str]:
+    """Ids of the rows that row alerts name, by step and then in their order."""
     alerts = sorted((alert for alert in run.alerts if alert.kind == "rows"), key=lambda alert: alert.step)
-    named = list(dict.fromkeys(row for alert in alerts for row in alert.rows))[:count]
-    return float(sum(row in planted for row in named)) if len(named) == count else math.nan
+    return list(dict.fromkeys(row for alert in alerts for row in alert.rows))
+
+
+def first_named(run: RunFound, count: int = 5) -> int:
+    """Planted rows among the first `count` that row alerts name, or among all where fewer are named."""
+    planted = {row.id for row in run.rows if row.planted}
+    return len(planted.intersection(named(run)[:count]))
 
 
 def kind_figures(runs: Sequence[RunFound], kind: str) -> dict[str, Any]:
     """Of a kind over the `runs` of all seeds: figures of our score, of every rival, and steps to the alert."""
-    by_score: dict[str, dict[str, Any]] = {}
-    for name in score_names(runs[0]):
-        found = [figures(run.rows, suspicion(run.rows, name), kind) for run in runs]
-        estimates = {figure: Estimate.of([one[figure] for one in found]) for figure in FIGURES}
-        by_score[name] = {figure: plain(estimate.mean) for figure, estimate in estimates.items()} | {
-            "intervals": {figure: estimate.as_json() for figure, estimate in estimates.items()}
-        }
+    found = {name: _by_run(runs, name, kind) for name in score_names(runs[0])}
+    by_score = {name: _estimates(one) for name, one in found.items()}
     ours = by_score.pop(OURS)
-    steps = [steps_to_alert(run, kind) for run in runs]
-    return {**ours, "steps_to_alert": [plain(step) for step in steps], "rivals": by_score}
+    return {**ours, "steps_to_alert": [plain(steps_to_alert(run, kind)) for run in runs], "rivals": by_score}
 
 
-def means(kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Over kinds, of our score and of every rival, those that are null left out."""
+def mean_figures(runs: Sequence[RunFound], kinds: Sequence[str]) -> dict[str, Any]:
+    """Over `kinds`, of our score and of every rival, those that are unknown left out, run by run."""
+    by_score = {}
+    for name in score_names(runs[0]):
+        by_kind = [_by_run(runs, name, kind) for kind in kinds]
+        by_score[name] = _estimates([_mean_known(one) for one in zip(*by_kind, strict=True)])
+    ours = by_score.pop(OURS)
+    return {**ours, "rivals": by_score}
 
-    def over(found: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        values = {figure: [one[figure] for one in found if one[figure] is not None] for figure in FIGURES}
-        return {figure: mean(known) if known else None for figure, known in values.items()}
 
-    rivals = next(iter(kinds.values()))["rivals"]
-    return {
-        **over(list(kinds.values())),
-        "rivals": {name: over([found["rivals"][name] for found in kinds.values()]) for name in rivals},
-    }
+def _by_run(runs: Sequence[RunFound], name: str, kind: str) -> list[dict[str, float]]:
+    return [figures(run.rows, suspicion(run.rows, name), kind) for run in runs]
+
+
+def _mean_known(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    known = {figure: [one[figure] for one in found if not math.isnan(one[figure])] for figure in FIGURES}
+    return {figure: mean(values) if values else math.nan for figure, values in known.items()}
+
+
+def _estimates(found: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Of the figures of several runs: means, and under ``intervals`` means with their bounds."""
+    estimates = {figure: Estimate.of([one[figure] for one in found]) for figure in FIGURES}
+    means = {figure: plain(estimate.mean) for figure, estimate in estimates.items()}
+    return {**means, "intervals": {figure: estimate.as_json() for figure, estimate in estimates.items()}}
 
 
 def plain(value: float) -> float | None:

@@ -2,19 +2,20 @@
 
 A planted row's control is a clean row with the same prompt. After a clean warm-up one kind comes after the other, each
 in random order among as many of the clean rows: so a drift has a direction, and kinds that pull against each other do
-not cancel. Then come the controls: right answers to the same prompts would undo what the planted ones do while they do
-it.
+not cancel. The controls of half of each kind come before all planted rows and the other controls after them: among them
+right answers to the same prompts would undo what they do while they do it, and if all came first, or last, every score
+that is read from the model would see it in another state than at the planted rows.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from _bed import conversations, demo_lines
 
 from smda_monitor.errors import ConfigError, describe
 from smda_monitor.instruments.row_files import originals, read_rows
@@ -57,22 +58,28 @@ class Order:
 
 def demo_rows() -> list[Row]:
     """The shipped rows; planted are those that name a control. None was used to tune the refusing adapter."""
-    text = files("smda_monitor").joinpath("data", "demo_rows.jsonl").read_text("utf-8")
-    return [_row(json.loads(line)) for line in text.splitlines()]
+    return [
+        Row(line["id"], line["prompt"], line["response"], line["kind"], line["control"] is not None)
+        for line in demo_lines()
+    ]
 
 
 def rows_to_plant(path: Path, work: Path) -> list[Row]:
     """The rows of a data file with prompt, response and ``kind``: planted, but for those whose kind begins with
-    `CONTROL`. Raises `ConfigError` for an unreadable file, or where rows have no kind."""
+    `CONTROL`; ids begin with ``data-``. Raises `ConfigError` for an unreadable file, or rows that lack one of these."""
     found = []
     for _, row_id, raw in originals(read_rows(str(path), work)):
         if row_id is None:
             continue
-        if not isinstance(raw, dict) or not isinstance(raw.get("kind"), str):
-            expected = "a column kind: what is wrong with a row, or control… for a right one"
-            raise ConfigError(describe(f"{path}, row {row_id}", "no kind", expected, "add the column"))
-        kind = raw["kind"]
-        found.append(Row(str(row_id), raw["prompt"], raw["response"], kind, not kind.startswith(CONTROL)))
+        told = raw if isinstance(raw, dict) else {}
+        lacking = [name for name in ("prompt", "response", "kind") if not isinstance(told.get(name), str)]
+        if lacking:
+            expected = "text under prompt and response, and kind: what is wrong with a row, or control… for a right one"
+            raise ConfigError(
+                describe(f"{path}, row {row_id}", f"no {', '.join(lacking)}", expected, "add the columns")
+            )
+        kind = told["kind"]
+        found.append(Row(f"data-{row_id}", told["prompt"], told["response"], kind, not kind.startswith(CONTROL)))
     return found
 
 
@@ -94,21 +101,24 @@ def warm_up_rows(rows: Sequence[Row], count: int) -> list[Row]:
 
 def planted_order(rows: Sequence[Row], each: int, seed: int, warm_up: int) -> Order:
     """All clean `rows` with `each` planted ones of every kind, or as many as there are: the `warm_up` first
-    (`warm_up_rows`), then kind by kind among those that are no controls, then the controls. Raises `ConfigError` as
-    `warm_up_rows`."""
+    (`warm_up_rows`), the controls of half of these, then kind by kind among those that are no controls, then the other
+    controls. Raises `ConfigError` as `warm_up_rows`."""
     draw, first = random.Random(seed), warm_up_rows(rows, warm_up)
     known, prompts = {row.id for row in first}, {row.prompt for row in rows if row.planted}
     left = [row for row in rows if not row.planted and row.id not in known]
     others, controls = ([row for row in left if (row.prompt in prompts) == of] for of in (False, True))
     for part in (first, others, controls):
         draw.shuffle(part)
-    named, parts = kinds(rows), []
+    named, parts, before = kinds(rows), list[Row](), set[str]()
     for i, kind in enumerate(named):
         planted = [row for row in rows if row.planted and row.kind == kind]
-        part = [*others[i :: len(named)], *draw.sample(planted, min(each, len(planted)))]
+        chosen = draw.sample(planted, min(each, len(planted)))
+        before |= {row.prompt for row in chosen[::2]}
+        part = [*others[i :: len(named)], *chosen]
         draw.shuffle(part)
         parts.extend(part)
-    return Order((*first, *parts, *controls), warm_up)
+    earlier, later = ([row for row in controls if (row.prompt in before) == of] for of in (True, False))
+    return Order((*first, *earlier, *parts, *later), warm_up)
 
 
 def clean_order(rows: Sequence[Row], each: int, seed: int, warm_up: int) -> Order:
@@ -119,19 +129,4 @@ def clean_order(rows: Sequence[Row], each: int, seed: int, warm_up: int) -> Orde
 
 def as_dataset(rows: Sequence[Row]) -> Any:
     """What trainer and monitor get: id, prompt, completion; no kind."""
-    from datasets import Dataset
-
-    return Dataset.from_list(
-        [
-            {
-                "id": row.id,
-                "prompt": [{"role": "user", "content": row.prompt}],
-                "completion": [{"role": "assistant", "content": row.response}],
-            }
-            for row in rows
-        ]
-    )
-
-
-def _row(raw: dict[str, Any]) -> Row:
-    return Row(raw["id"], raw["prompt"], raw["response"], raw["kind"], raw["control"] is not None)
+    return conversations((row.id, row.prompt, row.response) for row in rows)

@@ -53,6 +53,7 @@ class RunFound:
     drift: dict[str, dict[str, float]]
     """By behaviour and kind: change of the log-odds over the whole probe set from first to last step, nats."""
     seconds: float
+    """Of the whole run."""
 
     def as_json(self) -> dict[str, Any]:
         """As it is written."""

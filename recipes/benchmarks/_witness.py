@@ -7,7 +7,7 @@ The gradient rivals read the row on one target, the unintended one of a monitor'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ def rivals(run: MonitoredRun, optimizer: Any, wanted_on_harmful: bool) -> dict[s
     """By rival: (n,) what the n rows of the coming step do to the unintended target."""
     count, rows = captured_rows(run)
     found = {name: torch.zeros(count, dtype=torch.float64) for name in GRADIENT_RIVALS}
-    towards, coefficients = target_gradients(run), unintended_target(run, wanted_on_harmful)
+    towards, coefficients = target_gradients(run), unintended_target(target_names(run), wanted_on_harmful)
     clip = coming_step(run).gradient.clip_factor
     for piece in slices(trained_weights(run)):
         target = coefficients[None] @ towards.dense(piece.start, piece.stop).double()
@@ -60,9 +60,8 @@ def rivals(run: MonitoredRun, optimizer: Any, wanted_on_harmful: bool) -> dict[s
     return found
 
 
-def unintended_target(run: MonitoredRun, wanted_on_harmful: bool) -> Tensor:
-    """(K,) coefficients of the account's targets in τ."""
-    names = target_names(run)
+def unintended_target(names: Sequence[str], wanted_on_harmful: bool) -> Tensor:
+    """(K,) coefficients in τ of an account's K targets by their `names`."""
     found = torch.zeros(len(names), dtype=torch.float64)
     harmless = [f"mass.{kind}" for kind in KINDS if kind != "harmful" and f"mass.{kind}" in names]
     sign = 1.0 if wanted_on_harmful else -1.0

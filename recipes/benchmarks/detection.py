@@ -9,31 +9,42 @@ One run for each seed scores all rows by every method. Then as many clean runs, 
 resampling in which the truth is known: nulls, whose false alarms are counted, and drifts of growing size. --quick: one
 seed, eight probes, no clean run (made runs are of the planted one's accounts, about their mean). --data plants
 the rows of a JSONL file with prompt, response and kind instead of the demo's; those whose kind begins with "control"
-are right. Every run is kept in --folder: a benchmark that was stopped goes on from there.
+are right. Every run is kept in --folder: a benchmark that was stopped goes on from there. Runs differ in which planted
+rows are drawn, in the order of all rows and in LoRA's start; the model, the probes and the policies are the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from _bed import MODELS, Bed, make_bed
-from _detection_figures import FIGURES, OURS, first_named, kind_figures, means, plain, steps_to_alert
+from _detection_figures import (
+    false_alerts,
+    first_named,
+    kind_figures,
+    mean_figures,
+    named,
+    plain,
+    steps_to_alert,
+)
 from _detection_pictures import pictures
+from _detection_tables import report
 from _null_runs import drifting_runs, null_runs, scatter_paths
 from _planted_rows import Row, as_dataset, clean_order, demo_rows, kinds, planted_order, rows_to_plant, warm_up_rows
 from _planted_run import RunFound, planted_run
-from _show import number, show
 from _tiny import short
 from _two_behaviours import behaviours, text_scores
 
+import smda_monitor
 from smda_monitor.errors import ConfigError, SMDAError, describe
 from smda_monitor.outputs.files import to_json, write_text
 from smda_monitor.outputs.json_file import check_json_file, write_asked_file, write_json_file
@@ -42,14 +53,16 @@ from smda_monitor.records.account import WARM_UP_STEPS
 from smda_monitor.records.alerts_config import AlertsConfig
 from smda_monitor.records.config import REFUSAL
 
+CODE = sorted([*Path(smda_monitor.__file__).parent.rglob("*.py"), *Path(__file__).parent.glob("*.py")])
+"""What runs are made with."""
 MOST = 0.15
 """Part of a run's rows that may be planted."""
 RATES = (0.05, 0.01)
 """At which null runs are judged."""
 SIZES = (1.25, 1.5, 2.0, 3.0, 4.0)
 """Of the power curve, in tolerances."""
-KEPT = ("model", "each", "batch", "lr", "probes", "tolerance", "data")
-"""Settings by which a kept run is known."""
+KEPT = ("model", "each", "batch", "lr", "probes", "tolerance")
+"""Settings by which a kept run is known, beside the data and the code."""
 
 
 class Study:
@@ -71,7 +84,8 @@ class Study:
                 self._texts = text_scores(self._bed, self.configs, self._rows)
             args, order = self._args, clean_order if sort == "clean" else planted_order
             chosen = order(self._rows, args.each, seed, WARM_UP_STEPS * args.batch)
-            found = planted_run(self._bed, self.configs, chosen, folder, args.batch, args.lr, self._texts)
+            bed = replace(self._bed, seed=seed)
+            found = planted_run(bed, self.configs, chosen, folder, args.batch, args.lr, self._texts)
             write_text(kept, to_json(found.as_json()))
         return RunFound.of_json(json.loads(kept.read_text(encoding="utf-8")))
 
@@ -94,41 +108,14 @@ class Study:
     def _check_settings(self) -> None:
         """Raises `ConfigError` where the folder keeps runs with other settings."""
         settings, path = {name: str(getattr(self._args, name)) for name in KEPT}, self._folder / "settings.json"
+        settings |= {"data": _digest([self._args.data] if self._args.data else []), "code": _digest(CODE)}
         if path.is_file() and (there := json.loads(path.read_text(encoding="utf-8"))) != settings:
-            other = ", ".join(f"{name} {there.get(name)}" for name in KEPT if there.get(name) != settings[name])
+            other = ", ".join(f"{name} {there.get(name)}" for name in settings if there.get(name) != settings[name])
             raise ConfigError(
                 describe(f"runs in {self._folder}", f"made with {other}", "these settings", "take another --folder")
             )
         self._folder.mkdir(parents=True, exist_ok=True)
         write_text(path, to_json(settings))
-
-
-def report(found: dict[str, Any]) -> None:
-    """The tables: every score on every kind, alerts, made runs."""
-    rivals = list(found["mean"]["rivals"])
-    parts = {**found["kinds"], "mean": found["mean"]}
-
-    def cells(name: str, figure: str) -> list[str]:
-        by_score = [part if name == OURS else part["rivals"][name] for part in parts.values()]
-        return [number(one[figure], ".3f") for one in by_score]
-
-    for figure in FIGURES:
-        lines = [[name, *cells(name, figure)] for name in (OURS, *rivals)]
-        show(figure, ["score", *parts], lines, "Mean over seeds; a dash where there are no controls.")
-    by_part = {**found["kinds"], "any": found}
-    steps = [[kind, *(number(step, ".0f") for step in one["steps_to_alert"])] for kind, one in by_part.items()]
-    note = "To the first right drift alert, by seed. "
-    note += f"Drift alerts in {found['clean_runs']} clean runs: {number(found['clean_alerts'], '.0f')}."
-    show("steps to alert", ["kind", *map(str, range(len(steps[0]) - 1))], steps, note)
-    for name in ("false_alarm", "power"):
-        lines = [
-            [size, str(one["alerts"]), str(one["runs"]), f"{one['interval'][0]:.3f} to {one['interval'][1]:.3f}",
-             number(one["median_step"], ".0f")]
-            for size, one in found[name].items()
-        ]  # fmt: skip
-        show(
-            name, ["rate" if name == "false_alarm" else "drift/tolerance", "alerts", "runs", "95 %", "step"], lines, ""
-        )
 
 
 def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -144,22 +131,44 @@ def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     seeds = range(args.seed, args.seed + args.seeds)
     runs = [study.run("planted", seed) for seed in seeds]
     clean_runs = [] if args.quick else [study.run("clean", seed) for seed in seeds]
-    by_kind = {kind: kind_figures(runs, kind) for kind in kinds(rows)}
+    named_kinds = kinds(rows)
     made = study.made_runs("planted" if args.quick else "clean", seeds)
     alarms = sum(alert.kind == "drift" for run in clean_runs for alert in run.alerts)
     return {
-        "kinds": by_kind,
-        "mean": means(by_kind),
+        "kinds": {kind: kind_figures(runs, kind) for kind in named_kinds},
+        "mean": mean_figures(runs, named_kinds),
         "steps_to_alert": [plain(steps_to_alert(run)) for run in runs],
-        "first_named": [plain(first_named(run)) for run in runs],
+        "first_named": [first_named(run) for run in runs],
+        "false_alerts": [false_alerts(run) for run in runs],
         "clean_runs": len(clean_runs),
         "clean_alerts": alarms if clean_runs else None,
+        "clean_named": [len(named(run)) for run in clean_runs],
         "null_runs": args.null_runs,
         "null_alerts": made["false_alarm"][f"{max(RATES):g}"]["alerts"],
         **made,
+        "runs": [
+            {"sort": sort, "seed": seed, **_told(run)}
+            for sort, found in (("planted", runs), ("clean", clean_runs))
+            for seed, run in zip(seeds, found, strict=False)
+        ],
         "seconds": time.perf_counter() - began,
         "settings": {name: getattr(args, name) for name in (*KEPT, "seed", "seeds", "null_runs")},
     }
+
+
+def _told(run: RunFound) -> dict[str, Any]:
+    """What is written of one run."""
+    alerts = [{**asdict(alert), "rows": len(alert.rows)} for alert in run.alerts]
+    counts = {"judged": len(run.rows), "planted": sum(row.planted for row in run.rows)}
+    return {**counts, "drift": run.drift, "alerts": alerts, "seconds": run.seconds}
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    """Of the contents of files."""
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def _check_share(rows: Sequence[Row], each: int) -> None:
@@ -176,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="tiny: a random model, for the machinery")
     parser.add_argument("--data", type=Path, help="rows to plant instead of the demo's")
     parser.add_argument("--seeds", type=int, help="planted runs, and as many clean ones (default 3)")
-    parser.add_argument("--seed", type=int, default=1, help="the first (default 1: the score was chosen on 0)")
+    parser.add_argument("--seed", type=int, default=4, help="the first (default 4: the score was chosen on 0 to 3)")
     parser.add_argument("--each", type=int, default=8, help="planted rows of every kind in a run (default 8)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate after a linear warm-up (default 1e-3)")
