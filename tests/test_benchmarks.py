@@ -29,6 +29,7 @@ from _settings import Settings, knows, monitor_config, supported
 from _show import number
 from _slices import DenseRows, slices
 
+from smda_monitor.errors import PrerequisiteError
 from smda_monitor.instruments.config_file import load_config
 from smda_monitor.outputs.files import to_json
 
@@ -275,25 +276,45 @@ def test_fidelity_writes_every_figure(tmp_path: Path, capsys: pytest.CaptureFixt
     code = fidelity.main(["--model", "tiny", "--clipping", "all", *size, "--json", str(out)])
     assert code == 0
     found = json.loads(out.read_text())
-    lora = found["lora"]
-    assert set(lora["targets"]) >= set(TARGETS)
-    assert set(lora["clipping"]) == {"off", "idle", "biting"}
-    for name, target in lora["targets"].items():
-        assert set(target["rivals"]) == {"raw_dot", "less", "bergson"}
-        assert target["rows"] + target["left_out"] == 3 * 2 * 4
-        assert target["unexplained"] >= 0
-        for method in (target["push"], target["share"], *target["rivals"].values()):
-            assert -1 <= method["spearman"] <= 1
-            assert method["relative_error"] >= 0
-        assert target["push"]["worst"] >= target["push"]["relative_error"]
-        if name != "S_X":  # the gate's kinks: features of a random dictionary switch all the time
-            assert target["push"]["spearman"] > 0.9
-            assert target["push"]["relative_error"] < 0.05
-            assert target["rivals"]["bergson"]["relative_error"] > 1, "the figures tell methods apart"
-    biting, off = lora["clipping"]["biting"], lora["clipping"]["off"]
+    for part, runs, error in (("lora", 3, 0.05), ("full", 1, 0.1)):  # of full there are few rows
+        assert set(found[part]["targets"]) >= set(TARGETS)
+        for name, target in found[part]["targets"].items():
+            assert set(target["rivals"]) == {"raw_dot", "less", "bergson"}
+            assert target["rows"] + target["left_out"] == runs * 2 * 4
+            assert target["unexplained"] >= 0
+            for method in (target["push"], target["share"], *target["rivals"].values()):
+                assert -1 <= method["spearman"] <= 1
+                assert method["relative_error"] >= 0
+            assert target["push"]["worst"] >= target["push"]["relative_error"]
+            if name != "S_X":  # the gate's kinks: features of a random dictionary switch all the time
+                assert target["push"]["spearman"] > 0.9
+                assert target["push"]["relative_error"] < error
+                assert target["rivals"]["bergson"]["relative_error"] > 1, "the figures tell methods apart"
+    assert set(found["lora"]["clipping"]) == {"off", "idle", "biting"}
+    assert "clipping" not in found["full"]
+    biting, off = found["lora"]["clipping"]["biting"], found["lora"]["clipping"]["off"]
     assert biting["S_Y"]["push"] != off["S_Y"]["push"], "clipping must do something"
-    assert "full" in found
     assert "mass.harmful" in capsys.readouterr().out
+
+
+def test_a_part_that_is_refused_fails_fidelity_and_the_other_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fidelity.replayed
+
+    def refuses_full(bed: Any, part: str, *rest: Any) -> Collected:
+        if part == "full":
+            raise PrerequisiteError("too large for this machine")
+        return real(bed, part, *rest)
+
+    monkeypatch.setattr(fidelity, "replayed", refuses_full)
+    out = tmp_path / "figures.json"
+    size = ["--steps", "1", "--warm-up", "2", "--batch", "4", "--probes", "12"]
+    assert fidelity.main(["--model", "tiny", *size, "--json", str(out)]) == 2
+    found = json.loads(out.read_text())
+    assert found["full"] is None
+    assert set(found["lora"]["targets"]) >= set(TARGETS)
+    assert "fidelity, full: not accounted for. too large for this machine" in capsys.readouterr().err
 
 
 def test_fidelity_says_what_cannot_be_run(capsys: pytest.CaptureFixture[str]) -> None:
