@@ -28,10 +28,11 @@ from _leave_one_out import leave_one_out, undone
 from _replay import LateMonitor, Replayer
 from _settings import Settings, monitor_config
 from _show import number
-from _slices import DenseRows, slices
+from _slices import slices
 
 from smda_monitor.errors import PrerequisiteError
 from smda_monitor.instruments.config_file import load_config
+from smda_monitor.maths.row_gradients import RowGradients
 from smda_monitor.outputs.files import to_json
 
 KINDS = ("harmful", "lookalike", "benign")
@@ -82,7 +83,7 @@ def test_a_row_left_out_is_the_step_without_it_and_nothing_stays(
 ) -> None:
     here = Trained(kind, **settings)
     before = here.bits()
-    found = leave_one_out(here.optimizer, here.weights, 6, DenseRows(here.rows), max_norm, here.flat)
+    found = leave_one_out(here.optimizer, here.weights, 6, RowGradients.of(here.rows), max_norm, here.flat)
     assert here.bits() == before
     ends = []
     for left_out in (None, *range(6)):
@@ -145,7 +146,7 @@ def test_slices_are_the_flat_vector_in_order(longest: int) -> None:
 def test_replays_do_not_depend_on_how_the_vector_is_cut() -> None:
     here = Trained(torch.optim.AdamW, lr=1e-2)
     whole, cut = (
-        leave_one_out(here.optimizer, here.weights, 6, DenseRows(here.rows), 0.5, here.flat, longest)
+        leave_one_out(here.optimizer, here.weights, 6, RowGradients.of(here.rows), 0.5, here.flat, longest)
         for longest in (100, 3)
     )
     torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-8)
@@ -260,7 +261,8 @@ class Rehearses(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         weights = [w for w in kwargs["model"].parameters() if w.requires_grad]
-        rows = DenseRows(torch.randn(4, sum(w.numel() for w in weights), generator=torch.Generator().manual_seed(0)))
+        generator = torch.Generator().manual_seed(0)
+        rows = RowGradients.of(torch.randn(4, sum(w.numel() for w in weights), generator=generator))
         found = leave_one_out(kwargs["optimizer"], weights, 4, rows, 1.0, lambda: weights[0].detach()[:2, 0].clone())
         assert float(found.abs().max()) > 0
         self.seen.append(len(found))
