@@ -13,6 +13,7 @@ from typing import Any
 
 import tiny
 import torch
+from taken import across
 from test_probe_reader import FEATURES, OTHERS, OURS, gradients, plan, prompts
 from test_row_modes import MODES
 from torch import Tensor, distributed
@@ -72,7 +73,7 @@ def step(model: Any, rank: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     capture.remove()
     outside.remove()
     gradient, before = parameters.gradient(), parameters.flatten(parameters.weights).double()
-    said = read_step(optimizer, parameters).update(gradient.double())
+    said = across(read_step(optimizer, parameters), "update", gradient.double())
     with rehearsal(optimizer, model, parameters) as take:
         take(gradient)
         agree("a step that is rehearsed", parameters.flatten(parameters.weights).double() - before, said, OF_A_STEP)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from taken import across
 from torch import nn
 
 from smda_monitor.errors import PrerequisiteError
@@ -88,9 +89,9 @@ def test_a_parameter_without_gradient_has_no_step(kind: Any) -> None:
     before = torch.cat([w.detach().reshape(-1).double() for w in (one, two)])
     optimizer.step()
     taken = torch.cat([w.detach().reshape(-1).double() for w in (one, two)]) - before
-    assert torch.allclose(step.update(gradient), taken, atol=1e-6)
+    assert torch.allclose(across(step, "update", gradient), taken, atol=1e-6)
     assert not bool(taken[6:].any())
-    for found in (step.share_scale(gradient), step.history(gradient), step.decay(gradient)):
+    for found in (across(step, way, gradient) for way in ("share_scale", "history", "decay")):
         assert not bool(found[6:].any())
         assert bool(found[:6].any())
 

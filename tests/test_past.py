@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from taken import read_between, take_step
+from taken import across, read_between, take_step
 from test_step_map import ADAM, Bench, bench_of, flat, gradients, relative
 from torch import Tensor, nn
 
@@ -84,7 +84,7 @@ def handed(past: list[PastStep], taken: list[TakenStep]) -> Tensor:
 
 
 def history(taken: TakenStep) -> Tensor:
-    return taken.step.history(taken.gradient.clipped)
+    return across(taken.step, "history", taken.gradient.clipped)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -93,7 +93,7 @@ def test_history_is_the_sum_over_all_earlier_rows(name: str) -> None:
     found, whole = handed([], taken), history(taken[-1])
     assert len(found) == sum(one.rows.rows for one in taken[:-1])
     assert relative(found.sum(0), whole) < 1e-9
-    moved = taken[-1].step.update(taken[-1].gradient.clipped)
+    moved = across(taken[-1].step, "update", taken[-1].gradient.clipped)
     assert float(whole.norm()) > 0.1 * float(moved.norm()), "history is not small"
     assert relative(found[taken[0].rows.rows :].sum(0), whole) > 1e-4, "the first step counts, too"
 

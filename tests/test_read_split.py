@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from taken import read_between, take_step
+from taken import across, read_between, take_step
 from test_past import OPTIMIZERS, Fixed, two
 from test_step_map import Bench, bench_of, flat, gradients
 from torch import Tensor
@@ -429,7 +429,7 @@ def test_ranges_are_read_to_the_end() -> None:
     past = [PastStep(4, RowGradients.of(earlier), ((cut, 0.1), (p, 0.2)))]
     found = read_between([one], past, (end(on_targets), end(on_targets)), Fixed(rows[2:].float()), [2])
     close = {"rtol": 1e-4, "atol": 1e-3}
-    assert torch.allclose(explained(found), on_targets @ step.update(rows.sum(0)), **close)
+    assert torch.allclose(explained(found), on_targets @ across(step, "update", rows.sum(0)), **close)
     pieces = [directions(one.gradient, part, a, z) for _, a, z, part in step.slabs(p)]
     push = torch.cat([piece.push for piece in pieces], dim=1)
     assert torch.allclose(found.push.targets, push @ on_targets.T, **close)

@@ -2,105 +2,42 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor
-from transformers import TrainerCallback
-from twin import rows_so_far
+from twin import TwinReplayer
 
 from smda_monitor.callback import SMDACallback
-from smda_monitor.instruments.quiet import quiet
 from smda_monitor.maths.by_kind import readings_by_kind
 from smda_monitor.records.account import is_leading
-
-
-class Replayer(TrainerCallback):
-    """Before the optimizer steps: takes every step again without one row, on a copy of the optimizer, and measures."""
-
-    def __init__(self, monitor: SMDACallback, from_step: int) -> None:
-        self.monitor, self.from_step = monitor, from_step
-        self.truth: dict[int, Tensor] = {}
-        self.saved: Any = None
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        run = self.monitor.run
-        assert run is not None
-        assert run.accountant.capture is not None
-        if state.global_step + 1 < self.from_step:
-            return
-        weights = run.accountant.parameters.weights
-        optimizer = kwargs["optimizer"].optimizer
-        gradients = rows_so_far(run)
-        start = [w.detach().clone() for w in weights]
-        total = gradients.double().sum(0)
-        values = []
-        for left_out in [None, *range(len(gradients))]:
-            rest = total if left_out is None else total - gradients[left_out].double()
-            limit = args.max_grad_norm
-            factor = min(1.0, limit / (float(rest.norm()) + 1e-6)) if limit else 1.0
-            twins = [w.detach().clone().requires_grad_() for w in weights]
-            other = torch.optim.AdamW(twins, foreach=False)
-            other.load_state_dict(_state_for(optimizer, weights))
-            for layer, twin in zip(run.accountant.parameters.tensors, twins, strict=True):
-                twin.grad = (factor * rest[layer.start : layer.stop]).reshape(twin.shape).float()
-            other.step()
-            with torch.no_grad():
-                for w, twin in zip(weights, twins, strict=True):
-                    w.copy_(twin)
-            values.append(self._measure(run))
-            with torch.no_grad():
-                for w, old in zip(weights, start, strict=True):
-                    w.copy_(old)
-        self.truth[state.global_step + 1] = torch.stack([values[0] - v for v in values[1:]])
-
-    def _measure(self, run: Any) -> Tensor:
-        instruments = run.instruments
-        with quiet(run.model):
-            measured = instruments.reader.measure(instruments.tokens(instruments.plan.chosen))
-        ids = [instruments.bench.probes.ids[i] for i in instruments.plan.chosen]
-        return instruments.plan.targets.measure(run.accountant.start, instruments.reader.snapshot(0, ids, measured))
-
-
-def _state_for(optimizer: Any, weights: list[Tensor]) -> Any:
-    """The optimizer's state with one group, its parameters in the order of `weights`."""
-    group = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
-    state = {i: copy.deepcopy(optimizer.state[w]) for i, w in enumerate(weights) if w in optimizer.state}
-    return {
-        "state": state,
-        "param_groups": [{**group, "fused": None, "foreach": False, "params": list(range(len(weights)))}],
-    }
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 100.0, 0.05], ids=["no clipping", "idle", "biting"])
 def test_push_equals_exact_replay(tmp_path: Path, max_grad_norm: float) -> None:
     monitor = SMDACallback(tiny.tiny_config(tmp_path / "monitor"))
-    replayer = Replayer(monitor, from_step=8)
+    twin = TwinReplayer(monitor, from_step=8)
     trainer = tiny.tiny_trainer(
         tmp_path,
-        [replayer, monitor],
+        [twin, monitor],
         max_steps=10,
         gradient_accumulation_steps=2,
         max_grad_norm=max_grad_norm,
         learning_rate=5e-4,
         lr_scheduler_type="constant",
-        model=tiny.tiny_lora(tiny.tiny_llama(hidden=32)),
         per_device_train_batch_size=4,
     )
     trainer.train()
     assert monitor.run is not None
     checked = 0
     for account in monitor.run.accounts:
-        if account.step not in replayer.truth:
+        if account.step not in twin.push:
             continue
         assert (account.clip_factor < 0.9) == (max_grad_norm == 0.05)
         for k, balance in enumerate(account.balances):
-            truth = replayer.truth[account.step][:, k]
+            truth = twin.push[account.step][:, k]
             push = torch.tensor([row.push[balance.target] for row in account.rows], dtype=torch.float64)
             # The gate's kinks: features of a random dictionary switch all the time.
             if balance.target.startswith(("S_X", "explained")):

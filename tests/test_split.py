@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from taken import take_step
+from taken import across, take_step
 from test_step_map import CASES, OPTIMIZERS, Case, bench, built, gradients, relative
 from torch import Tensor
 
@@ -52,7 +52,7 @@ def taken(rows: Tensor, step: WholeStep, max_norm: float) -> TakenStep:
 
 def update(rows: Tensor, step: WholeStep, max_norm: float) -> Tensor:
     total = rows.double().sum(0)
-    return step.update(clip_factor(float(total.norm()), max_norm) * total)
+    return across(step, "update", clip_factor(float(total.norm()), max_norm) * total)
 
 
 def joined(one: TakenStep, longest: int = SLAB) -> Directions:
@@ -106,10 +106,10 @@ def test_shares_add_up_where_rounding_stands_between_rows_and_gradient() -> None
     rows[:, :4] = 0
     rounded = (rows.sum(0) + 1e-3 * rows.abs().sum(0) * random(P, seed=9)).float().double()
     one = take_step(7, step, rows, rounded, 0.0)
-    found, moved = joined(one), step.update(rounded)
+    found, moved = joined(one), across(step, "update", rounded)
     assert one.gradient.capture_error > 1e-3, "else there is nothing to close"
     assert torch.allclose(found.shares.sum(0) + found.history + found.decay, moved, rtol=1e-9, atol=1e-15)
-    open_shares = step.share_scale(rounded) * one.gradient.clip_factor * rows
+    open_shares = across(step, "share_scale", rounded) * one.gradient.clip_factor * rows
     assert relative(open_shares.sum(0) + found.history + found.decay, moved) > 1e-4
     assert bool(((found.shares - open_shares).abs() <= 3e-2 * open_shares.abs() + 1e-15).all()), "no row by much"
     assert not bool(found.shares[:, :4].any()), "no row's where no row has a gradient"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from taken import across
 from torch import Tensor, nn
 
 from smda_monitor.instruments.optimizer_step import read_step
@@ -40,12 +41,17 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any], dict[str, Any]]] = {
     "AdamW fused": adam(torch.optim.AdamW, fused=True),
     "AdamW amsgrad": adam(torch.optim.AdamW, amsgrad=True),
     "AdamW maximize": adam(torch.optim.AdamW, maximize=True),
-    "Adam": adam(torch.optim.Adam),
+    "Adam": adam(torch.optim.Adam, foreach=False),
+    "Adam foreach": adam(torch.optim.Adam, foreach=True),
+    "Adam fused": adam(torch.optim.Adam, fused=True),
     "Adam fused amsgrad": adam(torch.optim.Adam, fused=True, amsgrad=True),
     "Adam decoupled": adam(torch.optim.Adam, decoupled_weight_decay=True),
-    "SGD": sgd(),
+    "SGD": sgd(foreach=False),
+    "SGD foreach": sgd(foreach=True),
+    "SGD fused": sgd(fused=True),
     "SGD maximize": sgd(maximize=True),
     "SGD momentum": sgd(momentum=0.9),
+    "SGD momentum foreach": sgd(momentum=0.9, foreach=True),
     "SGD dampening": sgd(momentum=0.9, dampening=0.4),
     "SGD Nesterov fused": sgd(momentum=0.8, nesterov=True, fused=True),
     "SGD Nesterov maximize": sgd(momentum=0.8, nesterov=True, maximize=True),
@@ -104,6 +110,15 @@ def gradients(step: int, n: int = 4, p: int = 32) -> Tensor:
     return sizes * torch.randn(n, p, generator=generator, dtype=torch.float64)
 
 
+def pushed(step: WholeStep, total: Tensor, rows: Tensor, clip: float, without: Tensor) -> Tensor:
+    """(n, p) pushes of `rows` in a step with the gradient `total`, clipped by `clip`, and `without` each of them."""
+    found = []
+    for a, (b, part) in zip((0, *step.stops[:-1]), step.parts, strict=True):
+        update = part.update(clip * total[a:b])
+        found.append(push_directions(part, update, total[a:b], rows[:, a:b], without))
+    return torch.cat(found, dim=1)
+
+
 def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
@@ -120,13 +135,13 @@ def test_the_map_is_the_optimizers_step(dtype: torch.dtype, tolerance: float, na
         rows = gradients(t)
         clipped = mine.clipped(rows, max_norm)
         step = read_step(mine.optimizer, mine.parameters)
-        found = step.update(clipped)
+        found = across(step, "update", clipped)
         factor = clip_factor(float(rows.sum(0).norm()), max_norm)
-        shares, history = factor * step.share_scale(clipped) * rows, step.history(clipped)
-        taken = mine.step()
+        shares, history = factor * across(step, "share_scale", clipped) * rows, across(step, "history", clipped)
+        decay, taken = across(step, "decay", clipped), mine.step()
         assert relative(found, taken) < tolerance
-        assert relative(shares.sum(0) + history + step.decay(clipped), taken) < 2 * tolerance
-        assert bool(step.decay(clipped).any())
+        assert relative(shares.sum(0) + history + decay, taken) < 2 * tolerance
+        assert bool(decay.any())
         if t == 1 or not remembers:
             assert not bool(history.any())
         else:
@@ -141,7 +156,7 @@ def test_push_is_the_step_with_the_row_less_the_step_without_it(name: str, max_n
         rows = gradients(t)
         total = rows.sum(0)
         step = read_step(mine.optimizer, mine.parameters)
-        update = step.update(clip_factor(float(total.norm()), max_norm) * total)
+        clip = clip_factor(float(total.norm()), max_norm)
         for i, row in enumerate(rows):
             others = copy.deepcopy(mine)
             others.clipped(torch.cat([rows[:i], rows[i + 1 :]]), max_norm)
@@ -149,10 +164,10 @@ def test_push_is_the_step_with_the_row_less_the_step_without_it(name: str, max_n
             twin.clipped(rows, max_norm)
             expected = twin.step() - others.step()
             without = clip_factor(float((total - row).norm()), max_norm)
-            found = push_directions(step, update, total, row[None], as_factors(without))[0]
+            found = pushed(step, total, row[None], clip, as_factors(without))[0]
             assert relative(found, expected) < 1e-10
             if max_norm == 0.5:
-                unaware = push_directions(step, step.update(total), total, row[None], as_factors(1.0))[0]
+                unaware = pushed(step, total, row[None], 1.0, as_factors(1.0))[0]
                 assert relative(unaware, expected) > 0.01, "clipping matters"
         mine.clipped(rows, max_norm)
         mine.step()
@@ -208,15 +223,14 @@ def built(case: Case) -> tuple[WholeStep, Tensor, float]:
 
 def pushes(step: WholeStep, rows: Tensor, max_norm: float) -> Tensor:
     total = rows.sum(0)
-    update = step.update(clip_factor(float(total.norm()), max_norm) * total)
     without = [clip_factor(float((total - row).norm()), max_norm) for row in rows]
-    return push_directions(step, update, total, rows, as_factors(*without))
+    return pushed(step, total, rows, clip_factor(float(total.norm()), max_norm), as_factors(*without))
 
 
 def shares(step: WholeStep, rows: Tensor, max_norm: float) -> Tensor:
     total = rows.sum(0)
     factor = clip_factor(float(total.norm()), max_norm)
-    return factor * step.share_scale(factor * total) * rows
+    return factor * across(step, "share_scale", factor * total) * rows
 
 
 @settings(max_examples=60, deadline=None)
@@ -228,8 +242,8 @@ def test_laws(case: Case) -> None:
     share, push = shares(step, rows, max_norm), pushes(step, rows, max_norm)
     close = {"rtol": 1e-9, "atol": 1e-12}
     # Sum: nothing of the update is lost.
-    whole = share.sum(0) + step.history(clipped) + step.decay(clipped)
-    assert torch.allclose(whole, step.update(clipped), **close)
+    whole = share.sum(0) + across(step, "history", clipped) + across(step, "decay", clipped)
+    assert torch.allclose(whole, across(step, "update", clipped), **close)
     # Symmetry: a row that stands twice gets the same twice.
     twice = torch.cat([rows, rows[:1]])
     for found in (shares(step, twice, max_norm), pushes(step, twice, max_norm)):
@@ -297,7 +311,7 @@ def test_what_a_step_leaves_in_the_momentum_buffer(name: str) -> None:
         history = torch.cat(
             [part.momentum_scale(clipped[a:b]) * before[a:b] for _, a, b, part in step.slabs(1000)]
         )  # fmt: skip
-        assert torch.allclose(history, step.history(clipped), rtol=1e-12, atol=0)
+        assert torch.allclose(history, across(step, "history", clipped), rtol=1e-12, atol=0)
         mine.step()
         for _, a, b, part in step.slabs(1000):
             assert isinstance(part, AdamStep | SgdStep)
@@ -319,12 +333,12 @@ def test_a_cut_step_is_that_part_of_the_whole(case: Case, longest: int) -> None:
     assert all(0 < b - a <= longest for _, a, b, _ in slabs)
     assert all(b <= step.parts[number][0] for number, _, b, _ in slabs), "a range lies in one part"
     for way in ("update", "share_scale", "history", "decay"):
-        whole = getattr(step, way)(total)
+        whole = across(step, way, total)
         pieces = torch.cat([getattr(part, way)(total[a:b]) for _, a, b, part in slabs])
         assert torch.allclose(pieces, whole, rtol=1e-12, atol=0), way
     finer = step.cut_at([longest, 3, P])
     assert finer.stops == tuple(sorted({*step.stops, 3, min(longest, P)}))
-    assert torch.allclose(finer.update(total), step.update(total), rtol=1e-12, atol=0)
+    assert torch.allclose(across(finer, "update", total), across(step, "update", total), rtol=1e-12, atol=0)
     for number, _, _, part in slabs:
         whole_part = step.parts[number][1]
         assert (part.kept, part.retained) == (whole_part.kept, whole_part.retained)

@@ -25,11 +25,11 @@ def rows_so_far(run: Any) -> Tensor:
 
 
 class TwinReplayer(TrainerCallback):
-    """Before every step: takes it on twins, with all rows, without each, and on a zero gradient; put it before the
-    monitor. Knows nothing of the monitor's own replay; reads the twin with the monitor's reader."""
+    """Before every step from `from_step` on: takes it on twins, with all rows, without each, and on a zero gradient;
+    put it before the monitor. Knows nothing of the monitor's own replay; reads the twin with the monitor's reader."""
 
-    def __init__(self, monitor: SMDACallback) -> None:
-        self.monitor = monitor
+    def __init__(self, monitor: SMDACallback, from_step: int = 1) -> None:
+        self.monitor, self.from_step = monitor, from_step
         self.push: dict[int, Tensor] = {}
         self.alone: dict[int, Tensor] = {}
         self.delta_y: dict[int, Tensor] = {}
@@ -38,6 +38,8 @@ class TwinReplayer(TrainerCallback):
         run = self.monitor.run
         assert run is not None
         assert run.accountant.capture is not None
+        if state.global_step + 1 < self.from_step:
+            return
         rows = rows_so_far(run).double()
         step, total = state.global_step + 1, rows.sum(0)
         rests = [total, *(total - row for row in rows), torch.zeros_like(total)]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import _dattri
 import torch
 from _bed import Bed
-from _settings import Settings, supported
+from _settings import Settings
 from torch import nn
 from transformers import TrainerCallback
 
@@ -47,11 +47,7 @@ class Condition:
     @property
     def missing(self) -> str | None:
         """Why it cannot be run here, or None."""
-        if self.kind == "dattri" and not _dattri.installed():
-            return "not installed"
-        if self.kind == "monitor" and not supported(self.settings):
-            return "not known to this monitor"
-        return None
+        return "not installed" if self.kind == "dattri" and not _dattri.installed() else None
 
 
 def conditions(history_steps: int, probes: int) -> dict[str, Condition]:

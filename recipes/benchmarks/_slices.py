@@ -20,18 +20,6 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class DenseRows:
-    """`Rows` that are held as they are."""
-
-    matrix: Tensor
-    """(n, p)"""
-
-    def dense(self, start: int, stop: int) -> Tensor:
-        """As `Rows.dense`; a view."""
-        return self.matrix[:, start:stop]
-
-
-@dataclass(frozen=True, slots=True)
 class Slice:
     """Neighbouring elements of one parameter."""
 

@@ -17,7 +17,7 @@ The maps themselves: `adam`, `sgd`. All vectors are flat over the trained parame
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -101,29 +101,6 @@ class WholeStep:
     parts: tuple[tuple[int, StepMap], ...]
     """(one past its last element, map), in order."""
 
-    def update(self, gradient: Float64[Tensor, "*n p"]) -> Float64[Tensor, "*n p"]:
-        """As `StepMap.update`."""
-        return self._joined(gradient, lambda part, g: part.update(g))
-
-    def share_scale(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
-        """As `StepMap.share_scale`."""
-        return self._joined(gradient, lambda part, g: part.share_scale(g))
-
-    def history(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
-        """As `StepMap.history`."""
-        return self._joined(gradient, lambda part, g: part.history(g))
-
-    def decay(self, gradient: Float64[Tensor, " p"]) -> Float64[Tensor, " p"]:
-        """As `StepMap.decay`."""
-        return self._joined(gradient, lambda part, g: part.decay(g))
-
-    def _joined(self, gradient: Tensor, of: Callable[[StepMap, Tensor], Tensor]) -> Tensor:
-        found, start = [], 0
-        for stop, part in self.parts:
-            found.append(of(part, gradient[..., start:stop]))
-            start = stop
-        return torch.cat(found, dim=-1)
-
     @property
     def stops(self) -> tuple[int, ...]:
         """One past each part's last element."""
@@ -156,7 +133,7 @@ def clip_factor(norm: float, max_norm: float) -> float:
 
 
 def push_directions(
-    step: StepMap | WholeStep,
+    step: StepMap,
     update: Float64[Tensor, " p"],
     total: Float64[Tensor, " p"],
     rows: Float64[Tensor, "n p"],
