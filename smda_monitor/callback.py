@@ -88,7 +88,8 @@ class SMDACallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Keeps the clipped gradient and the optimizer's state."""
-        self._guard(lambda run: run.before_step(kwargs["optimizer"], state.global_step + 1))
+        ends = setup.account_ends(args, state)
+        self._guard(lambda run: run.before_step(kwargs["optimizer"], state.global_step + 1, ends))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Writes the account of the step."""

@@ -58,6 +58,7 @@ def build(record: type, **fixed: Any) -> st.SearchStrategy[Any]:
         "dict[int, tuple[float, float]]": st.dictionaries(integers, st.tuples(st.floats(), st.floats()), max_size=3),
         "WatchedBy": st.sampled_from(["", "backward", "replay"]),
         "AlertKind": st.sampled_from(["drift", "rows", "account"]),
+        "RowsKept": st.sampled_from(["float32", "bfloat16"]),
         "Method": st.sampled_from(["split", "replay"]),
         "Reason": st.sampled_from(["sample", "asked"]),
         "tuple[FeatureShift, ...]": st.lists(st.builds(FeatureShift, integers, *[st.floats()] * 4), max_size=3).map(

@@ -96,7 +96,11 @@ def test_they_must_without_a_budget_too(caplog: pytest.LogCaptureFixture) -> Non
     larger = paced(Hand(), account={"every": 8}, memory_gib=2.0)
     assert take(larger, hand, 9, nbytes=2**28) == [8]
     alone = paced(Hand(), memory_gib=1.0)
-    assert take(alone, hand, 2, nbytes=2**31) == [1, 1], "one step always fits"
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "smda_monitor"):
+        assert take(alone, hand, 2, nbytes=2**31) == [1, 1], "one step always fits, and what it takes is said once"
+    (told,) = [record.message for record in caplog.records]
+    assert "found 2.00 GiB of one step's rows and optimizer state; expected 1 GiB (memory_gib)" in told
 
 
 def test_a_budget_that_cannot_be_kept_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -130,6 +130,8 @@ def test_rows_wait_in_half_precision_where_those_of_an_interval_are_large(runs: 
     assert monitor.run is not None
     assert kinds[:4] == [[full], [half, full], [half, half, full], [full]]
     found, expected = monitor.run.accounts, runs["intervals"][0]
+    assert {account.rows_kept for account in found} == {"bfloat16"}, "the ledger says so"
+    assert {account.rows_kept for account in expected} == {"float32"}
     for name in ("mass.harmful", "contrast.benign", "S_Y"):
         for kind in ("share", "push"):
             one, other = (

@@ -61,6 +61,17 @@ def test_the_replay_is_the_step_without_the_row(tmp_path: Path, max_grad_norm: f
     assert sorted(errors)[len(errors) // 2] < 0.05, "the push is close, and the audit says so"
 
 
+def test_an_account_that_ends_early_is_audited_too(tmp_path: Path) -> None:
+    config = tiny.tiny_config(tmp_path / "m") | {"audit": {"share": 1.0}, "account": {"every": 7}}
+    monitor = SMDACallback(config)
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    tiny.tiny_trainer(tmp_path, [monitor], max_steps=5, **saving, **SETTINGS).train()
+    run = run_of(monitor)
+    assert [(account.since, account.step) for account in run.accounts] == [(0, 2), (2, 4), (4, 5)]
+    assert [audit.step for audit in run.auditor.entries] == [2, 4, 5]
+    assert all(abs(audit.push[t] / audit.replayed[t] - 1) < 0.2 for audit in run.auditor.entries for t in ("S_Y",))
+
+
 def test_the_audited_run_is_the_unaudited_one(tmp_path: Path) -> None:
     ends = []
     for share in (0.0, 1.0):

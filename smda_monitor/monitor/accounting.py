@@ -109,10 +109,10 @@ class Accountant:
         """Whether the open steps are as many as an account covers."""
         return len(self.open_steps) >= self.pace.every
 
-    def before_step(self, optimizer: Any, number: int, elapsed: float) -> None:
+    def before_step(self, optimizer: Any, number: int, elapsed: float, ends: bool) -> None:
         """The gradient of step `number` is whole and clipped: keep it, the rows and the optimizer's state, and replay
-        what is audited. `elapsed`: the run's seconds so far. Raises `MeasurementError` where the rows are not all of
-        the gradient."""
+        what is audited, where an account ends with the step: it is due, or `ends` whatever it covers. `elapsed`: the
+        run's seconds so far. Raises `MeasurementError` where the rows are not all of the gradient."""
         assert self.capture is not None
         answers = read_answers(self.instruments.policy, self._answers.take()) if self._answers else None
         self._optimizer = optimizer
@@ -120,7 +120,7 @@ class Accountant:
         self.outside.follow(optimizer)
         tools = self.instruments, self.parameters, self.capture, self._names
         self.coming = open_step(self.method, optimizer, *tools, answers, self._args, number)
-        if self.method == "split" and len(self.open_steps) + 1 >= self.pace.every:
+        if self.method == "split" and (ends or len(self.open_steps) + 1 >= self.pace.every):
             first = 0.0 if self.pace.overhead is None else self.spent.probes
             self.auditor.before_step(optimizer, self.coming, self.pace.audit_seconds(elapsed), first)
 
@@ -185,6 +185,7 @@ class Accountant:
             watched=shift.of(self.watcher.columns),
             watched_by=watched_by,
             outside=self.outside.moved,
+            rows_kept="bfloat16" if any(step.halved for step in steps) else "float32",
         )
         # What is decided rests on it, and no rank may decide otherwise for a last bit.
         account = self.instruments.ranks.of_first(account)

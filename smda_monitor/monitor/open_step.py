@@ -51,6 +51,8 @@ class OpenStep:
     """Of the first parameter group."""
     answers: Tensor | None
     """(n, 2) what the rows' answers read (`rulers.read_answers`); None without reference answers."""
+    halved: bool = False
+    """Whether its rows' gradients wait in bfloat16."""
 
     def waiting(self, steps: int, memory_gib: float) -> OpenStep:
         """The same as one of so many `steps` that wait for their account: with its rows in bfloat16 where those of all
@@ -59,7 +61,7 @@ class OpenStep:
         if self.taken is None or not halves(steps * rows.nbytes, memory_gib):
             return self
         gradient = replace(self.gradient, rows=kept_rows(rows, True))
-        return replace(self, gradient=gradient, taken=replace(self.taken, gradient=gradient))
+        return replace(self, gradient=gradient, taken=replace(self.taken, gradient=gradient), halved=True)
 
     @property
     def nbytes(self) -> int:

@@ -89,7 +89,7 @@ class Pace:
         self._worked = self._seen = self._mark = self._audited = 0.0
         self._steps: list[float] = []
         self._costs: dict[str, list[float]] = {field.name: [] for field in fields(Costs)}
-        self._told = self._restored = False
+        self._told = self._restored = self._over = False
         self.beside: list[Pace] = []
         """Of other monitors of the same training: what they take is no time of plain training either."""
 
@@ -151,7 +151,7 @@ class Pace:
         self._steps.append(plain - self._seen)
         self._seen = plain
         if nbytes > 0:
-            self._fit(max(1, int(self._memory // nbytes)))
+            self._fit(nbytes)
         if not self._costs["account"] and not self._restored:
             # The probes stay as they are until a whole account shows what they cost.
             self._choose(replace(self._limits, most=self.probes, fewest=self.probes))
@@ -184,10 +184,14 @@ class Pace:
         worked, plain = self.worked, self.plain
         return Overhead(self.overhead, worked / plain if plain > 0 else math.nan, self.every, self.probes)
 
-    def _fit(self, steps: int) -> None:
-        """No account covers more than `steps` steps: more do not fit into memory."""
+    def _fit(self, nbytes: int) -> None:
+        """No account covers more steps than fit into memory, each with so many bytes."""
+        steps, gib = max(1, int(self._memory // nbytes)), f"{self._memory / 2**30:g} GiB (memory_gib)"
+        if nbytes > self._memory and not self._over:
+            self._over = True
+            found = f"{nbytes / 2**30:.2f} GiB of one step's rows and optimizer state"
+            logger.warning(describe("account", found, gib, "go on; smaller batches or a lower LoRA rank take less."))
         if steps < self._limits.shortest:
-            gib = f"{self._memory / 2**30:g} GiB (memory_gib)"
             found = f"account.every {self._limits.shortest}, {steps} of whose steps fit into memory at a time"
             remedy = f"go on, with an account at least every {steps} steps; or give a larger memory_gib."
             logger.warning(describe("account", found, f"all to fit into {gib}", remedy))

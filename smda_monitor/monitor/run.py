@@ -112,10 +112,11 @@ class MonitoredRun:
         probes = self.instruments.bench.probes
         return readings_by_kind(self.first, probes)[0], readings_by_kind(self.last, probes)[0]
 
-    def before_step(self, optimizer: Any, number: int) -> None:
-        """The gradient of the coming step is whole and clipped: keep it, and the optimizer's state."""
+    def before_step(self, optimizer: Any, number: int, ends: bool) -> None:
+        """The gradient of the coming step is whole and clipped: keep it, and the optimizer's state. `ends`: whether an
+        account ends with it however few steps it covers."""
         with self.pace.working():
-            self.accountant.before_step(optimizer, number, self.seconds)
+            self.accountant.before_step(optimizer, number, self.seconds, ends)
 
     def after_step(self) -> list[Alert]:
         """The step is taken: keep its rows, and write an account where one is due. Returns the alerts raised."""

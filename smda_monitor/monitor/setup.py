@@ -128,6 +128,14 @@ def checkpoint_folder(args: Any, state: Any) -> Path:
     return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
+def account_ends(args: Any, state: Any) -> bool:
+    """Whether an account ends with the coming step however few steps it covers: at the last one, and where the trainer
+    saves every so many."""
+    step = state.global_step + 1
+    saves = args.save_strategy == "steps" and state.save_steps > 0 and step % state.save_steps == 0
+    return bool(saves or step == state.max_steps)
+
+
 def mark_checkpoint(args: Any, state: Any) -> None:
     """Leaves the ids of all runs that watch the training in the checkpoint just saved, so that a resume knows whether a
     run folder is one of its own."""

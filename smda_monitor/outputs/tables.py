@@ -45,6 +45,7 @@ _ACCOUNT_SCALARS = (
     ("method", "text"),
     ("watched_by", "text"),
     ("outside", "bool"),
+    ("rows_kept", "text"),
 )
 _BALANCE = ("measured", "shares", "history", "decay", "absolute_shares", "handed", "absolute_handed")
 _HEALTH = tuple(f.name for f in fields(DictionaryHealth))

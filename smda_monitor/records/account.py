@@ -20,6 +20,8 @@ Method = Literal["split", "replay"]
 """How an account is made, see `StepAccount.method`."""
 WatchedBy = Literal["", "backward", "replay"]
 """How watched features' shifts are split among rows, see `StepAccount.watched_by`."""
+RowsKept = Literal["float32", "bfloat16"]
+"""How rows' gradients wait for their account, see `StepAccount.rows_kept`."""
 WARM_UP_STEPS = 12
 """Optimizer steps whose figures are marked low confidence: Adam's first steps are sign-like."""
 
@@ -220,6 +222,9 @@ class StepAccount:
     """Whether something other than the optimizer's steps moved the trained parameters between its two snapshots. What
     that did is in the measured shifts. Of a split step it is in no row's figures, but unexplained; by replay it is in
     every row's push."""
+    rows_kept: RowsKept = "float32"
+    """How the rows' gradients were kept, of which shares and pushes are read: in bfloat16, 8 significant bits an
+    element, where those of the steps that wait for their account would have taken over an eighth of ``memory_gib``."""
 
     def balance(self, target: str) -> TargetBalance:
         """The balance of `target`. Raises `KeyError` for an unknown name."""
