@@ -23,10 +23,17 @@ def adafactor(parameters: Any) -> Any:
     return Adafactor(parameters, lr=1e-3, scale_parameter=False, relative_step=False, beta1=0.9, weight_decay=0.1)
 
 
+def eight_bits(parameters: Any) -> Any:
+    from bitsandbytes.optim import AdamW8bit
+
+    return AdamW8bit(parameters, lr=1e-3, weight_decay=0.1, min_8bit_size=1)
+
+
 MAKERS = {
     "Homemade": lambda parameters: Homemade(parameters, lr=0.1),
     "Lion": lambda parameters: Lion(parameters, lr=1e-3),
     "Adafactor": adafactor,
+    "AdamW8bit": eight_bits,
 }
 
 
@@ -91,6 +98,12 @@ def test_weights_are_bit_identical_with_and_without_the_monitor(tmp_path: Path, 
     assert all(torch.equal(a, b) for a, b in zip(ends[0][0], ends[1][0], strict=True))
     assert torch.equal(ends[0][1], ends[1][1])
     assert ends[0][2] == ends[1][2]
+
+
+def test_the_eight_bit_optimizer_keeps_eight_bits(tmp_path: Path) -> None:
+    optimizer = trained(tmp_path, MAKERS["AdamW8bit"], [], max_steps=1).optimizer.optimizer
+    kinds = {state[name].dtype for state in optimizer.state.values() for name in ("state1", "state2")}
+    assert kinds == {torch.uint8}
 
 
 def test_the_method_is_kept_and_shown(tmp_path: Path) -> None:
