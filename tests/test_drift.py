@@ -17,6 +17,7 @@ from smda_monitor.maths.drift import (
     expected_log_e,
     fewest,
     leading,
+    likely_rate,
     log_bound,
     log_e_value,
     log_evidence,
@@ -28,23 +29,24 @@ from smda_monitor.records.alerts_config import DriftIntent
 
 TOLERANCE = 0.5
 SIZES = st.lists(st.floats(0, 1e6), min_size=1, max_size=7)
+OTHERS = st.none() | st.floats(1e-6, 1e6)
 
 
-@given(SIZES)
-def test_at_the_edge_of_the_null_its_mean_over_all_signs_is_one(sizes: list[float]) -> None:
+@given(SIZES, OTHERS)
+def test_at_the_edge_of_the_null_its_mean_over_all_signs_is_one(sizes: list[float], rate: float | None) -> None:
     edge, size = torch.full((len(sizes),), TOLERANCE).double(), torch.tensor(sizes).double()
     values = [
-        math.exp(log_e_value(edge + size * torch.tensor(signs), 1.0, TOLERANCE))
+        math.exp(log_e_value(edge + size * torch.tensor(signs), 1.0, TOLERANCE, rate))
         for signs in itertools.product((-1.0, 1.0), repeat=len(sizes))
     ]
     assert sum(values) / len(values) == pytest.approx(1.0, abs=1e-9)
 
 
-@given(SIZES, st.floats(0, 10))
-def test_inside_the_null_its_mean_is_no_larger(sizes: list[float], inside: float) -> None:
+@given(SIZES, st.floats(0, 10), OTHERS)
+def test_inside_the_null_its_mean_is_no_larger(sizes: list[float], inside: float, rate: float | None) -> None:
     centre, size = torch.full((len(sizes),), TOLERANCE - inside).double(), torch.tensor(sizes).double()
     values = [
-        math.exp(log_e_value(centre + size * torch.tensor(signs), 1.0, TOLERANCE))
+        math.exp(log_e_value(centre + size * torch.tensor(signs), 1.0, TOLERANCE, rate))
         for signs in itertools.product((-1.0, 1.0), repeat=len(sizes))
     ]
     assert sum(values) / len(values) <= 1.0 + 1e-9
@@ -68,6 +70,30 @@ def test_it_is_the_plain_formula() -> None:
         for rate in (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
     ]
     assert log_e_value(drift, 1.0, TOLERANCE) == pytest.approx(math.log(sum(bets) / 8), rel=1e-12)
+    bold = math.prod(1 + math.tanh(1.3 * (float(d) - TOLERANCE)) for d in drift)
+    both = log_e_value(drift, 1.0, TOLERANCE, rate=1.3)
+    assert both == pytest.approx(math.log(sum(bets) / 16 + bold / 2), rel=1e-12)
+
+
+def test_the_likely_rate_is_about_the_best_and_gains_what_the_mixture_costs() -> None:
+    draw = torch.Generator().manual_seed(0)
+    drift = TOLERANCE + 0.1 + 0.25 * torch.randn(400, generator=draw, dtype=torch.float64)
+    others, witnesses = drift[:100], drift[100:]
+    rate = likely_rate(others, 0.25, 1.0, TOLERANCE)
+    assert rate is not None
+    beyond = float(others.mean()) - TOLERANCE
+    assert rate == pytest.approx(beyond / (0.25**2 + beyond**2))
+
+    def alone(at: float) -> float:
+        return float((1 + torch.tanh(at * (witnesses - TOLERANCE))).log().sum())
+
+    best = max(alone(0.05 * i) for i in range(1, 400))
+    assert alone(rate) > best - 1
+    plain, told = log_e_value(witnesses, 1.0, TOLERANCE), log_e_value(witnesses, 1.0, TOLERANCE, rate)
+    assert told == pytest.approx(alone(rate) - math.log(2), abs=0.2)
+    assert told > plain + 0.3
+    assert likely_rate(-others, 0.25, -1.0, TOLERANCE) == pytest.approx(rate)
+    assert likely_rate(others, 0.25, -1.0, TOLERANCE) is None
 
 
 def test_a_drift_that_is_not_a_number_is_refused() -> None:
@@ -166,8 +192,10 @@ def evidence(drifts: Tensor, apart: bool) -> Tensor:
         log_e: list[float] = []
         chances: list[int] = []
         for step, now in enumerate(run):
-            if float((now[:SCREENED] if apart else now).mean()) > TOLERANCE:
-                log_e.append(log_e_value(witnesses[step], 1.0, TOLERANCE))
+            others = now[:SCREENED]
+            if float((others if apart else now).mean()) > TOLERANCE:
+                rate = likely_rate(others, float(others.std()), 1.0, TOLERANCE) if apart else None
+                log_e.append(log_e_value(witnesses[step], 1.0, TOLERANCE, rate))
                 chances.append(len(chances) + 1 if apart else step + 1)
         found.append(log_evidence(log_e, chances))
     return torch.tensor(found, dtype=torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from test_run_resume import KillAfter, Killed, kill
 
 from smda_monitor.callback import SMDACallback
 from smda_monitor.maths.alerts import drift_alert
+from smda_monitor.maths.drift import likely_rate, log_e_value
 from smda_monitor.maths.intent import FEATURES, Direction
 from smda_monitor.monitor.drift_watch import DriftWatch
 from smda_monitor.outputs.ledger_reader import LedgerView, read_ledger
@@ -109,6 +111,24 @@ def test_witnesses_judge_and_the_screened_probes_do_not() -> None:
     assert drift.mean == pytest.approx((SCREENED * 2.0 + (COUNT - SCREENED) * 1.5) / COUNT)
     assert found["lookalike"][1] == 5, "no account has shown it before"
     assert [d.direction.of for d, _ in one.found(seen, {"refusal of benign probes"})] == ["lookalike"]
+
+
+def test_the_plans_probes_say_how_boldly_to_bet() -> None:
+    """They drift as the witnesses do, or not at all: the same witnesses bear out more, or as much as without them."""
+
+    def evidence(screened: float, witnesses: float) -> float:
+        one = watch()
+        stepped(one, 1, benign=screened)
+        one.look(seen := whole(1, screened=screened, witnesses=witnesses))
+        return next(drift.log_evidence for drift, _ in one.found(seen, ()) if drift.direction.of == "benign")
+
+    told, untold = evidence(2.0, 2.0), evidence(0.0, 2.0)
+    alone = log_e_value(torch.full((COUNT - SCREENED,), 2.0, dtype=torch.float64), 1.0, 0.5) - math.log(2)
+    assert untold == pytest.approx(alone), "no drift of theirs, no bet on it"
+    rate = likely_rate(torch.full((SCREENED,), 2.0, dtype=torch.float64), 0.0, 1.0, 0.5)
+    known = log_e_value(torch.full((COUNT - SCREENED,), 2.0, dtype=torch.float64), 1.0, 0.5, rate) - math.log(2)
+    assert told == pytest.approx(known)
+    assert known != pytest.approx(alone)
 
 
 def test_features_that_the_policy_does_not_rest_on_are_judged_together() -> None:

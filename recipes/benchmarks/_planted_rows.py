@@ -1,10 +1,11 @@
 """Rows for the detection benchmark: clean ones, those that are planted among them, and the order of one run.
 
 A planted row's control is a clean row with the same prompt. After a clean warm-up one kind comes after the other, each
-in random order among as many of the clean rows: so a drift has a direction, and kinds that pull against each other do
-not cancel. The controls of half of each kind come before all planted rows and the other controls after them: among them
-right answers to the same prompts would undo what they do while they do it, and if all came first, or last, every score
-that is read from the model would see it in another state than at the planted rows.
+in random order among as many of the clean rows, of every clean kind an equal part: so a drift has a direction, kinds
+that pull against each other do not cancel, and what clean rows do is much the same in all runs. The controls of half of
+each kind come before all planted rows and the other controls after them: among them right answers to the same prompts
+would undo what they do while they do it, and if all came first, or last, every score that is read from the model would
+see it in another state than at the planted rows.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def planted_order(rows: Sequence[Row], each: int, seed: int, warm_up: int) -> Or
     others, controls = ([row for row in left if (row.prompt in prompts) == of] for of in (False, True))
     for part in (first, others, controls):
         draw.shuffle(part)
+    others.sort(key=lambda row: row.kind)
     named, parts, before = kinds(rows), list[Row](), set[str]()
     for i, kind in enumerate(named):
         planted = [row for row in rows if row.planted and row.kind == kind]

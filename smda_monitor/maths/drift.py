@@ -8,18 +8,18 @@ s·d over prompts of the kind is symmetric around its mean, and that mean is at 
 kinds, d_j = Σ_{k∉I} w_k ΔX_jk; I are those that the policy rests on at the start (`interference`). So that some do not
 hide behind others, `SINGLY` of them are judged each by itself too, d_j = w_k ΔX_jk. With x_j = s·d_j − τ
 
-    E = mean_λ Π_j (1 + tanh(λ x_j))            E[E] ≤ 1: tanh is odd and increasing
+    E = ½ mean_λ Π_j (1 + tanh(λ x_j)) + ½ Π_j (1 + tanh(λ' x_j))        E[E] ≤ 1: tanh is odd and increasing
     evidence after n looks = Σ_{k ≤ n} E_k / (k (k + 1))
 
 1/(k (k + 1)) sums to 1 and the evidence never falls, so under the null it ever reaches H/α with chance ≤ α/H (Markov),
 whatever looks have in common, and with H directions judged the chance of any alert in a whole run is ≤ α. Where
 categories of a kind and single features are judged too, they share one half of α, kinds and features together the
-other (`bounds`). When to look,
-up to a first alert, may depend on anything but the witnesses: on the course of training and on other prompts. Where it
-depends on them, k is to count all moments at which one might have looked. A factor 1 + tanh is at most 2: few witnesses
-can never be enough (`fewest`). Where it breaks: prompts so rare that a draw of m may miss them all drift far the other
-way, and alone hold the mean within the tolerance. Then the typical prompt has drifted, and the alarm is false of the
-mean alone.
+other (`bounds`). When to look, up to a first alert, and λ' (`likely_rate`) may depend on anything but the witnesses: on
+the course of training and on other prompts; without these E is the mean over λ alone. Where looks depend on the
+witnesses, k is to count all moments at which one might have looked. A factor 1 + tanh is at most 2: few witnesses can
+never be enough (`fewest`). Where it breaks: prompts so rare that a draw of m may miss them all drift far the other way,
+and alone hold the mean within the tolerance. Then the typical prompt has drifted, and the alarm is false of the mean
+alone.
 
 Libraries with such tests (`expectation`, `confseq`) ask for Python 3.12 or for a C++ build, so this is our own.
 Sources: bets against symmetry, de la Peña 1999 (Ann. Probab. 27) and Ramdas et al. 2020 (arXiv 2009.03167); mixing
@@ -41,7 +41,7 @@ from .intent import Direction, unintended
 from .interference import intended_features
 
 RATES = tuple(2.0**i for i in range(-4, 4))
-"""λ, in units of 1/τ. The best is mean over variance of x: prompts may scatter far more widely than the tolerance."""
+"""λ, in units of 1/τ. The best is the mean of x over its mean square: prompts may scatter more than the tolerance."""
 
 LEADING_FEATURES = 5
 """Named by an alert on features, at most."""
@@ -65,16 +65,25 @@ class Drift:
     """Of features: the ids that drifted most that way, and how far each alone, nats."""
 
 
-def log_e_value(drift: Float64[Tensor, " m"], sign: float, tolerance: float) -> float:
-    """log E of m witnesses' `drift` (nats) in the direction `sign` beyond `tolerance` τ > 0 (nats): ≤ m log 2.
+def log_e_value(drift: Float64[Tensor, " m"], sign: float, tolerance: float, rate: float | None = None) -> float:
+    """log E of m witnesses' `drift` (nats) in the direction `sign` beyond `tolerance` τ > 0 (nats): ≤ m log 2. `rate`:
+    λ', per nat, from other prompts; None: there is none.
 
     Raises `ValueError` for NaN."""
     if bool(drift.isnan().any()):
         raise ValueError("a witness's drift is NaN")
-    rates = torch.tensor(RATES, dtype=torch.float64)[:, None] / tolerance
+    rates = torch.tensor([*(r / tolerance for r in RATES), rate or 0.0], dtype=torch.float64)[:, None]
     # 1 + tanh u = 2σ(2u), without rounding to 0.
-    bets = torch.nn.functional.logsigmoid(2 * rates * (sign * drift - tolerance)) + math.log(2)
-    return float(bets.sum(1).logsumexp(0)) - math.log(len(RATES))
+    bets = (torch.nn.functional.logsigmoid(2 * rates * (sign * drift - tolerance)) + math.log(2)).sum(1)
+    mixed = bets[:-1].logsumexp(0) - math.log(len(RATES))
+    return float(mixed if rate is None else torch.logaddexp(mixed, bets[-1]) - math.log(2))
+
+
+def likely_rate(drift: Float64[Tensor, " m"], spread: float, sign: float, tolerance: float) -> float | None:
+    """λ' = δ/(σ² + δ²), δ = mean(s·d) − τ, per nat: about the best for witnesses that drift as m ≥ 1 other prompts do,
+    which scatter by `spread` σ (nats). None where δ ≤ 0."""
+    beyond = sign * float(drift.mean()) - tolerance
+    return beyond / (spread**2 + beyond**2) if beyond > 0 else None
 
 
 def expected_log_e(drift: Float64[Tensor, " m"], spread: float, witnesses: int, sign: float, tolerance: float) -> float:

@@ -1,15 +1,15 @@
 """When the whole probe set is looked at for a drift of the behaviour, and what the looks find.
 
 The probes of the step plan say when: where the witnesses, if they have drifted alike, would decide it, and as many
-accounts after the last look as there were looks. All other probes are the witnesses, which `maths.drift` judges; what
-they said at earlier looks has no part in when the next one is. Where the plan holds the whole set, or changes, all
-probes are witnesses, and every account counts as a look.
+accounts after the last look as there were looks. They also say how boldly to bet. All other probes are the witnesses,
+which `maths.drift` judges; what they said at earlier looks has no part in when the next one is. Where the plan holds
+the whole set, or changes, all probes are witnesses, and every account counts as a look.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from ..maths.drift import (
     expected_log_e,
     fewest,
     leading,
+    likely_rate,
     log_e_value,
     log_evidence,
     singly_judged,
@@ -45,7 +46,8 @@ class DriftWatch:
         config, probes = instruments.bench.config, instruments.bench.probes
         self._first, self._name = first, config.behaviour.name
         self._tolerance = config.alerts.tolerance
-        screened = set(instruments.plan.probe_ids)
+        self._screened = list(instruments.plan.probe_ids)
+        screened = set(self._screened)
         self._apart = not changes and len(screened) < len(probes)
         self._policy, x = instruments.policy, first.X.abs().mean(0)
         coef, ids = self._policy.coef, self._policy.feature_ids
@@ -115,14 +117,10 @@ class DriftWatch:
         look."""
         if not self._directions or self._accounts - self._looked_at < len(self._chances):
             return False
-        by_kind = [self._drift(kind, now, ids) for kind in KINDS if (ids := self._among(now, kind))]
-        spread = spread_within(by_kind)
-        for direction in self._directions:
-            ids = self._among(now, direction.of)
-            if not ids or drift_subject(self._name, direction.of) in known:
+        for direction, drift, scatter in self._of_others(now):
+            if drift_subject(self._name, direction.of) in known:
                 continue
-            drift, count = self._drift(direction.of, now, ids), len(self._witnesses[direction.of])
-            scatter = spread_within([drift]) if self._is_of_features(direction.of) else spread
+            count = len(self._witnesses[direction.of])
             expected = expected_log_e(drift, scatter, count, direction.sign, self._tolerance)
             if log_evidence([expected], [self._next_chance]) >= self._bounds[direction]:
                 return True
@@ -130,9 +128,12 @@ class DriftWatch:
 
     def look(self, whole: Snapshot) -> None:
         """Takes in a snapshot of the whole set."""
+        rates: dict[Direction, float | None] = {}
+        for direction, others, scatter in self._of_others(whole.part(self._screened)) if self._apart else ():
+            rates[direction] = likely_rate(others, scatter, direction.sign, self._tolerance)
         for direction in self._directions:
             drift = self._drift(direction.of, whole, self._witnesses[direction.of])
-            self._log_e[direction].append(log_e_value(drift, direction.sign, self._tolerance))
+            self._log_e[direction].append(log_e_value(drift, direction.sign, self._tolerance, rates.get(direction)))
         self._chances.append(self._next_chance)
         self._looked_at = self._accounts
 
@@ -148,6 +149,15 @@ class DriftWatch:
                 drift = Drift(direction, mean, self._tolerance, evidence, leading)
                 found.append((drift, self._since.get(direction, whole.step)))
         return found
+
+    def _of_others(self, plan: Snapshot) -> Iterator[tuple[Direction, Tensor, float]]:
+        """Of every direction that probes of a `plan` are about: their drift, and how far such probes scatter."""
+        by_kind = [self._drift(kind, plan, ids) for kind in KINDS if (ids := self._among(plan, kind))]
+        spread = spread_within(by_kind)
+        for direction in self._directions:
+            if ids := self._among(plan, direction.of):
+                drift = self._drift(direction.of, plan, ids)
+                yield direction, drift, spread_within([drift]) if self._is_of_features(direction.of) else spread
 
     def _among(self, measured: Snapshot, of: str) -> list[str]:
         about = set(self._about[of])
