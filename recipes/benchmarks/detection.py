@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="tiny: a random model, for the machinery")
     parser.add_argument("--data", type=Path, help="rows to plant instead of the demo's")
     parser.add_argument("--seeds", type=int, help="planted runs, and as many clean ones (default 3)")
-    parser.add_argument("--seed", type=int, default=5, help="the first (default 5: score and alerts were chosen on 0 to 4)")
+    parser.add_argument("--seed", type=int, default=5, help="the first (default 5; 0 to 4 are for development)")
     parser.add_argument("--each", type=int, default=8, help="planted rows of every kind in a run (default 8)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate after a linear warm-up (default 1e-3)")
