@@ -80,10 +80,13 @@ def log_e_value(drift: Float64[Tensor, " m"], sign: float, tolerance: float, rat
 
 
 def likely_rate(drift: Float64[Tensor, " m"], spread: float, sign: float, tolerance: float) -> float | None:
-    """λ' = δ/(σ² + δ²), δ = mean(s·d) − τ, per nat: about the best for witnesses that drift as m ≥ 1 other prompts do,
-    which scatter by `spread` σ (nats). None where δ ≤ 0."""
+    """λ' = ½·δ/(σ² + δ²), δ = mean(s·d) − τ, per nat, from m ≥ 1 other prompts, which scatter by `spread` σ (nats).
+    None where δ ≤ 0.
+
+    δ/(σ² + δ²) would be about the best for witnesses that drift as they do. Half of it loses a quarter of the growth;
+    twice the best loses all, and few prompts rarely show how far others may scatter (fractional Kelly betting)."""
     beyond = sign * float(drift.mean()) - tolerance
-    return beyond / (spread**2 + beyond**2) if beyond > 0 else None
+    return beyond / (spread**2 + beyond**2) / 2 if beyond > 0 else None
 
 
 def expected_log_e(drift: Float64[Tensor, " m"], spread: float, witnesses: int, sign: float, tolerance: float) -> float:
