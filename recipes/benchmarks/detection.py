@@ -61,7 +61,7 @@ RATES = (0.05, 0.01)
 """At which null runs are judged."""
 SIZES = (1.25, 1.5, 2.0, 3.0, 4.0)
 """Of the power curve, in tolerances."""
-KEPT = ("model", "each", "batch", "lr", "probes", "tolerance")
+KEPT = ("model", "each", "batch", "lr", "probes", "tolerance", "false_alarm")
 """Settings by which a kept run is known, beside the data and the code."""
 
 
@@ -72,7 +72,8 @@ class Study:
         self._bed, self._rows, self._args = bed, rows, args
         self._folder = bed.folder / "detection"
         self._check_settings()
-        self.configs = behaviours(bed, args.probes, {"tolerance": args.tolerance})
+        alerts = {"tolerance": args.tolerance, "false_alarm": args.false_alarm}
+        self.configs = behaviours(bed, args.probes, alerts)
         self._texts: dict[str, dict[str, dict[str, float]]] | None = None
 
     def run(self, sort: str, seed: int) -> RunFound:
@@ -191,6 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate after a linear warm-up (default 1e-3)")
     parser.add_argument("--probes", type=int, help="measured at every step (default 16; 8 with --quick)")
     parser.add_argument("--tolerance", type=float, default=0.15, help="of the drift alerts, nats (default 0.15)")
+    parser.add_argument("--false-alarm", type=float, default=0.05, help="bound in each run's monitors (default 0.05)")
     parser.add_argument("--null-runs", type=int, help="made runs without a drift, at each rate (default 300)")
     parser.add_argument("--folder", type=Path, help="where to work; what is there is used again (default: temporary)")
     parser.add_argument("--json", type=Path, help="write the figures there")
