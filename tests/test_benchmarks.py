@@ -21,7 +21,7 @@ import audit_memory
 import fidelity
 import overhead
 from _agreement import Collected, StepFigures, judge
-from _bed import make_bed
+from _bed import Bed, make_bed
 from _conditions import _per_step
 from _growth import Growth
 from _leave_one_out import leave_one_out, undone
@@ -296,20 +296,26 @@ def test_fidelity_writes_every_figure(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "mass.harmful" in capsys.readouterr().out
 
 
-def test_a_part_that_is_refused_fails_fidelity_and_the_other_is_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = fidelity.replayed
+class LoRAAlone(Bed):
+    """A test bed whose model trains in LoRA alone."""
 
-    def refuses_full(bed: Any, part: str, *rest: Any) -> Collected:
+    def model(self, part: str) -> Any:
         if part == "full":
             raise PrerequisiteError("too large for this machine")
-        return real(bed, part, *rest)
+        return super().model(part)
 
-    monkeypatch.setattr(fidelity, "replayed", refuses_full)
+
+def lora_alone(name: str, folder: Path, seed: int) -> Bed:
+    bed = make_bed(name, folder, seed)
+    return LoRAAlone(bed.name, bed.folder, bed.config, bed.tokenizer, bed.seed)
+
+
+def test_a_part_that_is_refused_fails_fidelity_and_the_other_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "figures.json"
     size = ["--steps", "1", "--warm-up", "2", "--batch", "4", "--probes", "12"]
-    assert fidelity.main(["--model", "tiny", *size, "--json", str(out)]) == 2
+    assert fidelity.main(["--model", "tiny", *size, "--json", str(out)], lora_alone) == 2
     found = json.loads(out.read_text())
     assert found["full"] is None
     assert set(found["lora"]["targets"]) >= set(TARGETS)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,8 @@ def _norm(text: str) -> float:
     return value
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, bed_of: Callable[[str, Path, int], Bed] = make_bed) -> int:
+    """`bed_of` gives the test bed of a model, a folder and a seed. 0, or 2 where any part is refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("lora", "full", "both"), default="both")
     parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="tiny: a random model, for the machinery")
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="smda-fidelity-") as temporary:
         try:
             check_json_file(args.json)
-            bed = make_bed(args.model, args.folder or Path(temporary), args.seed)
+            bed = bed_of(args.model, args.folder or Path(temporary), args.seed)
             found = {part: run_part(bed, part, args) for part in parts}
             settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder")}
             write_json_file(args.json, {**found, "settings": settings})

@@ -128,9 +128,8 @@ class DriftWatch:
 
     def look(self, whole: Snapshot) -> None:
         """Takes in a snapshot of the whole set."""
-        rates: dict[Direction, float | None] = {}
-        for direction, others, scatter in self._of_others(whole.part(self._screened)) if self._apart else ():
-            rates[direction] = likely_rate(others, scatter, direction.sign, self._tolerance)
+        others = self._of_others(whole.part(self._screened)) if self._apart else ()
+        rates = {of: likely_rate(drift, scatter, of.sign, self._tolerance) for of, drift, scatter in others}
         for direction in self._directions:
             drift = self._drift(direction.of, whole, self._witnesses[direction.of])
             self._log_e[direction].append(log_e_value(drift, direction.sign, self._tolerance, rates.get(direction)))
