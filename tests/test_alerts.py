@@ -74,7 +74,7 @@ def test_an_account_of_nothing_but_the_unexplained_is_alerted() -> None:
 
 
 def audits(count: int, error: float, first: int = 13) -> list[AuditEntry]:
-    return [make_audit(first + i % 5, error=error, place=i) for i in range(count)]
+    return [make_audit(first + i % 5, error=error, place=i % 10) for i in range(count)]
 
 
 def audited(found: list[AuditEntry], limits: AlertsConfig = LIMITS, **changes: bool) -> list[Alert]:
@@ -98,6 +98,13 @@ def test_too_few_replays_and_those_of_warm_up_say_nothing() -> None:
     assert audited(audits(9, 9.0), limits=AlertsConfig(audit=None)) == []
     assert audited(audits(9, 9.0), warm_up=True) == []
     assert len(audited(audits(9, 9.0))) == 1
+
+
+def test_pushes_that_begin_to_miss_late_are_alerted_too() -> None:
+    assert audited(audits(100, 0.02)) == []
+    (alert,) = audited(audits(100, 0.02) + audits(12, 0.4))
+    assert alert.value == pytest.approx(0.4)
+    assert audited(audits(100, 0.4) + audits(12, 0.02)) == [], "nor is what has been mended"
 
 
 def drifted(of: str, sign: float, *accounts: StepAccount, evidence: float = 6.0) -> Alert:

@@ -11,7 +11,13 @@ from taken import across
 from torch import nn
 
 from smda_monitor.errors import PrerequisiteError
-from smda_monitor.instruments.optimizer_step import bare_optimizer, read_step, step_was_skipped, unknown_step
+from smda_monitor.instruments.optimizer_step import (
+    bare_optimizer,
+    read_step,
+    step_hooks,
+    step_was_skipped,
+    unknown_step,
+)
 from smda_monitor.instruments.parameters import trained_parameters
 from smda_monitor.maths.adam import AdamStep
 from smda_monitor.maths.sgd import SgdStep
@@ -62,6 +68,18 @@ def test_any_other_optimizer_is_named(make: Any, named: str) -> None:
 def test_what_is_no_optimizer_is_refused(found: Any) -> None:
     with pytest.raises(PrerequisiteError, match=r"found \S+; expected a torch\.optim\.Optimizer.*adamw_torch_fused"):
         unknown_step(found)
+
+
+def test_hooks_of_the_step_are_named() -> None:
+    def doubles(optimizer: Any, args: Any, kwargs: Any) -> None:
+        for weight in optimizer.param_groups[0]["params"]:
+            weight.grad.mul_(2)
+
+    optimizer = torch.optim.AdamW(model().parameters())
+    assert step_hooks(SimpleNamespace(optimizer=optimizer)) == []
+    optimizer.register_step_pre_hook(doubles)
+    optimizer.register_step_post_hook(SimpleNamespace)
+    assert [name.rpartition(".")[2] for name in step_hooks(optimizer)] == ["doubles", "SimpleNamespace"]
 
 
 def test_a_skipped_step_is_told_by_the_wrapper_alone() -> None:

@@ -25,7 +25,7 @@ class Hand:
 
 def paced(hand: Hand, **config: object) -> Pace:
     pace = Pace(MonitorConfig.model_validate({"audit": {"share": 0.0}, **config}), "split", SET, PROBES, hand)
-    pace.first_pass(AccountSeconds(PROBES, 0.01 * PROBES))
+    pace.first_pass(AccountSeconds(PROBES, 0.01 * PROBES), 0)
     pace.begin()
     return pace
 
@@ -103,6 +103,17 @@ def test_they_must_without_a_budget_too(caplog: pytest.LogCaptureFixture) -> Non
     assert "found 2.00 GiB of one step's rows and optimizer state; expected 1 GiB (memory_gib)" in told
 
 
+def test_gradients_of_probes_that_take_more_than_the_budget_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    pace = paced(Hand(), memory_gib=1.0)
+    with caplog.at_level(logging.WARNING, "smda_monitor"):
+        pace.first_pass(AccountSeconds(PROBES, 1.0), 2**30)
+        assert caplog.messages == []
+        pace.first_pass(AccountSeconds(PROBES, 1.0), 3 * 2**29)
+    (said,) = caplog.messages
+    assert "1.50 GiB of the gradients of 32 probes" in said
+    assert "1 GiB (memory_gib)" in said
+
+
 def test_a_budget_that_cannot_be_kept_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     hand = Hand()
     pace = paced(hand, overhead=0.10)
@@ -145,3 +156,20 @@ def test_nested_work_is_counted_once() -> None:
             hand.now += 1.0
         assert (pace.worked, pace.plain) == (2.0, 4.0)
     assert pace.report().measured == 0.5
+
+
+def test_what_hooks_take_inside_training_is_the_monitors() -> None:
+    hand = Hand()
+    pace = paced(hand)
+
+    def hook(seconds: float) -> float:
+        hand.now += seconds
+        return 1 / seconds
+
+    hand.now += 3.0
+    assert pace.hooks.timed(hook)(2.0) == 0.5
+    assert (pace.worked, pace.plain) == (2.0, 3.0)
+    with pytest.raises(ZeroDivisionError):
+        pace.hooks.timed(hook)(0.0)
+    pace.begin()
+    assert pace.worked == 0.0

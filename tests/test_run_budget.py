@@ -83,6 +83,13 @@ def test_without_a_budget_the_cost_is_said_and_nothing_chosen(tmp_path: Path) ->
     assert run.monitor_seconds > clock.measuring, "the setting up is the monitor's too"
 
 
+def test_hooks_inside_training_are_counted(tmp_path: Path) -> None:
+    monitor = SMDACallback(tiny.tiny_config(tmp_path / "m") | {"audit": {"share": 0.0}})
+    tiny.tiny_trainer(tmp_path, [monitor], max_steps=2).train()
+    assert monitor.run is not None
+    assert 0 < monitor.run.pace.hooks.seconds < monitor.run.pace.worked
+
+
 def test_probes_take_turns_and_accounts_close(tmp_path: Path) -> None:
     run, view = _train(tmp_path, ToldClock(prompt=1e-6), ROTATION + 3, {"overhead": 1.0})
     groups = [a.probe_ids for a in view.accounts]

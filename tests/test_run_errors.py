@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,35 @@ def test_another_trainer_is_named(tmp_path: Path) -> None:
 def test_a_configuration_that_is_none_is_named(config: Any) -> None:
     with pytest.raises(ConfigError, match=r"config: found .*expected a YAML file"):
         SMDACallback(config)
+
+
+class Halves(TrainerCallback):
+    def on_pre_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
+        for weight in kwargs["model"].parameters():
+            if weight.grad is not None:
+                weight.grad.mul_(0.5)
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.05], ids=["no clipping", "biting"])
+def test_a_callback_that_scales_gradients_is_seen_at_the_first_step(tmp_path: Path, max_grad_norm: float) -> None:
+    trainer = tiny.tiny_trainer(
+        tmp_path, [Halves(), SMDACallback(tiny.tiny_config(tmp_path / "m"))], max_steps=2, max_grad_norm=max_grad_norm
+    )
+    with pytest.raises(MeasurementError, match=r"0\.5 times that of the rows, clipped, at step 1"):
+        trainer.train()
+
+
+def looks_on(*_: Any) -> None:
+    pass
+
+
+def test_hooks_on_the_optimizers_step_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = tiny.tiny_trainer(tmp_path, [SMDACallback(tiny.tiny_config(tmp_path / "m"))], max_steps=1)
+    trainer.create_optimizer()
+    trainer.optimizer.register_step_post_hook(looks_on)
+    with caplog.at_level(logging.WARNING, "smda_monitor"):
+        trainer.train()
+    assert "The optimizer's step has hooks (looks_on): what they change is in no row's figures." in caplog.messages
 
 
 class Interrupted(TrainerCallback):

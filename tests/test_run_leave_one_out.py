@@ -36,6 +36,9 @@ def test_push_equals_exact_replay(tmp_path: Path, max_grad_norm: float) -> None:
         if account.step not in twin.push:
             continue
         assert (account.clip_factor < 0.9) == (max_grad_norm == 0.05)
+        own = torch.tensor([row.own_push for row in account.rows], dtype=torch.float64)
+        assert float((own / twin.own_push[account.step] - 1).abs().median()) < 0.05
+        assert spearmanr(own, twin.own_push[account.step]).statistic > 0.97
         for k, balance in enumerate(account.balances):
             truth = twin.push[account.step][:, k]
             push = torch.tensor([row.push[balance.target] for row in account.rows], dtype=torch.float64)

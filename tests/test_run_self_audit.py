@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from twin import TwinReplayer
 
 from smda_monitor.callback import SMDACallback
+from smda_monitor.maths.fidelity import pooled_fidelity
 from smda_monitor.maths.pathways import output_shift
 from smda_monitor.outputs.ledger_reader import read_ledger
 
@@ -68,8 +69,34 @@ def test_an_account_that_ends_early_is_audited_too(tmp_path: Path) -> None:
     tiny.tiny_trainer(tmp_path, [monitor], max_steps=5, **saving, **SETTINGS).train()
     run = run_of(monitor)
     assert [(account.since, account.step) for account in run.accounts] == [(0, 2), (2, 4), (4, 5)]
-    assert [audit.step for audit in run.auditor.entries] == [2, 4, 5]
-    assert all(abs(audit.push[t] / audit.replayed[t] - 1) < 0.2 for audit in run.auditor.entries for t in ("S_Y",))
+    assert [sum(a.since < audit.step <= a.step for audit in run.auditor.entries) for a in run.accounts] == [1, 1, 1]
+    assert pooled_fidelity(run.auditor.entries).overall.relative_error < 0.05
+
+
+def test_any_step_of_an_interval_is_audited_on_its_own(tmp_path: Path) -> None:
+    audit = {"share": 1.0, "rows": ["mine-2", "mine-9"]}
+    monitor = SMDACallback(
+        tiny.tiny_config(tmp_path / "m") | {"audit": audit, "account": {"every": 4}}, rows=tiny.tiny_rows()
+    )
+    twin = TwinReplayer(monitor)
+    tiny.tiny_trainer(tmp_path, [twin, monitor], max_steps=20, max_grad_norm=0.05, **SETTINGS).train()
+    run = run_of(monitor)
+    drawn = [entry for entry in run.auditor.entries if entry.reason == "sample"]
+    assert [(e.step - 1) // 4 for e in drawn] == [0, 1, 2, 3, 4], "one in each account"
+    assert len({e.step % 4 for e in drawn}) > 1, "at any of its steps"
+    assert {e.row_id for e in run.auditor.entries if e.reason == "asked"} == {"mine-2", "mine-9"}
+    for entry in run.auditor.entries:
+        account = run.accounts[(entry.step - 1) // 4]
+        rows = [row for row in account.rows if row.step == entry.step]
+        (place,) = [i for i, row in enumerate(rows) if row.row_id == entry.row_id]
+        assert entry.push == rows[place].push
+        for k, balance in enumerate(account.balances):
+            truth = float(twin.push[entry.step][place, k])
+            assert entry.replayed[balance.target] == pytest.approx(truth, abs=2 * entry.noise[balance.target])
+    written = read_ledger(tmp_path / "m" / "run").audits
+    assert [(e.step, e.row_id, e.push, e.replayed) for e in written] == [
+        (e.step, e.row_id, e.push, e.replayed) for e in run.auditor.entries
+    ]
 
 
 def test_the_audited_run_is_the_unaudited_one(tmp_path: Path) -> None:

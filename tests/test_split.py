@@ -77,6 +77,16 @@ def test_the_parts_are_the_update_of_torchs_optimizer(name: str, max_norm: float
         assert one.gradient.clip_factor == pytest.approx(clip_factor(float(rows.sum(0).norm()), max_norm), rel=1e-12)
         assert (one.gradient.clip_factor < 1) == (max_norm == 0.5)
         assert one.gradient.capture_error < 1e-7
+        assert one.gradient.scaled == pytest.approx(1.0, rel=1e-6)
+
+
+@CLIPPING
+def test_what_else_scales_the_gradient_is_seen(max_norm: float) -> None:
+    rows, step = example()
+    one = taken(rows, step, max_norm)
+    half = take_step(1, step, rows, 0.5 * one.gradient.clipped, max_norm)
+    assert half.gradient.scaled == pytest.approx(0.5, rel=1e-6)
+    assert half.gradient.capture_error < 1e-7, "else it would be seen there"
 
 
 @CLIPPING

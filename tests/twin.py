@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from smda_monitor.callback import SMDACallback
+from smda_monitor.instruments.chat import PromptTokens
+from smda_monitor.instruments.own_prompts import prompts_of
 from smda_monitor.instruments.quiet import quiet
 from smda_monitor.maths.row_gradients import RowGradients
 from smda_monitor.records.snapshot import Snapshot
@@ -31,6 +33,7 @@ class TwinReplayer(TrainerCallback):
     def __init__(self, monitor: SMDACallback, from_step: int = 1) -> None:
         self.monitor, self.from_step = monitor, from_step
         self.push: dict[int, Tensor] = {}
+        self.own_push: dict[int, Tensor] = {}
         self.alone: dict[int, Tensor] = {}
         self.delta_y: dict[int, Tensor] = {}
 
@@ -43,13 +46,21 @@ class TwinReplayer(TrainerCallback):
         rows = rows_so_far(run).double()
         step, total = state.global_step + 1, rows.sum(0)
         rests = [total, *(total - row for row in rows), torch.zeros_like(total)]
-        whole, *without, alone = [self._measured(run, kwargs["optimizer"].optimizer, r, args) for r in rests]
+        prompts = prompts_of(run.instruments, [r for b in run.accountant.capture.batches() for r in b.rows])
+        measured = [self._measured(run, kwargs["optimizer"].optimizer, r, args, [*prompts.values()]) for r in rests]
+        (whole, *without, alone), (owns, *own_without, _) = zip(*measured, strict=True)
+        self.own_push[step] = torch.full((len(rows),), float("nan"), dtype=torch.float64)
+        for k, i in enumerate(prompts):
+            self.own_push[step][i] = owns[k] - own_without[i][k]
         targets = run.instruments.plan.targets
         self.push[step] = torch.stack([targets.measure(w, whole) for w in without])
         self.alone[step] = targets.measure(run.accountant.before, alone)
         self.delta_y[step] = torch.stack([whole.y - w.y for w in without])
 
-    def _measured(self, run: Any, optimizer: Any, rest: Tensor, args: Any) -> Snapshot:
+    def _measured(
+        self, run: Any, optimizer: Any, rest: Tensor, args: Any, own: list[PromptTokens]
+    ) -> tuple[Snapshot, Tensor]:
+        """After the step on the gradient `rest`: the probes, and the contrast of the `own` prompts."""
         random_states = np.random.get_state(), torch.get_rng_state()
         model = tiny.tiny_lora(tiny.tiny_llama())
         model.load_state_dict(run.model.state_dict())
@@ -68,6 +79,8 @@ class TwinReplayer(TrainerCallback):
         reader = replace(instruments.reader, model=model)
         with quiet(model):
             measured = reader.measure(instruments.tokens(instruments.plan.chosen))
+            contrast = reader.measure(own).readings.contrast if own else torch.zeros(0)
         np.random.set_state(random_states[0])
         torch.set_rng_state(random_states[1])
-        return reader.snapshot(0, [instruments.bench.probes.ids[i] for i in instruments.plan.chosen], measured)
+        ids = [instruments.bench.probes.ids[i] for i in instruments.plan.chosen]
+        return reader.snapshot(0, ids, measured), contrast

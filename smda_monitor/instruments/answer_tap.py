@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from ..maths.answers import answer_mean
 from .causal import forward_seen, inner_causal
 from .chat import end_of_prompt
+from .clock import Timed, untimed
 from .hookpoint import find_block
 from .row_layout import RowLayout, batch_rows
 
@@ -25,7 +26,14 @@ class AnswerTap:
     again is not recorded twice: that happens outside the model's forward.
     """
 
-    def __init__(self, model: nn.Module, hook: str, in_training: bool = True, opening: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        hook: str,
+        in_training: bool = True,
+        opening: Sequence[int] = (),
+        timed: Timed = untimed,
+    ) -> None:
         entered = forward_seen(model)
         block, parsed = find_block(model, hook)
         self._causal = inner_causal(model)
@@ -34,12 +42,12 @@ class AnswerTap:
         self._answer: tuple[RowLayout, Tensor] | None = None
         self._means: list[Tensor] = []
         at_block = (
-            block.register_forward_pre_hook(self._before_block, with_kwargs=True)
+            block.register_forward_pre_hook(timed(self._before_block), with_kwargs=True)
             if parsed.kind == "pre"
-            else block.register_forward_hook(self._after_block)
+            else block.register_forward_hook(timed(self._after_block))
         )
         self._handles: list[RemovableHandle] = [
-            entered.register_forward_pre_hook(self._open, with_kwargs=True),
+            entered.register_forward_pre_hook(timed(self._open), with_kwargs=True),
             entered.register_forward_hook(self._close),
             at_block,
         ]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import MeasurementError, describe
+from .clock import Timed, untimed
 from .module_rows import Inputs, kept_inputs, needs_inputs, no_tensor, spread_rows
 from .parameters import TrainedModule
 
@@ -44,7 +45,7 @@ class Call:
 
 
 class ModuleCalls:
-    """Hooks on `modules`; every complete call goes to `receive`, every exception on the way to `fail`."""
+    """Hooks on `modules`, each `timed`; every complete call goes to `receive`, every exception on the way to `fail`."""
 
     def __init__(
         self,
@@ -52,12 +53,12 @@ class ModuleCalls:
         recording: Callable[[], bool],
         receive: Receive,
         fail: Callable[[Exception], None],
+        timed: Timed = untimed,
     ) -> None:
-        self._recording, self._receive, self._fail = recording, receive, fail
+        self._recording, self._receive, self._fail, self._timed = recording, receive, fail, timed
         self._handles: list[RemovableHandle] = []
         for owner in modules:
-            before: Callable[..., None] = partial(self._before, owner)
-            after: Callable[..., Tensor | None] = partial(self._after, owner)
+            before, after = timed(partial(self._before, owner)), timed(partial(self._after, owner))
             self._handles.append(owner.module.register_forward_pre_hook(before, with_kwargs=True))
             self._handles.append(owner.module.register_forward_hook(after, with_kwargs=True))
         self.clear()
@@ -137,7 +138,7 @@ class ModuleCalls:
                 self._waiting.setdefault(owner.name, deque()).append(call)
             else:
                 call.inputs = kept_inputs(owner, args, kwargs)
-            output.register_hook(partial(self._on_gradient, call))
+            output.register_hook(self._timed(partial(self._on_gradient, call)))
         except Exception as error:  # the trainer's forward goes on whatever happens here
             self._fail(error)
         return spread

@@ -16,6 +16,8 @@ from .parameters import TrainedParameters, flattened
 
 KNOWN = (torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD)
 """Optimizers whose step is known exactly. A subclass may do anything in its step and is none of them."""
+HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+"""Where a torch optimizer keeps the hooks of its step."""
 
 
 def bare_optimizer(optimizer: Any) -> Any:
@@ -40,6 +42,12 @@ def unknown_step(optimizer: Any) -> str | None:
         remedy = "set SFTConfig(optim='adamw_torch_fused'), or pass a torch optimizer."
         raise PrerequisiteError(describe("optimizer", name, f"a torch.optim.Optimizer, best one of {known}", remedy))
     return None if type(bare) in KNOWN else f"the step of {name} is not known exactly; that of {known} is"
+
+
+def step_hooks(optimizer: Any) -> list[str]:
+    """Names of the functions that run before or after the step of `optimizer`."""
+    found = [hook for name in HOOKS for hook in getattr(bare_optimizer(optimizer), name, {}).values()]
+    return [getattr(hook, "__qualname__", type(hook).__name__) for hook in found]
 
 
 def read_step(optimizer: Any, parameters: TrainedParameters) -> WholeStep:

@@ -15,13 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import MeasurementError, describe
-from .optimizer_step import bare_optimizer
+from .optimizer_step import HOOKS, bare_optimizer
 from .parameters import TrainedParameters
 from .quiet import quiet
 from .sharded import placed
-
-HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
-"""Where a torch optimizer keeps the hooks of its step."""
 
 
 @contextmanager

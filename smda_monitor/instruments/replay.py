@@ -62,10 +62,9 @@ def replay_rows(
 ) -> RowReplays:
     """n + 1 replays of the coming step of `gradient`."""
     clock = time.perf_counter()
-    without, ends = [], []
-    for row in range(gradient.rows.rows):
-        snapshot, end = replay(optimizer, instruments, parameters, gradient.left_out(row), step)
+    alone, end = replay(optimizer, instruments, parameters, torch.zeros_like(gradient.clipped), step)
+    without, ends = [], end.new_empty(gradient.rows.rows, len(end))
+    for row in range(len(ends)):
+        snapshot, ends[row] = replay(optimizer, instruments, parameters, gradient.left_out(row), step)
         without.append(snapshot)
-        ends.append(end)
-    alone, _ = replay(optimizer, instruments, parameters, torch.zeros_like(gradient.clipped), step)
-    return RowReplays(tuple(without), torch.stack(ends), alone, time.perf_counter() - clock)
+    return RowReplays(tuple(without), ends, alone, time.perf_counter() - clock)

@@ -22,6 +22,7 @@ from ..errors import MeasurementError, PrerequisiteError, describe
 from ..maths.row_gradients import DenseRows, Head, RowAccumulator, RowGradients, head_factors
 from .captured_rows import CapturedBatch, CapturedRow
 from .causal import forward_seen, inner_causal
+from .clock import Timed, untimed
 from .heap import zeros_apart
 from .module_calls import ModuleCalls
 from .module_rows import Inputs, module_rows
@@ -35,27 +36,34 @@ class RowCapture:
     """Hooks on a model in training; `take` hands over what the micro-batches of one step left.
 
     Followed is what runs with gradients on and the model in train mode, or in eval mode where `in_training` is false.
-    On several ranks whose gradients are averaged, each row's is its `part` of one: 1 over their number.
+    On several ranks whose gradients are averaged, each row's is its `part` of one: 1 over their number. `timed` is put
+    around every hook (`HookClock.timed`).
     Raises `MeasurementError` from what hands over alone, never inside the trainer's forward or backward: where no row
     was seen, a batch had no ``input_ids``, no gradient came back for a micro-batch, or a module was not called on the
     rows; `PrerequisiteError` where a batch had no labels.
     """
 
     def __init__(
-        self, model: nn.Module, parameters: TrainedParameters, in_training: bool = True, part: float = 1.0
+        self,
+        model: nn.Module,
+        parameters: TrainedParameters,
+        in_training: bool = True,
+        part: float = 1.0,
+        timed: Timed = untimed,
     ) -> None:
         causal, entered = inner_causal(model), forward_seen(model)
         self._causal = causal
         self._parameters, self._part = parameters, part
         self._in_training = in_training
-        self._calls = ModuleCalls(parameters.modules, self._recording, self._on_rows, self._fail)
+        self._calls = ModuleCalls(parameters.modules, self._recording, self._on_rows, self._fail, timed)
+        self._timed = timed
         self._handles: list[RemovableHandle] = [
-            entered.register_forward_pre_hook(self._on_forward, with_kwargs=True),
-            entered.register_forward_hook(self._on_output, with_kwargs=True),
+            entered.register_forward_pre_hook(timed(self._on_forward), with_kwargs=True),
+            entered.register_forward_hook(timed(self._on_output), with_kwargs=True),
         ]
         backbone = getattr(causal, "base_model", None)
         if parameters.head is not None and isinstance(backbone, nn.Module) and backbone is not causal:
-            self._handles.append(backbone.register_forward_hook(self._on_backbone))
+            self._handles.append(backbone.register_forward_hook(timed(self._on_backbone)))
         self.clear()
 
     def remove(self) -> None:
@@ -177,7 +185,7 @@ class RowCapture:
                 self._failure = MeasurementError(describe("output head", found, "both", remedy))
                 return
             at_tokens = (at.spread(hidden[:, :-1]), at.spread(labels[:, 1:]).clamp(min=0), at.spread(mask))
-            log_probs.register_hook(partial(self._on_log_probs, len(self._batches) - 1, at_tokens))
+            log_probs.register_hook(self._timed(partial(self._on_log_probs, len(self._batches) - 1, at_tokens)))
 
     def _on_rows(self, owner: TrainedModule, batch: int, inputs: Inputs, gradient: Tensor) -> None:
         self._arrived[batch] = True

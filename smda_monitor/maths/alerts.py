@@ -22,6 +22,8 @@ LEADING_ROWS = 10
 """Rows named by an alert, at most."""
 AUDITED_ROWS = 3
 """Rows replayed after warm-up from which the account's fidelity is judged."""
+LATEST_ROWS = 16
+"""And how many at most, the latest: what began to fall short late is not hidden by all that was well before."""
 LOW_CONFIDENCE = 0.5
 """What pushes of warm-up steps, and of steps whose audit fell short, count where an alert ranks the rows behind it."""
 
@@ -105,8 +107,9 @@ def _over_limits(behaviour: str, limits: AlertsConfig, account: StepAccount) -> 
 
 
 def _missed(behaviour: str, limits: AlertsConfig, step: int, audits: Sequence[AuditEntry]) -> list[Alert]:
-    """Where the pushes miss their replays, on the median over rows and targets."""
-    pooled = pooled_fidelity(audits)
+    """Where pushes miss their replays, on the median over targets and the latest drawn rows, or those asked for."""
+    drawn = [audit for audit in audits if audit.reason == "sample"] or audits
+    pooled = pooled_fidelity(drawn[-LATEST_ROWS:])
     error = pooled.overall.relative_error
     if limits.audit is None or not pooled.after_warm_up or pooled.rows < AUDITED_ROWS or not error > limits.audit:
         return []

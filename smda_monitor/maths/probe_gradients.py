@@ -55,6 +55,11 @@ class ProbeGradients:
         """The same as those of the probes `numbers` among so many `probes`."""
         return ProbeGradients(self.S_X, {name: rows.among(numbers) for name, rows in self.readings.items()}, probes)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(rows.nbytes for of in (self.S_X, *self.readings.values()) for _, rows in of.chunks)
+
     @staticmethod
     def nothing(probes: int) -> ProbeGradients:
         """Of a process that measured none of the `probes`."""

@@ -49,6 +49,8 @@ class StepGradient:
     """‖g_i‖."""
     capture_error: float
     """‖g − c·Σ g_i‖/‖g‖: 0 where the rows' gradients are all of the optimizer's."""
+    scaled: float = 1.0
+    """c over the clip factor of the rows' sum: 1 where nothing but the clipping scaled the gradient."""
 
     def left_out(self, row: int) -> Float[Tensor, " p"]:
         """c_i'·(G − g_i): what the optimizer would have seen without the row."""
@@ -79,7 +81,9 @@ def step_gradient(rows: RowGradients, clipped: Float[Tensor, " p"], max_norm: fl
     error = (missed / seen) ** 0.5 if seen > 0 else float(square > 0)
     if not math.isfinite(seen + square):
         error = math.nan
-    return StepGradient(clipped, rows, factor, without, squares.sqrt(), error)
+    clipping = clip_factor(math.sqrt(square), max_norm) if square > 0 and cross != 0 else 0.0
+    scaled = factor / clipping if clipping > 0 else 1.0
+    return StepGradient(clipped, rows, factor, without, squares.sqrt(), error, scaled)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,19 +77,21 @@ class Accountant:
         clock = pace.clock()
         with large_apart():
             self.before, self._gradients = self._probe(step)
+        self.kept_bytes = self._gradients.nbytes if self._gradients else 0
         self.spent = AccountSeconds(len(instruments.plan.chosen), pace.clock() - clock)
         """Where the time of the latest account went."""
         self.capture: RowCapture | None = None
         self._answers: AnswerTap | None = None
-        self._heap_held = False
+        self._heap_held = self._closes = False
 
     def open(self) -> None:
         """Puts the hooks on."""
         model = self.instruments.reader.model
-        self.capture = RowCapture(model, self.parameters, part=1 / self.instruments.ranks.count)
+        timed = self.pace.hooks.timed
+        self.capture = RowCapture(model, self.parameters, part=1 / self.instruments.ranks.count, timed=timed)
         if self.instruments.policy.answers is not None:
             opening = generation_prompt(self.instruments.bench.tokenizer)
-            self._answers = AnswerTap(model, self.instruments.reader.hook, opening=opening)
+            self._answers = AnswerTap(model, self.instruments.reader.hook, opening=opening, timed=timed)
         self._heap_held = self.instruments.reader.feature_ids.device.type == "cpu" and hold_heap()
 
     def close(self) -> None:
@@ -111,7 +113,7 @@ class Accountant:
 
     def before_step(self, optimizer: Any, number: int, elapsed: float, ends: bool) -> None:
         """The gradient of step `number` is whole and clipped: keep it, the rows and the optimizer's state, and replay
-        what is audited, where an account ends with the step: it is due, or `ends` whatever it covers. `elapsed`: the
+        what is audited. An account ends with the step where it is due, or `ends` whatever it covers. `elapsed`: the
         run's seconds so far. Raises `MeasurementError` where the rows are not all of the gradient."""
         assert self.capture is not None
         answers = read_answers(self.instruments.policy, self._answers.take()) if self._answers else None
@@ -120,9 +122,11 @@ class Accountant:
         self.outside.follow(optimizer)
         tools = self.instruments, self.parameters, self.capture, self._names
         self.coming = open_step(self.method, optimizer, *tools, answers, self._args, number)
-        if self.method == "split" and (ends or len(self.open_steps) + 1 >= self.pace.every):
+        self._closes = ends or len(self.open_steps) + 1 >= self.pace.every
+        if self.method == "split":
             first = 0.0 if self.pace.overhead is None else self.spent.probes
-            self.auditor.before_step(optimizer, self.coming, self.pace.audit_seconds(elapsed), first)
+            draws = self.auditor.draws(number, self.before.step, self.pace.every, self._closes)
+            self.auditor.before_step(optimizer, self.coming, self.pace.audit_seconds(elapsed), first, draws)
 
     def after_step(self) -> OpenStep | None:
         """The step is taken: it waits for its account. None where a gradient scaler skipped it: nothing has moved, and
@@ -136,11 +140,12 @@ class Accountant:
             return None
         if len(self.open_steps) + 1 < self.pace.every:
             begun = begun.waiting(self.pace.every, self.instruments.bench.config.memory_gib)
+        self.auditor.step_taken(None if self._closes else lambda: self._probe(begun.number, False)[0])
         self.open_steps.append(begun)
         return begun
 
     def account(self) -> tuple[StepAccount, list[AuditEntry]]:
-        """Measures the probes and closes the open steps with one account; with the audits of its last step."""
+        """Measures the probes and closes the open steps with one account; with the audits of its steps."""
         clocks, steps = [self.pace.clock()], self.open_steps
         self.outside.look(steps[-1].number)
         plan, since, last = self.instruments.plan, self.before.step, steps[-1]
@@ -189,7 +194,7 @@ class Accountant:
         )
         # What is decided rests on it, and no rank may decide otherwise for a last bit.
         account = self.instruments.ranks.of_first(account)
-        audits = self.auditor.after_step(account, after, last.replays)
+        audits = self.auditor.account_made(account, after, last.replays)
         self.history.remember(steps)
         self.outside.forget()
         self.before, self._gradients = after, gradients
@@ -236,9 +241,9 @@ class Accountant:
             )
         return entries, delta_y
 
-    def _probe(self, step: int) -> tuple[Snapshot, ProbeGradients | None]:
-        """The step plan's probes; with gradients where the optimizer's map is known."""
+    def _probe(self, step: int, gradients: bool = True) -> tuple[Snapshot, ProbeGradients | None]:
+        """The step plan's probes; with `gradients` where the optimizer's map is known."""
         with quiet(self.instruments.reader.model):
-            if self.method == "replay":
+            if self.method == "replay" or not gradients:
                 return measure_plan(self.instruments, step), None
             return plan_gradients(self.instruments, self.parameters, step)

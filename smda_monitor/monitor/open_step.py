@@ -90,7 +90,7 @@ def open_step(
     rows, losses, gradients, answers = _of_all_ranks(instruments.ranks, capture.take_batches(), answers)
     gradient = step_gradient(gradients, parameters.gradient(), float(args.max_grad_norm or 0.0))
     coarse = args.bf16 or any(weight.element_size() < 4 for weight in parameters.weights)
-    _check_capture(gradient, CAPTURE_LIMIT["bfloat16" if coarse else "float32"], number)
+    _check_capture(gradient, CAPTURE_LIMIT["bfloat16" if coarse else "float32"], args.max_grad_norm, number)
     facts = [
         RowFacts(names.name(row), row.hash, row.tokens, loss, norm)
         for row, loss, norm in zip(rows, losses, gradient.norms.tolist(), strict=True)
@@ -118,8 +118,12 @@ def _of_all_ranks(
     )
 
 
-def _check_capture(gradient: StepGradient, limit: float, number: int) -> None:
+def _check_capture(gradient: StepGradient, limit: float, max_norm: float | None, number: int) -> None:
     if not gradient.capture_error <= limit or not math.isfinite(gradient.clip_factor):
         found = f"rows' gradients that miss {gradient.capture_error:.1%} of the optimizer's at step {number}"
         remedy = "train with SFTTrainer's own loss; another callback or hook changes gradients."
         raise MeasurementError(describe("capture", found, f"at most {limit:.1%}", remedy))
+    if not abs(gradient.scaled - 1) <= limit:  # what else scales it would scale it otherwise without a row
+        found = f"a gradient {gradient.scaled:.3g} times that of the rows, clipped, at step {number}"
+        remedy = "leave clipping to max_grad_norm; another callback or hook scales gradients."
+        raise MeasurementError(describe("capture", found, f"that which max_grad_norm {max_norm} gives", remedy))

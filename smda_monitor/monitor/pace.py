@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 
 from ..errors import describe
+from ..instruments.clock import HookClock
 from ..maths.budget import (
     LONGEST,
     ROTATION,
@@ -71,6 +72,8 @@ class Pace:
         agreed: Callable[[tuple[int, int]], tuple[int, int]] = lambda chosen: chosen,
     ) -> None:
         self.clock, self._agreed = clock, agreed
+        self.hooks = HookClock(clock)
+        """Of what is done inside the trainer's own forward and backward."""
         self.overhead = config.overhead
         shortest = config.account.every if method == "split" else 1
         longest = max(LONGEST, shortest) if method == "split" else 1
@@ -115,11 +118,13 @@ class Pace:
     def begin(self) -> None:
         """Training begins: what came before is nobody's overhead."""
         self._began, self._worked, self._mark, self._seen = self.clock(), 0.0, 0.0, 0.0
+        self.hooks.seconds = 0.0
 
     @property
     def worked(self) -> float:
         """Seconds that the monitor took since `begin`."""
-        return self._worked + (self.clock() - self._entered if self._entered is not None else 0.0)
+        now = self.clock() - self._entered if self._entered is not None else 0.0
+        return self._worked + self.hooks.seconds + now
 
     @property
     def plain(self) -> float:
@@ -141,9 +146,16 @@ class Pace:
             self.probes = min(max(measured, self._limits.fewest), self._limits.most)
             self._restored = True
 
-    def first_pass(self, seconds: AccountSeconds) -> None:
-        """The probe pass before the first step: all that is known of the costs until there is an account."""
+    def first_pass(self, seconds: AccountSeconds, kept: int) -> None:
+        """The probe pass before the first step: all that is known of the costs until there is an account. Its
+        gradients, `kept` from account to account, hold so many bytes."""
         self._costs["probe"] = [seconds.probes / seconds.measured]
+        if kept > self._memory:
+            found = (
+                f"{kept / 2**30:.2f} GiB of the gradients of {seconds.measured} probes, kept from account to account"
+            )
+            remedy = "go on; a lower probes.per_step or LoRA rank takes less."
+            logger.warning(describe("probes", found, f"{self._memory / 2**30:g} GiB (memory_gib)", remedy))
 
     def step_taken(self, nbytes: int) -> None:
         """A step is over, and its account is made where it was due; it held `nbytes` bytes until then."""

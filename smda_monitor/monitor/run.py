@@ -59,7 +59,7 @@ class MonitoredRun:
         measured = len(instruments.plan.chosen)
         self.pace = Pace(bench.config, method, len(bench.probes), measured, clock, instruments.ranks.of_first)
         self.accountant = Accountant(instruments, names, args, step, method, self.pace)
-        self.pace.first_pass(self.accountant.spent)
+        self.pace.first_pass(self.accountant.spent, self.accountant.kept_bytes)
         self.accounts: list[StepAccount] = []
         self.alerts: list[Alert] = []
         self._texts: set[str] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,8 +22,10 @@ from .open_step import OpenStep
 
 @dataclass(frozen=True, slots=True)
 class _Replayed:
-    """A row of the open step that was left out."""
+    """A row that was left out of its step."""
 
+    step: int
+    """The step."""
     place: int
     """Its place among the step's rows."""
     reason: Reason
@@ -32,16 +34,19 @@ class _Replayed:
     """The probes after the step without it."""
     seconds: float
     """Wall time of the replay."""
+    whole: Snapshot | None = None
+    """The probes after the step with it; None where the account measures them."""
 
 
 class Auditor:
-    """Audits one run. `before_step` replays while the step is still to come, `after_step` compares.
+    """Audits one run. `before_step` replays while the step is still to come, `step_taken` measures the probes after it
+    where no account does, and `account_made` compares.
 
-    Randomly drawn rows (``audit.share``) are drawn by a generator of the auditor's own from the run's seed and the
-    step; one is replayed whenever the replays so far and another as dear as the last stay within what the run allows:
-    the share, and under a budget of time (``overhead``) its part for audits. Before the first the caller says how dear
-    it may be: 0 replays one at the first account. Rows asked for by id (``audit.rows``) are replayed whenever they
-    come, outside that budget.
+    Randomly drawn rows (``audit.share``) are drawn by a generator of the auditor's own from the run's seed: a step of
+    the account, and a row of that step. One is replayed whenever the replays so far and another as dear as the last
+    stay within what the run allows: the share, and under a budget of time (``overhead``) its part for audits. Before
+    the first the caller says how dear it may be: 0 replays one in the first account. Rows asked for by id
+    (``audit.rows``) are replayed whenever they come, outside that budget.
     """
 
     def __init__(self, instruments: Instruments, parameters: TrainedParameters, clock: Callable[[], float]) -> None:
@@ -54,52 +59,78 @@ class Auditor:
         self.spent = 0.0
         """Seconds of all replays of drawn rows."""
         self._last_cost: float | None = None
+        self._coming: list[_Replayed] = []
         self._replayed: list[_Replayed] = []
         self.entries: list[AuditEntry] = []
         """All of the run so far, those before a resume included."""
 
-    def before_step(self, optimizer: Any, coming: OpenStep, allowed: float, first: float) -> None:
-        """Replays the `coming` step without the rows chosen. `allowed`: the seconds that all replays of drawn rows
-        together may take so far; `first`: what one takes, as long as none was made."""
+    def draws(self, number: int, since: int, every: int, last: bool) -> bool:
+        """Whether a row of step `number` may be drawn, of an account since step `since` that covers `every` steps: at
+        one of them, any as likely as another, or at the `last` one where there was none."""
+        drawn = random.Random(f"{self._seed}/since {since}").randrange(every)
+        return number - since - 1 == drawn or (last and all(found.reason != "sample" for found in self._replayed))
+
+    def before_step(self, optimizer: Any, coming: OpenStep, allowed: float, first: float, draws: bool) -> None:
+        """Replays the `coming` step without the rows chosen, a drawn one among them where it `draws`. `allowed`: the
+        seconds that all replays of drawn rows together may take so far; `first`: what one takes, as long as none was
+        made."""
         self.forget()
-        for place, reason in self._chosen(
-            [fact.row_id for fact in coming.facts], coming.number, allowed, first
-        ).items():
+        affordable = self.spent + (first if self._last_cost is None else self._last_cost) <= allowed
+        row_ids = [fact.row_id for fact in coming.facts]
+        for place, reason in self._chosen(row_ids, coming.number, draws and affordable).items():
             clock = self._clock()
             snapshot = replay_without(
                 optimizer, self.instruments, self._parameters, coming.gradient, place, coming.number
             )
-            cost = self._clock() - clock
-            self._replayed.append(_Replayed(place, reason, snapshot, cost))
-            if reason == "sample":
-                self.spent, self._last_cost = self.spent + cost, cost
+            replayed = _Replayed(coming.number, place, reason, snapshot, self._clock() - clock)
+            self._coming.append(replayed)
+            self._spend(replayed, replayed.seconds)
 
-    def after_step(self, account: StepAccount, after: Snapshot, replays: RowReplays | None = None) -> list[AuditEntry]:
-        """One entry for every row replayed before this step, whose `account` and probes `after` it are known now.
+    def step_taken(self, measured: Callable[[], Snapshot] | None) -> None:
+        """The step is taken. `measured` gives the probes after it; None where the account is made now and has them."""
+        coming, self._coming = self._coming, []
+        if coming and measured is not None:
+            clock = self._clock()
+            whole = measured()
+            cost = (self._clock() - clock) / len(coming)
+            coming = [replace(one, whole=whole, seconds=one.seconds + cost) for one in coming]
+            for one in coming:
+                self._spend(one, cost)
+        self._replayed += coming
+
+    def account_made(
+        self, account: StepAccount, after: Snapshot, replays: RowReplays | None = None
+    ) -> list[AuditEntry]:
+        """One entry for every row replayed in the steps of `account`, whose probes are now `after`.
 
         An account that is made of `replays` has nothing to be audited: only rows asked for have an entry."""
-        rows = [row for row in account.rows if row.step == account.step]
         if replays is not None:
-            cost = replays.seconds / (len(rows) + 1)
-            asked = [i for i, row in enumerate(rows) if row.row_id in self._config.rows]
-            self._replayed = [_Replayed(i, "asked", replays.without[i], cost) for i in asked]
-        found = [self._entry(account, rows[replayed.place], after, replayed) for replayed in self._replayed]
-        self.forget()
+            cost = replays.seconds / (len(account.rows) + 1)
+            asked = [i for i, row in enumerate(account.rows) if row.row_id in self._config.rows]
+            self._replayed = [_Replayed(account.step, i, "asked", replays.without[i], cost) for i in asked]
+        replayed, self._replayed = self._replayed, []
+        found = []
+        for one in replayed:
+            rows = [row for row in account.rows if row.step == one.step]
+            found.append(self._entry(account, rows[one.place], after if one.whole is None else one.whole, one))
         self.entries += found
         return found
 
     def forget(self) -> None:
-        """The step that was replayed was never taken."""
-        self._replayed = []
+        """The step that was replayed was never taken, or not it alone moved the weights."""
+        self._coming = []
 
-    def _chosen(self, row_ids: Sequence[str], step: int, allowed: float, first: float) -> dict[int, Reason]:
+    def _spend(self, replayed: _Replayed, seconds: float) -> None:
+        if replayed.reason == "sample":
+            self.spent, self._last_cost = self.spent + seconds, replayed.seconds
+
+    def _chosen(self, row_ids: Sequence[str], step: int, draws: bool) -> dict[int, Reason]:
         """Places of the rows to leave out."""
-        # Seconds are each rank's own: the first decides.
         chosen: dict[int, Reason] = {i: "asked" for i, row_id in enumerate(row_ids) if row_id in self._config.rows}
         others = [i for i in range(len(row_ids)) if i not in chosen]
-        affordable = self.spent + (first if self._last_cost is None else self._last_cost) <= allowed
-        if others and affordable and self._config.share > 0:
+        if others and draws and self._config.share > 0:
             chosen[random.Random(f"{self._seed}/{step}").choice(others)] = "sample"
+        # Seconds are each rank's own: the first decides.
         return self.instruments.ranks.of_first(chosen)
 
     def _entry(self, account: StepAccount, row: RowEntry, after: Snapshot, replayed: _Replayed) -> AuditEntry:
@@ -114,7 +145,7 @@ class Auditor:
             shift = policy_shift(policy, frame, plan.rows, plan.weights, replayed.without, after)
             features, remainder = shift.leading(leading), shift.remainder
         return AuditEntry(
-            step=account.step,
+            step=row.step,
             row_id=row.row_id,
             row_hash=row.row_hash,
             warm_up=account.warm_up,

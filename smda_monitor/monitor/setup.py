@@ -16,7 +16,7 @@ from ..errors import ConfigError, SMDAError, describe
 from ..instruments.assemble import Bench, Instruments, assemble, open_bench
 from ..instruments.clock import device_clock
 from ..instruments.launcher import apart
-from ..instruments.optimizer_step import unknown_step
+from ..instruments.optimizer_step import step_hooks, unknown_step
 from ..instruments.overlap import overlapping
 from ..instruments.parameters import trained_parameters
 from ..instruments.policy_files import load_policy, save_policy
@@ -82,6 +82,8 @@ def start_run(
         if unknown is not None:
             every = "" if config.account.every == 1 else f" (account.every: {config.account.every} is for others)"
             logger.warning("Accounts are made by replay, every step measured without each row%s: %s.", every, unknown)
+        if hooks := ", ".join(step_hooks(optimizer)):
+            logger.warning("The optimizer's step has hooks (%s): what they change is in no row's figures.", hooks)
         first = ranks.of_first(_first_snapshot(folder, resume) if ranks.first else None)
         clock = clock or device_clock(device)
         run = MonitoredRun(instruments, names, tokenizer, args, state.global_step, first, method, clock)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, describe
-from ..records.account import FeatureShift
+from ..records.account import FeatureShift, StepAccount
 from ..records.audit import AuditEntry
 from . import parts
 from .tables import dict_columns, feature_column, prefixed, scalar_columns
@@ -50,10 +50,10 @@ def table_to_audits(table: Any) -> list[AuditEntry]:
     ]
 
 
-def read_audits(folder: Path, steps: Iterable[int]) -> list[AuditEntry]:
-    """The audits of the run in `folder` that belong to `steps`, those with an account, in order; the others are of the
-    step in progress when the run was killed. Raises `ConfigError` naming a corrupt part."""
-    home, known = folder / "ledger", set(steps)
+def read_audits(folder: Path, accounts: Iterable[StepAccount]) -> list[AuditEntry]:
+    """The audits of the run in `folder` of steps that have one of its `accounts`, in order; the others are of the
+    account in progress when the run was killed. Raises `ConfigError` naming a corrupt part."""
+    home, known = folder / "ledger", {step for a in accounts for step in range(a.since + 1, a.step + 1)}
     try:
         table = parts.read_parts(home, "audits")
         found = [] if table is None else table_to_audits(table)

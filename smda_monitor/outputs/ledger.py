@@ -105,10 +105,10 @@ class Ledger:
         save_snapshot(self.folder, s)
 
     def audits(self, audits: Sequence[AuditEntry]) -> None:
-        """Writes the audits of the step whose account comes next. Raises `ConfigError` as `account`."""
-        step = audits[0].step
-        self._check_next(step, "audits")
-        parts.write_part(self.home, "audits", step, step, audits_to_table(audits))
+        """Writes the audits of the steps whose account comes next. Raises `ConfigError` as `account`."""
+        steps = [audit.step for audit in audits]
+        self._check_next(min(steps), "audits")
+        parts.write_part(self.home, "audits", min(steps), max(steps), audits_to_table(audits))
 
     def account(self, a: StepAccount) -> None:
         """Appends the account. Raises `ConfigError` where its step is already in the ledger, or the run is gone."""

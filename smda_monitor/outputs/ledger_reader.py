@@ -139,7 +139,7 @@ def read_ledger(folder: str | Path) -> LedgerView:
         probes=_probes(path / "probes.jsonl"),
         coefficients=_coefficients(path / "ledger" / "coefficients.parquet"),
         accounts=accounts,
-        audits=read_audits(path, [a.step for a in accounts]),
+        audits=read_audits(path, accounts),
         alerts=_alerts(path / "alerts.jsonl"),
         snapshots=SnapshotFiles(path),
         row_texts=read_row_texts(path),
@@ -165,7 +165,7 @@ def read_past(folder: Path) -> Past:
     """What the run in `folder` did so far. Raises `ConfigError` as `read_ledger`."""
     named = frozenset(text.id for text in read_row_texts(folder).values())
     accounts = read_accounts(folder)
-    audits = read_audits(folder, [a.step for a in accounts])
+    audits = read_audits(folder, accounts)
     alerts = tuple(_alerts(folder / "alerts.jsonl"))
     return Past(tuple(accounts), alerts, named, tuple(audits), SnapshotFiles(folder))
 

@@ -70,7 +70,7 @@ class Sink(Protocol):
         """A snapshot of the probes."""
 
     def audits(self, audits: Sequence[AuditEntry]) -> None:
-        """All that were made of one step, before its account; never none."""
+        """All that were made of the steps of one account, before it; never none."""
 
     def account(self, a: StepAccount) -> None:
         """The account of one step; steps only grow."""

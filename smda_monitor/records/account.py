@@ -95,9 +95,10 @@ class RowEntry:
     push: dict[str, float]
     """By target: the step with the row minus the step without it; exact in parameter space, then first order."""
     own_push: float
-    """The row's push on the contrast reading of its own prompt, nats; NaN where own prompts are not read."""
+    """The row's push on the contrast reading of its own prompt, nats, read at the end of its account; NaN where own
+    prompts are not read."""
     own_mass: float
-    """The behaviour's log-odds on the row's own prompt after the step; NaN where not read."""
+    """The behaviour's log-odds on the row's own prompt at the end of its account; NaN where not read."""
     own_predicted: float
     """The symbolic policy's prediction for the row's own prompt, units of y; NaN where not read."""
     expected: float

@@ -149,8 +149,9 @@ class AuditConfig(Section):
     """How often the monitor checks itself: a step is replayed without one row and measured, before it is taken."""
 
     share: Annotated[float, Field(ge=0, le=1)] = 0.03
-    """Part of the run's wall time that replays of randomly drawn rows may take; 0 never checks. The first account is
-    always checked; with ``overhead`` set the first whose replay its part for audits pays for."""
+    """Part of the run's wall time that replays of randomly drawn rows may take, one at most in an account, at any of
+    its steps; 0 never checks. The first account is always checked; with ``overhead`` set the first whose replay its
+    part for audits pays for."""
     rows: tuple[str, ...] = ()
     """Ids of rows that are replayed whenever they come, whatever that costs."""
 
