@@ -12,6 +12,7 @@ import pytest
 from synthetic_run import make_alerts, make_header
 from test_drift_watch import ALERTS, trained
 
+from smda_monitor.maths.alerts import by_outstanding
 from smda_monitor.outputs.review import NAME, ReviewSink
 from smda_monitor.outputs.sink import Past
 from smda_monitor.records.account import WARM_UP_STEPS
@@ -53,6 +54,21 @@ def test_rows_that_stand_out_are_named_after_warm_up_and_stop_a_run(tmp_path: Pa
     assert set(alert.rows) <= settled
     assert [line["id"] for line in lines(tmp_path / "run" / "run")] == list(alert.rows)
     assert (tmp_path / "trainer" / f"checkpoint-{alert.step}" / "trainer_state.json").is_file()
+
+
+def test_drift_that_no_row_that_stands_out_is_behind_is_left_alone_where_asked(tmp_path: Path) -> None:
+    alerts = {**ALERTS, "unexplained": None, "audit": None, "row_rate": 0.9}
+    views = {}
+    for drift_by in ("any", "outstanding"):
+        folder = tmp_path / drift_by
+        views[drift_by] = trained(folder, folder / "run", {**alerts, "drift_by": drift_by}, [], steps=20)[1]
+    drifts = {name: [a for a in view.alerts if a.kind == "drift"] for name, view in views.items()}
+    rows = [a for a in views["outstanding"].alerts if a.kind == "rows"]
+    for drift in drifts["outstanding"]:
+        named = {row for a in rows if a.step <= drift.step for row in a.rows}
+        assert by_outstanding(drift, named)
+    assert min(a.step for a in drifts["any"]) <= WARM_UP_STEPS < min(a.step for a in rows), "no row is named before"
+    assert drifts["outstanding"], "and what they push is alerted"
 
 
 def test_the_reason_says_what_a_row_pushed(tmp_path: Path) -> None:

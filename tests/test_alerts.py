@@ -8,7 +8,7 @@ from math import exp, inf, isfinite
 import pytest
 from synthetic_run import make_audit
 
-from smda_monitor.maths.alerts import LEADING_ROWS, drift_alert, limit_alerts
+from smda_monitor.maths.alerts import LEADING_ROWS, by_outstanding, drift_alert, limit_alerts
 from smda_monitor.maths.drift import Drift
 from smda_monitor.maths.intent import FEATURES, Direction
 from smda_monitor.records.account import RowEntry, StepAccount, TargetBalance
@@ -149,6 +149,25 @@ def test_a_drift_through_features_is_laid_to_rows_by_what_the_policy_explains() 
     assert (alert.rows, alert.pushes) == (("b",), (1.5,))
     assert alert.quantity == "the policy's reading since step 0"
     assert "Led by" not in alert.advice
+
+
+@pytest.mark.parametrize(
+    ("outstanding", "laid"),
+    [({"a"}, True), ({"b", "c"}, True), ({"b"}, False), ({"c", "x"}, False), (set(), False), ({"a", "b", "c"}, True)],
+)
+def test_a_drift_is_laid_to_rows_that_stand_out_where_they_pushed_a_third(outstanding: set[str], laid: bool) -> None:
+    pushed = account((row("a", mass_benign=6.0), row("b", mass_benign=2.0), row("c", mass_benign=2.0)))
+    assert by_outstanding(drifted("benign", 1.0, pushed), outstanding) == laid
+
+
+def test_a_drift_without_rows_is_laid_to_none() -> None:
+    assert not by_outstanding(drifted("benign", 1.0), {"a"})
+
+
+def test_what_is_laid_to_rows_that_stand_out_needs_alerts_on_them() -> None:
+    assert AlertsConfig(drift_by="outstanding").row_rate == 0.1
+    with pytest.raises(ValueError, match="set row_rate"):
+        AlertsConfig(drift_by="outstanding", row_rate=None)
 
 
 def test_at_most_ten_rows_are_named() -> None:

@@ -63,4 +63,6 @@ def test_in_words() -> None:
         "meant of refusal: harmful up, lookalike down, benign down, features still; drift the other way by over 0.5 "
         "nats is alerted, falsely in at most 1 % of runs; of a row: what its own prompt calls for"
     )
+    by_rows = intent_in_words("refusal", intent, AlertsConfig(drift_by="outstanding"))
+    assert "by over 0.5 nats and by rows that stand out is alerted" in by_rows
     assert "no drift is alerted" in intent_in_words("refusal", intent, AlertsConfig(false_alarm=None))

@@ -22,8 +22,10 @@ Configs = Mapping[str, Mapping[str, Any]]
 
 
 def behaviours(bed: Bed, per_step: int, alerts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The configuration of each behaviour's monitor on the bed's model. The second policy is fitted once, and saved."""
-    common = {"seed": bed.seed, "audit": {"share": 0.0}, "alerts": dict(alerts)}
+    """The configuration of each behaviour's monitor on the bed's model, without what no figure here rests on. The
+    second policy is fitted once, and saved."""
+    account = {"history_steps": 0, "watched_every": 0}
+    common = {"seed": bed.seed, "audit": {"share": 0.0}, "account": account, "alerts": dict(alerts)}
     found = {
         REFUSAL: {**bed.config, **common},
         SECOND: {**_second(bed), **common, "policy": {"path": str(bed.folder / "policy-stereotype")}},

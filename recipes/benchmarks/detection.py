@@ -9,8 +9,10 @@ One run for each seed scores all rows by every method. Then as many clean runs, 
 resampling in which the truth is known: nulls, whose false alarms are counted, and drifts of growing size. --quick: one
 seed, eight probes, no clean run (made runs are of the planted one's accounts, about their mean). --data plants
 the rows of a JSONL file with prompt, response and kind instead of the demo's; those whose kind begins with "control"
-are right. Every run is kept in --folder: a benchmark that was stopped goes on from there. Runs differ in which planted
-rows are drawn, in the order of all rows and in LoRA's start; the model, the probes and the policies are the same.
+are right. Clean rows move a behaviour, too, with some seeds further than the tolerance: so drift is alerted where rows
+that stand out themselves are behind it (--drift-by any: all drift). Every run is kept in --folder: a benchmark that was
+stopped goes on from there. Runs differ in which planted rows are drawn, in the order of all rows and in LoRA's start;
+the model, the probes and the policies are the same.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ RATES = (0.05, 0.01)
 """At which null runs are judged."""
 SIZES = (1.25, 1.5, 2.0, 3.0, 4.0)
 """Of the power curve, in tolerances."""
-KEPT = ("model", "each", "batch", "lr", "probes", "tolerance", "false_alarm")
+KEPT = ("model", "each", "batch", "lr", "probes", "tolerance", "false_alarm", "drift_by")
 """Settings by which a kept run is known, beside the data and the code."""
 
 
@@ -72,7 +74,7 @@ class Study:
         self._bed, self._rows, self._args = bed, rows, args
         self._folder = bed.folder / "detection"
         self._check_settings()
-        alerts = {"tolerance": args.tolerance, "false_alarm": args.false_alarm}
+        alerts = {"tolerance": args.tolerance, "false_alarm": args.false_alarm, "drift_by": args.drift_by}
         self.configs = behaviours(bed, args.probes, alerts)
         self._texts: dict[str, dict[str, dict[str, float]]] | None = None
 
@@ -186,13 +188,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="tiny: a random model, for the machinery")
     parser.add_argument("--data", type=Path, help="rows to plant instead of the demo's")
     parser.add_argument("--seeds", type=int, help="planted runs, and as many clean ones (default 3)")
-    parser.add_argument("--seed", type=int, default=5, help="the first (default 5; 0 to 4 are for development)")
+    parser.add_argument("--seed", type=int, default=8, help="the first (default 8; 0 to 7 are for development)")
     parser.add_argument("--each", type=int, default=8, help="planted rows of every kind in a run (default 8)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate after a linear warm-up (default 1e-3)")
     parser.add_argument("--probes", type=int, help="measured at every step (default 16; 8 with --quick)")
     parser.add_argument("--tolerance", type=float, default=0.15, help="of the drift alerts, nats (default 0.15)")
     parser.add_argument("--false-alarm", type=float, default=0.05, help="bound in each run's monitors (default 0.05)")
+    parser.add_argument("--drift-by", choices=("outstanding", "any"), default="outstanding", help="alerts.drift_by")
     parser.add_argument("--null-runs", type=int, help="made runs without a drift, at each rate (default 300)")
     parser.add_argument("--folder", type=Path, help="where to work; what is there is used again (default: temporary)")
     parser.add_argument("--json", type=Path, help="write the figures there")

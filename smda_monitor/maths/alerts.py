@@ -24,6 +24,8 @@ AUDITED_ROWS = 3
 """Rows replayed after warm-up from which the account's fidelity is judged."""
 LATEST_ROWS = 16
 """And how many at most, the latest: what began to fall short late is not hidden by all that was well before."""
+OUTSTANDING_PART = 1 / 3
+"""Of what the rows behind a drift pushed, where it is laid to those that stand out."""
 LOW_CONFIDENCE = 0.5
 """What pushes of warm-up steps, and of steps whose audit fell short, count where an alert ranks the rows behind it."""
 
@@ -83,6 +85,14 @@ def drift_alert(
         (f"Led by features{led.rstrip(',')}: see their cards. " if led else "")
         + "Read the rows named here, take the wrong ones out and train again from the last good checkpoint.",
     )
+
+
+def by_outstanding(drift: Alert, outstanding: Collection[str]) -> bool:
+    """Whether of what the rows named by the alert on a `drift` pushed at least `OUTSTANDING_PART` is of rows among the
+    `outstanding`."""
+    pushed = dict(zip(drift.rows, map(abs, drift.pushes), strict=True))
+    theirs = sum(push for row_id, push in pushed.items() if row_id in outstanding)
+    return theirs > 0 and theirs >= OUTSTANDING_PART * sum(pushed.values())
 
 
 def moved_outside(behaviour: str, step: int) -> Alert:

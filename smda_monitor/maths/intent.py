@@ -72,6 +72,7 @@ def intent_in_words(behaviour: str, intent: Mapping[str, DriftIntent], alerts: A
     meant = ", ".join(f"{of} {word}" for of, word in intent.items())
     alerted = "no drift is alerted"
     if alerts.false_alarm is not None:
-        alerted = f"drift the other way by over {alerts.tolerance:g} nats is alerted, falsely in at most "
+        behind = " and by rows that stand out" if alerts.drift_by == "outstanding" else ""
+        alerted = f"drift the other way by over {alerts.tolerance:g} nats{behind} is alerted, falsely in at most "
         alerted += f"{100 * alerts.false_alarm:g} % of runs"
     return f"meant of {behaviour}: {meant}; {alerted}; of a row: what its own prompt calls for"

@@ -14,7 +14,7 @@ from ..instruments.feature_cards import feature_cards
 from ..instruments.heap import HeapGrowth, trimmed
 from ..instruments.plan_pass import measure_set
 from ..instruments.row_identity import RowNames, new_texts
-from ..maths.alerts import drift_alert, limit_alerts, moved_outside
+from ..maths.alerts import by_outstanding, drift_alert, limit_alerts, moved_outside
 from ..maths.by_kind import readings_by_kind
 from ..maths.fidelity import short_steps
 from ..maths.intent import intent_in_words
@@ -161,8 +161,7 @@ class MonitoredRun:
         limits = self.instruments.bench.config.alerts
         raised = limit_alerts(self._behaviour, limits, account, self._known, self.auditor.entries)
         if limits.row_rate is not None:
-            named = {row for alert in self.alerts if alert.kind == "rows" for row in alert.rows}
-            on_rows = row_alert(self._behaviour, self.accounts, limits.row_rate, named, self._short)
+            on_rows = row_alert(self._behaviour, self.accounts, limits.row_rate, self._outstanding, self._short)
             raised += [on_rows] if on_rows else []
         return self._raise(raised)
 
@@ -202,6 +201,8 @@ class MonitoredRun:
         self._drift.look(self.last)
         found = self._drift.found(self.last, self._known)
         raised = [drift_alert(self._behaviour, f, step, since, self.accounts, self._short) for f, since in found]
+        if self.instruments.bench.config.alerts.drift_by == "outstanding":
+            raised = [alert for alert in raised if by_outstanding(alert, self._outstanding)]
         return self._raise(raised)
 
     @property
@@ -219,6 +220,11 @@ class MonitoredRun:
         """Steps whose audit fell short."""
         limit = self.instruments.bench.config.alerts.audit
         return set() if limit is None else short_steps(self.auditor.entries, limit)
+
+    @property
+    def _outstanding(self) -> set[str]:
+        """Rows that have been alerted because they stand out."""
+        return {row for alert in self.alerts if alert.kind == "rows" for row in alert.rows}
 
     @property
     def _known(self) -> set[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .alert import AlertKind
 from .section import Section
@@ -40,6 +40,9 @@ class AlertsConfig(Section):
     """Mean drift of the log-odds over prompts of a kind since the start that nobody minds, nats."""
     intent: IntentConfig = IntentConfig()
     """Where the behaviour is meant to go."""
+    drift_by: Literal["any", "outstanding"] = "any"
+    """Which drift is alerted: ``any``, or only one that rows which stand out themselves (`row_rate`) are behind, with a
+    third or more of what the rows that the alert names pushed: rows that are as intended move a behaviour, too."""
     row_rate: Annotated[float, Field(gt=0, lt=1)] | None = 0.1
     """Alert on rows after warm-up whose score stands out of their bulk, at this false-discovery rate; None: never."""
     unexplained: Annotated[float, Field(gt=0)] | None = 0.25
@@ -49,3 +52,9 @@ class AlertsConfig(Section):
     audit: Annotated[float, Field(gt=0)] | None = 0.25
     """Alert when pushes miss their replays by more than this, median relative error after warm-up; name no rows of a
     step that does. None: never."""
+
+    @model_validator(mode="after")
+    def _rows_stand_out(self) -> AlertsConfig:
+        if self.drift_by == "outstanding" and self.row_rate is None:
+            raise ValueError("drift_by: outstanding needs alerts on rows that stand out: set row_rate, e.g. 0.1")
+        return self
