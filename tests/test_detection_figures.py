@@ -226,7 +226,7 @@ def test_the_benchmark_writes_every_figure_and_goes_on_from_its_folder(
     told = [alert["kind"] for one in found["runs"] if one["sort"] == "clean" for alert in one["alerts"]]
     assert found["clean_alerts"] == told.count("drift")
     assert all(0 <= low <= high <= 1 for low, high in (made["interval"] for made in found["false_alarm"].values()))
-    assert [(one["sort"], one["seed"], one["planted"]) for one in found["runs"]] == [("planted", 5, 6), ("clean", 5, 0)]
+    assert [(one["sort"], one["seed"], one["planted"]) for one in found["runs"]] == [("planted", 8, 6), ("clean", 8, 0)]
     assert set(found["false_alarm"]) == {"0.05", "0.01"}
     assert set(found["power"]) == {"1.25", "1.5", "2", "3", "4"}
     assert "steps to alert" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from smda_monitor.records.account import is_leading
 @pytest.mark.parametrize("max_grad_norm", [0.0, 100.0, 0.05], ids=["no clipping", "idle", "biting"])
 def test_push_equals_exact_replay(tmp_path: Path, max_grad_norm: float) -> None:
     monitor = SMDACallback(tiny.tiny_config(tmp_path / "monitor"))
-    twin = TwinReplayer(monitor, from_step=8)
+    twin = TwinReplayer(monitor, from_step=8, own=True)
     trainer = tiny.tiny_trainer(
         tmp_path,
         [twin, monitor],

@@ -104,9 +104,9 @@ def test_pushes_by_replay_are_those_of_an_independent_one(tmp_path: Path) -> Non
             self.features[state.global_step + 1] = torch.stack([whole - X for X in without])
 
         def _measured(self, *given: Any) -> Any:
-            snapshot = super()._measured(*given)
+            snapshot, own = super()._measured(*given)
             self.seen.append(snapshot.X.double())
-            return snapshot
+            return snapshot, own
 
     for optimizer in (None, lambda p: Lion(p, lr=1e-3)):
         folder = tmp_path / ("known" if optimizer is None else "unknown")

@@ -28,10 +28,11 @@ def rows_so_far(run: Any) -> Tensor:
 
 class TwinReplayer(TrainerCallback):
     """Before every step from `from_step` on: takes it on twins, with all rows, without each, and on a zero gradient;
-    put it before the monitor. Knows nothing of the monitor's own replay; reads the twin with the monitor's reader."""
+    put it before the monitor. With `own` also each row on its own prompt. Knows nothing of the monitor's own replay;
+    reads the twin with the monitor's reader."""
 
-    def __init__(self, monitor: SMDACallback, from_step: int = 1) -> None:
-        self.monitor, self.from_step = monitor, from_step
+    def __init__(self, monitor: SMDACallback, from_step: int = 1, own: bool = False) -> None:
+        self.monitor, self.from_step, self.own = monitor, from_step, own
         self.push: dict[int, Tensor] = {}
         self.own_push: dict[int, Tensor] = {}
         self.alone: dict[int, Tensor] = {}
@@ -46,7 +47,8 @@ class TwinReplayer(TrainerCallback):
         rows = rows_so_far(run).double()
         step, total = state.global_step + 1, rows.sum(0)
         rests = [total, *(total - row for row in rows), torch.zeros_like(total)]
-        prompts = prompts_of(run.instruments, [r for b in run.accountant.capture.batches() for r in b.rows])
+        taken = [row for batch in run.accountant.capture.batches() for row in batch.rows]
+        prompts = prompts_of(run.instruments, taken) if self.own else {}
         measured = [self._measured(run, kwargs["optimizer"].optimizer, r, args, [*prompts.values()]) for r in rests]
         (whole, *without, alone), (owns, *own_without, _) = zip(*measured, strict=True)
         self.own_push[step] = torch.full((len(rows),), float("nan"), dtype=torch.float64)
