@@ -83,10 +83,13 @@ class Study:
         folder = self._folder / f"{sort}-{seed}"
         kept = folder / "run.json"
         if not kept.is_file():
-            if self._texts is None:
-                self._texts = text_scores(self._bed, self.configs, self._rows)
             args, order = self._args, clean_order if sort == "clean" else planted_order
-            chosen = order(self._rows, args.each, seed, WARM_UP_STEPS * args.batch)
+            before = WARM_UP_STEPS * args.batch
+            if self._texts is None:
+                never = {row.id for row in warm_up_rows(self._rows, before)}
+                judged = [row for row in self._rows if row.id not in never]
+                self._texts = text_scores(self._bed, self.configs, judged)
+            chosen = order(self._rows, args.each, seed, before)
             bed = replace(self._bed, seed=seed)
             found = planted_run(bed, self.configs, chosen, folder, args.batch, args.lr, self._texts)
             write_text(kept, to_json(found.as_json()))
