@@ -99,6 +99,22 @@ def test_any_step_of_an_interval_is_audited_on_its_own(tmp_path: Path) -> None:
     ]
 
 
+class SavesNothing(TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = False
+
+
+def test_a_step_that_was_to_end_an_account_and_did_not_is_in_no_audit(tmp_path: Path) -> None:
+    rows = [f"mine-{i}" for i in range(24)]
+    config = tiny.tiny_config(tmp_path / "m") | {"audit": {"share": 0, "rows": rows}, "account": {"every": 4}}
+    monitor = SMDACallback(config, rows=tiny.tiny_rows())
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    tiny.tiny_trainer(tmp_path, [SavesNothing(), monitor], max_steps=4, **saving, **SETTINGS).train()
+    run = run_of(monitor)
+    assert [(account.since, account.step) for account in run.accounts] == [(0, 4)]
+    assert {entry.step for entry in run.auditor.entries} == {1, 3, 4}, "the others are audited"
+
+
 def test_the_audited_run_is_the_unaudited_one(tmp_path: Path) -> None:
     ends = []
     for share in (0.0, 1.0):

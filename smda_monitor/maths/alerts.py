@@ -117,9 +117,8 @@ def _over_limits(behaviour: str, limits: AlertsConfig, account: StepAccount) -> 
 
 
 def _missed(behaviour: str, limits: AlertsConfig, step: int, audits: Sequence[AuditEntry]) -> list[Alert]:
-    """Where pushes miss their replays, on the median over targets and the latest drawn rows, or those asked for."""
-    drawn = [audit for audit in audits if audit.reason == "sample"] or audits
-    pooled = pooled_fidelity(drawn[-LATEST_ROWS:])
+    """Where the pushes miss their replays, on the median over the latest rows and targets."""
+    pooled = pooled_fidelity(audits, LATEST_ROWS)
     error = pooled.overall.relative_error
     if limits.audit is None or not pooled.after_warm_up or pooled.rows < AUDITED_ROWS or not error > limits.audit:
         return []

@@ -81,12 +81,12 @@ class PooledFidelity:
     """Over all targets."""
 
 
-def pooled_fidelity(audits: Sequence[AuditEntry]) -> PooledFidelity:
-    """Over the entries after warm-up, or over all where there are none.
+def pooled_fidelity(audits: Sequence[AuditEntry], latest: int = 0) -> PooledFidelity:
+    """Over the entries after warm-up, or over all where there are none; of the `latest` so many, 0 for all.
 
     Rows that were asked for are no random sample: they count only where no row was sampled.
     """
-    drawn = [a for a in audits if a.reason == "sample"] or list(audits)
+    drawn = ([a for a in audits if a.reason == "sample"] or list(audits))[-latest:]
     settled = [a for a in drawn if not a.warm_up]
     judged = settled or drawn
     names = list(dict.fromkeys(name for audit in judged for name in audit.replayed))
