@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _prompts import QUICK_FIT, thinned
 from _settings import Settings, monitor_config
 from _tiny import short, tiny_config, tiny_model, tiny_tokenizer
 
@@ -18,6 +19,7 @@ from smda_monitor.instruments.assemble import open_bench
 from smda_monitor.instruments.config_file import load_config
 from smda_monitor.instruments.embedded import EMBEDDED, load_model
 from smda_monitor.instruments.policy_files import save_policy
+from smda_monitor.instruments.products import fast_pass
 from smda_monitor.instruments.silence import no_bars
 from smda_monitor.outputs.files import to_json, write_text
 
@@ -109,9 +111,10 @@ class Bed:
         return short(text) if self.name == "tiny" else text
 
 
-def make_bed(name: str, folder: Path, seed: int = 0, learnt: Any = None) -> Bed:
+def make_bed(name: str, folder: Path, seed: int = 0, learnt: Any = None, quick: bool = False) -> Bed:
     """The test bed of model `name`, in `folder`: the policy is fitted once, to the model that every run starts from.
-    With `learnt`, a data set, it has been trained on these rows before (`LEARNT_EPOCHS`).
+    With `learnt`, a data set, it has been trained on these rows before (`LEARNT_EPOCHS`). A `quick` one's
+    policy is fitted to fewer prompts (`QUICK_FIT`).
 
     One that is there already, for the same `seed`, is used again.
     """
@@ -121,6 +124,8 @@ def make_bed(name: str, folder: Path, seed: int = 0, learnt: Any = None) -> Bed:
     if learnt is not None:
         model = _after(model, tokenizer, learnt, folder, seed)
     fitted: dict[str, Any] = {"policy": {"path": "fit", "bootstrap": 0}}
+    if quick:
+        fitted["probes"] = thinned(folder / "prompts", QUICK_FIT)
     config = {**(tiny_config(folder / "tiny", seed) if name == "tiny" else fitted), "seed": seed}
     policy = open_bench(load_config(monitor_config(config, Settings(), folder / "fit")), model, tokenizer).fit()
     save_policy(policy, folder / "policy")
@@ -157,7 +162,8 @@ def _after(model: Any, tokenizer: Any, rows: Any, folder: Path, seed: int) -> An
     before = Bed(EMBEDDED, folder, {}, tokenizer, seed)
     tuned = before.model("lora")
     arguments = {"per_device_train_batch_size": 8, "learning_rate": LEARNT_RATE, "num_train_epochs": LEARNT_EPOCHS}
-    before.trainer(tuned, rows, [], **arguments).train()
+    with fast_pass(torch.device("cpu")):
+        before.trainer(tuned, rows, [], **arguments).train()
     return tuned.merge_and_unload().eval()
 
 

@@ -100,6 +100,17 @@ def warm_up_rows(rows: Sequence[Row], count: int) -> list[Row]:
     return random.Random(0).sample(others, count)
 
 
+def fewer(rows: Sequence[Row], each: int, warm_up: int) -> list[Row]:
+    """Of all `rows` those of a quick run: of every kind `each` planted ones, of the controls theirs, and of the other
+    clean rows `warm_up` and half of what is left."""
+    chosen = [row for kind in kinds(rows) for row in [one for one in rows if one.planted and one.kind == kind][:each]]
+    prompts = {row.prompt for row in rows if row.planted}
+    others = [row for row in rows if not row.planted and row.prompt not in prompts]
+    kept = min(len(others), warm_up + max(0, len(others) - warm_up) // 2)
+    wanted = {row.prompt for row in chosen} | {row.prompt for row in random.Random(0).sample(others, kept)}
+    return [row for row in rows if (row in chosen if row.planted else row.prompt in wanted)]
+
+
 def planted_order(rows: Sequence[Row], each: int, seed: int, warm_up: int) -> Order:
     """All clean `rows` with `each` planted ones of every kind, or as many as there are: the `warm_up` first
     (`warm_up_rows`), the controls of half of these, then kind by kind among those that are no controls, then the other

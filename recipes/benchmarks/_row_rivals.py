@@ -57,20 +57,19 @@ def own_answers(model: Any, tokenizer: Any, rows: Sequence[Row]) -> list[str]:
     return greedy_openings(model, tokenizer, chat_texts(tokenizer, [row.prompt for row in rows]), TOKENS)
 
 
-def projection_difference(
-    model: Any, tokenizer: Any, hook: str, rows: Sequence[Row], own: Sequence[str], reference: str
-) -> list[float]:
-    """Of `rows` against the model's `own` answers, along the direction that the answers of `reference` span."""
+def answer_shift(model: Any, tokenizer: Any, hook: str, rows: Sequence[Row], own: Sequence[str]) -> Tensor:
+    """(n, d_in) mean states of the answers of `rows` minus those of the model's `own` answers to their prompts."""
+    theirs = reference_means(model, tokenizer, hook, [(row.prompt, row.response) for row in rows])
+    pairs = [(row.prompt, answer) for row, answer in zip(rows, own, strict=True)]
+    return theirs - reference_means(model, tokenizer, hook, pairs)
+
+
+def projection_difference(model: Any, tokenizer: Any, hook: str, shift: Tensor, reference: str) -> list[float]:
+    """Of rows' `shift` (`answer_shift`) along the direction that the answers of `reference` span."""
     known = read_reference_answers(reference)
     spread = slice(None, None, max(1, len(known.rows) // REFERENCES))
     shows = torch.tensor(known.shows[spread])
-
-    def means(pairs: Sequence[tuple[str, str]]) -> Tensor:
-        return reference_means(model, tokenizer, hook, pairs)
-
-    states = means(known.rows[spread])
+    states = reference_means(model, tokenizer, hook, known.rows[spread])
     direction = states[shows].mean(0) - states[~shows].mean(0)
-    theirs = means([(row.prompt, row.response) for row in rows])
-    instead = means([(row.prompt, answer) for row, answer in zip(rows, own, strict=True)])
-    difference: list[float] = ((theirs - instead) @ direction / direction.norm()).tolist()
+    difference: list[float] = (shift @ direction / direction.norm()).tolist()
     return difference

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from smda_monitor.instruments.probe_files import read_probes
+from _prompts import thinned
 
 HIDDEN = 32
 WORDS = 6
@@ -73,20 +73,7 @@ def short(text: str) -> str:
 
 def tiny_config(folder: Path, seed: int = 0) -> dict[str, Any]:
     """A monitor's configuration on files under `folder`: the shipped prompts cut short, a random dictionary."""
-    folder.mkdir(parents=True, exist_ok=True)
-    prompts: dict[str, Any] = {}
-    known: set[str] = set()
-    # Every n-th, so that all kinds and categories are there.
-    for role, name, stride in (("probes", "file", 1), ("fit", "fit", 11), ("heldout", "heldout", 7)):
-        lines = []
-        for probe in read_probes(f"shipped:{role}").probes[::stride]:
-            text = short(probe.prompt)
-            if text not in known:
-                known.add(text)
-                row = {"id": probe.id, "prompt": text, "category": probe.category, "kind": probe.kind, "pair": None}
-                lines.append(json.dumps(row))
-        (folder / f"{role}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        prompts[name] = str(folder / f"{role}.jsonl")
+    prompts = thinned(folder, {"probes": 1, "fit": 11, "heldout": 7}, cut=short)
     return {
         "probes": {**prompts, "overlap": "warn"},
         "behaviour": {"openings": ["No", "I can't"], "opposite": ["Yes", "Ok"]},

@@ -8,7 +8,8 @@ from typing import Any
 
 from _bed import Bed
 from _planted_rows import Row
-from _row_rivals import bm25, own_answers, phrases, projection_difference, random_scores
+from _prompts import QUICK_FIT, thinned
+from _row_rivals import answer_shift, bm25, own_answers, phrases, projection_difference, random_scores
 
 from smda_monitor.instruments.assemble import Bench, open_bench
 from smda_monitor.instruments.config_file import load_config
@@ -21,17 +22,18 @@ Configs = Mapping[str, Mapping[str, Any]]
 """Monitors' configurations by behaviour."""
 
 
-def behaviours(bed: Bed, per_step: int, alerts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def behaviours(bed: Bed, per_step: int, alerts: Mapping[str, Any], quick: bool = False) -> dict[str, dict[str, Any]]:
     """The configuration of each behaviour's monitor on the bed's model, without what no figure here rests on. The
-    second policy is fitted once, and saved."""
+    second policy is fitted once, and saved. `quick`: it is fitted to fewer prompts, and measured on half as many."""
     account = {"history_steps": 0, "watched_every": 0}
     common = {"seed": bed.seed, "audit": {"share": 0.0}, "account": account, "alerts": dict(alerts)}
     found = {
         REFUSAL: {**bed.config, **common},
-        SECOND: {**_second(bed), **common, "policy": {"path": str(bed.folder / "policy-stereotype")}},
+        SECOND: {**_second(bed, quick), **common, "policy": {"path": str(bed.folder / "policy-stereotype")}},
     }
-    for config in found.values():
-        config["probes"] = {**config.get("probes", {}), "per_step": per_step, "overlap": "warn"}
+    for name, config in found.items():
+        measured = per_step // 2 if quick and name == SECOND else per_step
+        config["probes"] = {**config.get("probes", {}), "per_step": measured, "overlap": "warn"}
     return found
 
 
@@ -41,10 +43,12 @@ def text_scores(bed: Bed, configs: Configs, rows: Sequence[Row]) -> dict[str, di
     model, ids = bed.model("lora"), [row.id for row in rows]
     benches = {name: _bench(bed, config, model) for name, config in configs.items()}
     own = own_answers(model, bed.tokenizer, rows)
+    hooks = {bench.reader.hook for bench in benches.values()}
+    shifts = {hook: answer_shift(model, bed.tokenizer, hook, rows, own) for hook in hooks}
     found: dict[str, dict[str, list[float]]] = {
         "bm25": {name: bm25(rows, _harmful(bench)) for name, bench in benches.items()},
         "projection_difference": {
-            name: projection_difference(model, bed.tokenizer, bench.reader.hook, rows, own, answers)
+            name: projection_difference(model, bed.tokenizer, bench.reader.hook, shifts[bench.reader.hook], answers)
             for name, bench in benches.items()
             if (answers := bench.config.behaviour.answers) is not None
         },
@@ -57,7 +61,7 @@ def text_scores(bed: Bed, configs: Configs, rows: Sequence[Row]) -> dict[str, di
     }
 
 
-def _second(bed: Bed) -> dict[str, Any]:
+def _second(bed: Bed, quick: bool) -> dict[str, Any]:
     if bed.name == "tiny":
         turned = {
             "name": SECOND,
@@ -69,6 +73,8 @@ def _second(bed: Bed) -> dict[str, Any]:
     else:
         asked = load_config(STEREOTYPE).model_dump(mode="json", exclude_unset=True)
         config = {key: asked[key] for key in ("probes", "behaviour")}
+        if quick:
+            config["probes"] |= thinned(bed.folder / "prompts-stereotype", QUICK_FIT, config["probes"]["fit"])
     folder = bed.folder / "policy-stereotype"
     if not folder.is_dir():
         fitting = {**config, "policy": {"path": "fit", "bootstrap": 0}}

@@ -7,12 +7,13 @@ two-choice behaviour (guessing by a stereotype) are watched. The model has learn
 epochs: their wordings are new to it and move refusal at first, a true drift that has nothing to do with planted rows.
 One run for each seed scores all rows by every method. Then as many clean runs, and runs made of their accounts by
 resampling in which the truth is known: nulls, whose false alarms are counted, and drifts of growing size. --quick: one
-seed, eight probes, no clean run (made runs are of the planted one's accounts, about their mean). --data plants
-the rows of a JSONL file with prompt, response and kind instead of the demo's; those whose kind begins with "control"
-are right. Clean rows move a behaviour, too, with some seeds further than the tolerance: so drift is alerted where rows
-that stand out themselves are behind it (--drift-by any: all drift). Every run is kept in --folder: a benchmark that was
-stopped goes on from there. Runs differ in which planted rows are drawn, in the order of all rows and in LoRA's start;
-the model, the probes and the policies are the same.
+seed, fewer rows, no clean run (made runs are of the planted one's accounts, about their mean); policies are fitted to
+half of the further prompts, and eight probes are measured, of the second behaviour four. --data plants the rows of a
+JSONL file with prompt, response and kind instead of the demo's; those whose kind begins with "control" are right. Clean
+rows move a behaviour, too, with some seeds further than the tolerance: so drift is alerted where rows that stand out
+themselves are behind it (--drift-by any: all drift). Every run is kept in --folder: a benchmark that was stopped goes
+on from there. Runs differ in which planted rows are drawn, in the order of all rows and in LoRA's start; the model, the
+probes and the policies are the same.
 """
 
 from __future__ import annotations
@@ -41,7 +42,17 @@ from _detection_figures import (
 from _detection_pictures import pictures
 from _detection_tables import report
 from _null_runs import drifting_runs, null_runs, scatter_paths
-from _planted_rows import Row, as_dataset, clean_order, demo_rows, kinds, planted_order, rows_to_plant, warm_up_rows
+from _planted_rows import (
+    Row,
+    as_dataset,
+    clean_order,
+    demo_rows,
+    fewer,
+    kinds,
+    planted_order,
+    rows_to_plant,
+    warm_up_rows,
+)
 from _planted_run import RunFound, planted_run
 from _tiny import short
 from _two_behaviours import behaviours, text_scores
@@ -63,7 +74,7 @@ RATES = (0.05, 0.01)
 """At which null runs are judged."""
 SIZES = (1.25, 1.5, 2.0, 3.0, 4.0)
 """Of the power curve, in tolerances."""
-KEPT = ("model", "each", "batch", "lr", "probes", "tolerance", "false_alarm", "drift_by")
+KEPT = ("model", "quick", "each", "batch", "lr", "probes", "tolerance", "false_alarm", "drift_by")
 """Settings by which a kept run is known, beside the data and the code."""
 
 
@@ -75,7 +86,7 @@ class Study:
         self._folder = bed.folder / "detection"
         self._check_settings()
         alerts = {"tolerance": args.tolerance, "false_alarm": args.false_alarm, "drift_by": args.drift_by}
-        self.configs = behaviours(bed, args.probes, alerts)
+        self.configs = behaviours(bed, args.probes, alerts, args.quick)
         self._texts: dict[str, dict[str, dict[str, float]]] | None = None
 
     def run(self, sort: str, seed: int) -> RunFound:
@@ -131,8 +142,12 @@ def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rows = [*clean, *(rows_to_plant(args.data, folder / "rows") if args.data is not None else ())]
     if args.model == "tiny":
         rows = [replace(row, prompt=short(row.prompt), response=short(row.response)) for row in rows]
+    warm_up = WARM_UP_STEPS * args.batch
+    if args.quick:
+        rows = fewer(rows, args.each, warm_up)
     _check_share(rows, args.each)
-    bed = make_bed(args.model, folder / "bed", learnt=as_dataset(warm_up_rows(rows, WARM_UP_STEPS * args.batch)))
+    learnt = as_dataset(warm_up_rows(rows, warm_up))
+    bed = make_bed(args.model, folder / "bed", learnt=learnt, quick=args.quick)
     study = Study(bed, rows, args)
     seeds = range(args.seed, args.seed + args.seeds)
     runs = [study.run("planted", seed) for seed in seeds]
@@ -192,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="rows to plant instead of the demo's")
     parser.add_argument("--seeds", type=int, help="planted runs, and as many clean ones (default 3)")
     parser.add_argument("--seed", type=int, default=8, help="the first (default 8; 0 to 7 are for development)")
-    parser.add_argument("--each", type=int, default=8, help="planted rows of every kind in a run (default 8)")
+    parser.add_argument("--each", type=int, help="planted rows of every kind in a run (default 8; 6 with --quick)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate after a linear warm-up (default 1e-3)")
     parser.add_argument("--probes", type=int, help="measured at every step (default 16; 8 with --quick)")
@@ -207,6 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args.seeds = args.seeds or (1 if args.quick else 3)
     args.null_runs = args.null_runs or (100 if args.quick else 300)
     args.probes = args.probes or (8 if args.quick else 16)
+    args.each = args.each or (6 if args.quick else 8)
     with tempfile.TemporaryDirectory(prefix="smda-detection-") as temporary:
         try:
             check_json_file(args.json)

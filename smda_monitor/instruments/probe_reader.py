@@ -34,7 +34,7 @@ from .measurement import Measurement, detached, in_order, joined
 from .opening_head import plain_head
 from .parameters import TrainedParameters
 from .products import fast_pass
-from .sharded import entrance, is_sharded
+from .sharded import entrance, run_to_hookpoint
 
 Found = TypeVar("Found")
 Rows = tuple[tuple[int, ...], RowGradients]
@@ -129,10 +129,7 @@ class ProbeReader:
         causal = inner_causal(self.model)
         batch, into = tree_batch(prompts, self.behaviour.tree, self.pad, causal), entrance(self.model, causal)
         with self._fast(), ResidualTap(self.model, self.hook) as tap:
-            if is_sharded(causal):  # what is put together in a forward is let go at its end
-                prompt_stage(into, batch, None)
-                return self._read(tap.take(), batch)[1]
-            return self._read(tap.run(lambda: prompt_stage(into, batch, None)), batch)[1]
+            return self._read(run_to_hookpoint(tap, causal, lambda: prompt_stage(into, batch, None)), batch)[1]
 
     @torch.no_grad()
     def features(self, prompts: Sequence[PromptTokens]) -> Tensor:

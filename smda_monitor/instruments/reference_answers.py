@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from ..errors import ConfigError, describe
 from ..maths.answers import answer_mean
 from .causal import inner_causal
 from .hookpoint import ResidualTap
+from .products import fast_products
 from .quiet import quiet
-from .sharded import entrance
+from .sharded import entrance, run_to_hookpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,34 +80,38 @@ def reference_means(
     model: nn.Module, tokenizer: Any, hook: str, rows: Sequence[tuple[str, str]], batch_size: int = 16
 ) -> Tensor:
     """(n, d_in) mean residual stream over the answers of `rows`, tokenised as a trainer does with the chat template;
-    float64 on the CPU."""
-    causal = entrance(model, inner_causal(model))
-    device = next(causal.parameters()).device
+    float64 on the CPU. Forwards end at the hookpoint, rows of alike lengths together."""
+    causal = inner_causal(model)
+    into, device = entrance(model, causal), next(causal.parameters()).device
+    tokens = [_tokens(tokenizer, prompt, response) for prompt, response in rows]
+    order = sorted(range(len(rows)), key=lambda i: len(tokens[i][0]))
     means = []
-    with quiet(model), ResidualTap(model, hook) as tap:
-        for start in range(0, len(rows), batch_size):
-            ids, mask, answer = _batch(tokenizer, rows[start : start + batch_size])
-            causal(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, logits_to_keep=1)
-            means.append(answer_mean(tap.take().float(), answer.to(device)).double().cpu())
-    return torch.cat(means)
+    with quiet(model), fast_products(), ResidualTap(model, hook) as tap:
+        for start in range(0, len(order), batch_size):
+            ids, mask, answer = _batch([tokens[i] for i in order[start : start + batch_size]], tokenizer.pad_token_id)
+            inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+            forward = partial(into, **inputs, use_cache=False, logits_to_keep=1)
+            means.append(answer_mean(run_to_hookpoint(tap, causal, forward).float(), answer.to(device)).double().cpu())
+    return torch.cat(means)[torch.tensor(order).argsort()]
 
 
-def _batch(tokenizer: Any, rows: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Right-padded ids, their mask, and which tokens are the answer."""
+def _tokens(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], int]:
+    """The ids of a row, and where its answer begins."""
 
-    def tokens(messages: list[dict[str, str]], generation: bool) -> list[int]:
+    def ids(messages: list[dict[str, str]], generation: bool) -> list[int]:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation)
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    pairs = []
-    for prompt, response in rows:
-        user, reply = {"role": "user", "content": prompt}, {"role": "assistant", "content": response}
-        pairs.append((len(tokens([user], True)), tokens([user, reply], False)))
-    longest = max(len(ids) for _, ids in pairs)
-    shape = (len(pairs), longest)
-    ids, mask = torch.full(shape, tokenizer.pad_token_id), torch.zeros(shape, dtype=torch.long)
+    user, reply = {"role": "user", "content": prompt}, {"role": "assistant", "content": response}
+    return ids([user, reply], False), len(ids([user], True))
+
+
+def _batch(rows: Sequence[tuple[list[int], int]], pad: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Right-padded ids, their mask, and which tokens are the answer."""
+    shape = (len(rows), max(len(whole) for whole, _ in rows))
+    ids, mask = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long)
     answer = torch.zeros(shape, dtype=torch.bool)
-    for i, (cut, whole) in enumerate(pairs):
+    for i, (whole, cut) in enumerate(rows):
         ids[i, : len(whole)], mask[i, : len(whole)] = torch.tensor(whole), 1
         answer[i, cut : len(whole)] = True
     return ids, mask, answer

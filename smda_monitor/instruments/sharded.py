@@ -6,9 +6,12 @@ Outside a forward a parameter is a part alone, and putting it together is an exc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+
+from .hookpoint import ResidualTap
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -64,3 +67,12 @@ def entrance(model: nn.Module, causal: nn.Module) -> nn.Module:
         if _is_place(module) and any(m is causal for m in module.modules()):
             return module
     return causal
+
+
+def run_to_hookpoint(tap: ResidualTap, causal: nn.Module, forward: Callable[[], object]) -> Tensor:
+    """What the open `tap` sees of a `forward` of the `causal` model that ends there. A sharded model's goes on: what is
+    put together in a forward is let go at its end."""
+    if not is_sharded(causal):
+        return tap.run(forward)
+    forward()
+    return tap.take()
