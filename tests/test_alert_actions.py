@@ -43,7 +43,14 @@ def test_an_alert_that_stops_leaves_a_checkpoint_a_closed_ledger_and_a_report(tm
 
 def test_rows_that_stand_out_are_named_after_warm_up_and_stop_a_run(tmp_path: Path) -> None:
     seen: list[Alert] = []
-    alerts = {"false_alarm": None, "unexplained": None, "audit": None, "row_rate": 0.9, "stop": ["rows"]}
+    alerts = {
+        "false_alarm": None,
+        "unexplained": None,
+        "audit": None,
+        "row_rate": 0.9,
+        "row_tolerance": 0,
+        "stop": ["rows"],
+    }
     trainer, view = trained(tmp_path, tmp_path / "run", alerts, [], steps=20, save="no", on_alert=seen.append)
     (alert,) = view.alerts
     assert WARM_UP_STEPS < alert.step == trainer.state.global_step < 20
@@ -57,7 +64,7 @@ def test_rows_that_stand_out_are_named_after_warm_up_and_stop_a_run(tmp_path: Pa
 
 
 def test_drift_that_no_row_that_stands_out_is_behind_is_left_alone_where_asked(tmp_path: Path) -> None:
-    alerts = {**ALERTS, "unexplained": None, "audit": None, "row_rate": 0.9}
+    alerts = {**ALERTS, "unexplained": None, "audit": None, "row_rate": 0.9, "row_tolerance": 0}
     views = {}
     for drift_by in ("any", "outstanding"):
         folder = tmp_path / drift_by

@@ -28,10 +28,12 @@ from _detection_figures import (
     suspicion,
 )
 from _null_runs import Paths, drifting_runs, null_runs
-from _planted_rows import Row, clean_order, demo_rows, kinds, planted_order, rows_to_plant
+from _planted_rows import Row, clean_order, demo_rows, fewer, kinds, planted_order, rows_to_plant
 from _planted_run import JudgedRow, RaisedAlert, RunFound
+from _prompts import thinned
 
 from smda_monitor.errors import ConfigError
+from smda_monitor.instruments.probe_files import read_probes
 from smda_monitor.records.alerts_config import AlertsConfig
 
 ROWS = [
@@ -78,6 +80,28 @@ def test_the_demo_has_three_kinds_with_a_control_for_every_row() -> None:
     order = planted_order(rows, 8, seed=3, warm_up=96)
     assert sum(row.planted for row in order.rows) == 24
     assert all(order.control_of(row) is not None for row in order.rows if row.planted)
+
+
+def test_a_quick_run_has_fewer_rows_of_every_kind_and_the_whole_warm_up() -> None:
+    left = fewer(ROWS, 2, 8)
+    assert [row.id for row in left if row.planted] == ["p0", "p1", "q0", "q1"]
+    clean = {row.id for row in left if not row.planted}
+    assert {"c0", "c1"} <= clean, "controls of the planted rows that stay"
+    assert not {"c2", "c3"} & clean, "and of no other"
+    assert len(clean) == 2 + 8 + (16 - 8) // 2
+    assert left == [row for row in ROWS if row in left]
+    assert len(fewer(ROWS, 3, 99)) == 3 + 3 + 3 + 16
+
+
+def test_every_so_many_of_the_prompts_are_taken(tmp_path: Path) -> None:
+    found = thinned(tmp_path, {"fit": 3, "heldout": 8}, "shipped:stereotype")
+    assert set(found) == {"fit", "heldout"}, "the probes stay"
+    whole = read_probes("shipped:stereotype", "fit").probes
+    taken = read_probes(found["fit"], "fit").probes
+    assert [one.id for one in taken] == [one.id for one in whole[::3]]
+    assert [(one.prompt, one.kind, one.category) for one in taken] == [
+        (one.prompt, one.kind, one.category) for one in whole[::3]
+    ]
 
 
 def test_rows_of_a_file_are_planted_unless_they_are_controls(tmp_path: Path) -> None:
@@ -226,7 +250,10 @@ def test_the_benchmark_writes_every_figure_and_goes_on_from_its_folder(
     told = [alert["kind"] for one in found["runs"] if one["sort"] == "clean" for alert in one["alerts"]]
     assert found["clean_alerts"] == told.count("drift")
     assert all(0 <= low <= high <= 1 for low, high in (made["interval"] for made in found["false_alarm"].values()))
-    assert [(one["sort"], one["seed"], one["planted"]) for one in found["runs"]] == [("planted", 8, 6), ("clean", 8, 0)]
+    assert [(one["sort"], one["seed"], one["planted"]) for one in found["runs"]] == [
+        ("planted", 11, 6),
+        ("clean", 11, 0),
+    ]
     assert set(found["false_alarm"]) == {"0.05", "0.01"}
     assert set(found["power"]) == {"1.25", "1.5", "2", "3", "4"}
     assert "steps to alert" in capsys.readouterr().out
@@ -263,4 +290,6 @@ def test_rows_of_a_file_are_found_in_a_quick_run(tmp_path: Path) -> None:
     assert all(0 <= found["kinds"]["bare"][figure] <= 1 for figure in FIGURES)
     assert (found["clean_runs"], found["clean_alerts"], found["null_runs"]) == (0, None, 100)
     assert [(one["sort"], one["planted"]) for one in found["runs"]] == [("planted", 2)]
-    assert found["settings"]["probes"] == 8
+    assert {name: found["settings"][name] for name in ("quick", "each", "probes")} == {
+        "quick": True, "each": 6, "probes": 8,
+    }  # fmt: skip

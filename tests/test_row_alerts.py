@@ -78,6 +78,21 @@ def test_who_is_not_named() -> None:
     assert row_alert("refusal", run, RATE, ()) == row_alert("refusal", accounts(usual()), RATE, ())
 
 
+def test_scores_within_the_tolerance_name_nobody() -> None:
+    """Where the bulk hardly varies, a row that goes against nothing stands out of it too."""
+    narrow = [0.01 * score for score in usual()]
+    run = accounts(narrow, planted={3: 0.2, 11: 0.9})
+    found = row_alert("refusal", run, RATE, ())
+    assert found is not None
+    assert set(found.rows) == {"bad-3", "bad-11"}
+    found = row_alert("refusal", run, RATE, (), tolerance=0.25)
+    assert found is not None
+    assert found.rows == ("bad-11",)
+    below = accounts([score - 1 for score in narrow], planted={3: -0.5})
+    assert row_alert("refusal", below, RATE, ()) is None, "least against its prompt, and yet along with it"
+    assert row_alert("refusal", accounts([score + 1 for score in narrow], planted={3: 1.5}), RATE, ()) is not None
+
+
 def test_a_step_whose_audit_fell_short_names_nobody() -> None:
     run = accounts(usual(), planted={3: 9.0, 43: 9.0})
     found = row_alert("refusal", run, RATE, (), short={13})

@@ -24,7 +24,8 @@ Configs = Mapping[str, Mapping[str, Any]]
 
 def behaviours(bed: Bed, per_step: int, alerts: Mapping[str, Any], quick: bool = False) -> dict[str, dict[str, Any]]:
     """The configuration of each behaviour's monitor on the bed's model, without what no figure here rests on. The
-    second policy is fitted once, and saved. `quick`: it is fitted to fewer prompts, and measured on half as many."""
+    second policy is fitted once, and saved, to fewer prompts where it is to be `quick`. Its prompts are twice as long:
+    half as many are measured at a step."""
     account = {"history_steps": 0, "watched_every": 0}
     common = {"seed": bed.seed, "audit": {"share": 0.0}, "account": account, "alerts": dict(alerts)}
     found = {
@@ -32,7 +33,7 @@ def behaviours(bed: Bed, per_step: int, alerts: Mapping[str, Any], quick: bool =
         SECOND: {**_second(bed, quick), **common, "policy": {"path": str(bed.folder / "policy-stereotype")}},
     }
     for name, config in found.items():
-        measured = per_step // 2 if quick and name == SECOND else per_step
+        measured = per_step // 2 if name == SECOND else per_step
         config["probes"] = {**config.get("probes", {}), "per_step": measured, "overlap": "warn"}
     return found
 

@@ -8,12 +8,12 @@ epochs: their wordings are new to it and move refusal at first, a true drift tha
 One run for each seed scores all rows by every method. Then as many clean runs, and runs made of their accounts by
 resampling in which the truth is known: nulls, whose false alarms are counted, and drifts of growing size. --quick: one
 seed, fewer rows, no clean run (made runs are of the planted one's accounts, about their mean); policies are fitted to
-half of the further prompts, and eight probes are measured, of the second behaviour four. --data plants the rows of a
-JSONL file with prompt, response and kind instead of the demo's; those whose kind begins with "control" are right. Clean
-rows move a behaviour, too, with some seeds further than the tolerance: so drift is alerted where rows that stand out
-themselves are behind it (--drift-by any: all drift). Every run is kept in --folder: a benchmark that was stopped goes
-on from there. Runs differ in which planted rows are drawn, in the order of all rows and in LoRA's start; the model, the
-probes and the policies are the same.
+half of the further prompts, and half as many probes are measured. --data plants the rows of a JSONL file with prompt,
+response and kind instead of the demo's; those whose kind begins with "control" are right. Clean rows move a behaviour,
+too, with some seeds further than the tolerance: so drift is alerted where rows that stand out themselves are behind it
+(--drift-by any: all drift). Every run is kept in --folder: a benchmark that was stopped goes on from there. Runs differ
+in which planted rows are drawn, in the order of all rows and in LoRA's start; the model, the probes and the policies
+are the same.
 """
 
 from __future__ import annotations
@@ -206,11 +206,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="tiny: a random model, for the machinery")
     parser.add_argument("--data", type=Path, help="rows to plant instead of the demo's")
     parser.add_argument("--seeds", type=int, help="planted runs, and as many clean ones (default 3)")
-    parser.add_argument("--seed", type=int, default=8, help="the first (default 8; 0 to 7 are for development)")
+    parser.add_argument("--seed", type=int, default=11, help="the first (default 11; 0 to 10 are for development)")
     parser.add_argument("--each", type=int, help="planted rows of every kind in a run (default 8; 6 with --quick)")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate after a linear warm-up (default 1e-3)")
-    parser.add_argument("--probes", type=int, help="measured at every step (default 16; 8 with --quick)")
+    parser.add_argument("--probes", type=int, help="of refusal, measured at a step (default 16; 8 with --quick)")
     parser.add_argument("--tolerance", type=float, default=0.15, help="of the drift alerts, nats (default 0.15)")
     parser.add_argument("--false-alarm", type=float, default=0.05, help="bound in each run's monitors (default 0.05)")
     parser.add_argument("--drift-by", choices=("outstanding", "any"), default="outstanding", help="alerts.drift_by")

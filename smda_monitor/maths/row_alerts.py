@@ -1,9 +1,11 @@
 """Rows of a run that teach or move the behaviour against what their prompts call for, at a false-discovery rate.
 
 The score rule (`curation`) on all rows so far, at every account anew: each row by its latest entry, those of warm-up
-left out, where pushes are sign-like, and those of steps whose audit fell short. A row is named once. The rate is of all
-rows that stand out at one account; among all that a run has named, chance picks of many accounts add up, and the part
-that is there by chance can be larger.
+left out, where pushes are sign-like, and those of steps whose audit fell short. A score within the tolerance names
+nobody: rows that have nothing to do with a behaviour lie close together, and after a few steps they are few, so that
+some stand out of them that go against nothing. A row is named once. The rate is of all rows that stand out at one
+account; among all that a run has named, chance picks of many accounts add up, and the part that is there by chance can
+be larger.
 """
 
 from __future__ import annotations
@@ -22,18 +24,23 @@ LATEST = 4096
 
 
 def row_alert(
-    behaviour: str, accounts: Sequence[StepAccount], rate: float, known: Collection[str], short: Collection[int] = ()
+    behaviour: str,
+    accounts: Sequence[StepAccount],
+    rate: float,
+    known: Collection[str],
+    short: Collection[int] = (),
+    tolerance: float = 0.0,
 ) -> Alert | None:
-    """The alert that the latest of `accounts` raises for the monitor of `behaviour` on rows not `known` by id, the
-    worst first, at most ten; None where there is none. `short`: steps whose audit fell short (`fidelity.short_steps`).
-    Raises `ConfigError` for a `rate` outside (0, 1)."""
+    """The alert that the latest of `accounts` raises for the monitor of `behaviour` on rows not `known` by id whose
+    score is above `tolerance` (≥ 0), the worst first, at most ten; None where there is none. `short`: steps whose audit
+    fell short (`fidelity.short_steps`). Raises `ConfigError` for a `rate` outside (0, 1)."""
     rows = _latest(accounts, short)
     division = divide([_figures(row) for row in rows], "score", rate)
     assert isinstance(division.cut, ScoreCut)
     found = [
         (excess, row)
         for row, bucket, excess in zip(rows, division.buckets, division.excess, strict=True)
-        if bucket == "remove" and row.row_id not in known
+        if bucket == "remove" and row.score > tolerance and row.row_id not in known
     ]
     worst = sorted(found, key=lambda one: -one[0])[:LEADING_ROWS]
     if not worst:

@@ -161,7 +161,8 @@ class MonitoredRun:
         limits = self.instruments.bench.config.alerts
         raised = limit_alerts(self._behaviour, limits, account, self._known, self.auditor.entries)
         if limits.row_rate is not None:
-            on_rows = row_alert(self._behaviour, self.accounts, limits.row_rate, self._outstanding, self._short)
+            known, tolerance = self._outstanding, limits.row_tolerance
+            on_rows = row_alert(self._behaviour, self.accounts, limits.row_rate, known, self._short, tolerance)
             raised += [on_rows] if on_rows else []
         return self._raise(raised)
 

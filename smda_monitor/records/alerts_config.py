@@ -45,6 +45,9 @@ class AlertsConfig(Section):
     third or more of what the rows that the alert names pushed: rows that are as intended move a behaviour, too."""
     row_rate: Annotated[float, Field(gt=0, lt=1)] | None = 0.1
     """Alert on rows after warm-up whose score stands out of their bulk, at this false-discovery rate; None: never."""
+    row_tolerance: Annotated[float, Field(ge=0)] = 0.25
+    """Score that nobody minds: up to it no row is alerted, however far it stands out of a bulk that hardly varies. An
+    answer that goes all the way against what its prompt calls for scores about 1."""
     unexplained: Annotated[float, Field(gt=0)] | None = 0.25
     """Alert when a policy pathway's unexplained fraction exceeds this after warm-up; None: never."""
     stop: tuple[AlertKind, ...] = ()
