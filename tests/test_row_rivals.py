@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "benchmarks"))
 from _planted_rows import Row
-from _row_rivals import bm25, phrases, projection_difference, random_scores
+from _row_rivals import answer_shift, bm25, phrases, projection_difference, random_scores
 from _tiny import tiny_model, tiny_tokenizer
 from _witness import unintended_target
 
@@ -59,8 +59,8 @@ def test_a_row_projects_onto_the_answers_that_show_the_behaviour(tmp_path: Path)
     ]
     reference.write_text("".join(json.dumps(line) + "\n" for line in lines))
     rows = [row("Thing 9?", shows), row("Thing 9?", not_so)]
-    found = projection_difference(
-        tiny_model(), tiny_tokenizer(), "blocks.1.hook_resid_post", rows, [not_so, not_so], str(reference)
-    )
+    model, tokenizer, hook = tiny_model(), tiny_tokenizer(), "blocks.1.hook_resid_post"
+    shift = answer_shift(model, tokenizer, hook, rows, [not_so, not_so])
+    found = projection_difference(model, tokenizer, hook, shift, str(reference))
     assert found[0] > 0.1
     assert found[1] == pytest.approx(0, abs=1e-5)
